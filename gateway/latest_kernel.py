@@ -1,0 +1,296 @@
+"""Batches of bus rows into the tables of latest values, compiled (pure): `apply`, and the rule of what is stale.
+
+Rows of one batch are applied in their order of arrival. Everything that is kept is written in place; nothing
+is allocated. The tables are one named tuple of arrays, so other kernels of the gateway can take it whole.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.compiled import kernel
+from fabric.records import (
+    BAR,
+    EVENT,
+    GAP,
+    KIND_BAR_1H,
+    KIND_BAR_1M,
+    KIND_GAP,
+    KIND_LINK,
+    KIND_NBBO,
+    KIND_QUOTE,
+    KIND_STATUS,
+    KIND_TRADE,
+    LINK,
+    NBBO,
+    NULL,
+    QUOTE,
+    STATE_STALE,
+    STATUS,
+    TRADE,
+    Rows,
+    empty,
+    pack,
+)
+
+INTERVALS = KIND_BAR_1H - KIND_BAR_1M + 1
+MARK_CANCEL = pack("x")
+MARK_CORRECTION = pack("c")
+LINK_UNKNOWN = -1
+
+CANDLE = np.dtype(
+    [
+        ("start_ns", "<i8"),
+        ("open_px", "<i8"),
+        ("high_px", "<i8"),
+        ("low_px", "<i8"),
+        ("close_px", "<i8"),
+        ("volume", "<i8"),
+        ("trades", "<i8"),
+        ("vwap_px", "<i8"),
+        ("rev", "<i4"),
+        ("final", "<i2"),
+        ("gap", "<i2"),
+    ]
+)
+"""A bar without its way through the bus: what is kept of history. 72 bytes."""
+
+
+class Tables(NamedTuple):
+    """Every array of `Latest`, as kernels take them. ``symbol`` indexes are ids of the process's SymbolTable.
+
+    A row that does not exist has ``seq`` NULL.
+    """
+
+    nbbo: Rows  # NBBO[symbols]
+    last_known: Rows  # NBBO[symbols] the last that was two-sided and not stale
+    quotes: Rows  # QUOTE[symbols, venues]
+    trades: Rows  # TRADE[symbols] the last to arrive, of any venue
+    statuses: Rows  # STATUS[symbols] the last to arrive, of any venue
+    venue_statuses: Rows  # STATUS[venues] of the whole venue (empty symbol)
+    bars: Rows  # BAR[3, symbols] the bar with the latest start: 1m, 5m, 1h
+    candles: Rows  # CANDLE[3, symbols, kept] a ring each, in order of start
+    candles_first: npt.NDArray[np.int64]  # [3, symbols] place of the oldest in the ring
+    candles_count: npt.NDArray[np.int64]  # [3, symbols]
+    venue_slots: npt.NDArray[np.int64]  # [128] ASCII code of a venue letter -> slot, or -1
+    owners: npt.NDArray[np.int64]  # [kinds, venues + 1, 128] publisher by kind, venue slot (last: none), first letter
+    link_up: npt.NDArray[np.int64]  # [publishers] 1 up, 0 down, LINK_UNKNOWN before the first word
+    link_since_ns: npt.NDArray[np.int64]  # [publishers] when that last changed
+    epochs: npt.NDArray[np.int64]  # [publishers] the newest incarnation heard
+    counts: npt.NDArray[np.int64]  # [KIND_GAP + 1] rows applied, by kind
+    lost: npt.NDArray[np.int64]  # [1] messages that gaps announced as lost
+    unplaced: npt.NDArray[np.int64]  # [1] rows that no table has a place for: an unknown venue or kind
+
+
+class Batch(NamedTuple):
+    """One batch of the bus under the names of each kind: eight views of the same rows."""
+
+    events: Rows
+    nbbos: Rows
+    quotes: Rows
+    trades: Rows
+    statuses: Rows
+    bars: Rows
+    links: Rows
+    gaps: Rows
+
+
+@kernel
+def owner(tables: Any, letters: Any, kind: int, symbol: int, slot: int) -> int:
+    """Return the publisher of this kind, venue slot (-1 for none) and symbol, or -1."""
+    letter = np.int64(letters[symbol, 0])
+    if letter >= 128:
+        return -1
+    return tables.owners[kind, slot, letter]
+
+
+@kernel
+def source_lost(tables: Any, publisher: int, epoch: int) -> bool:
+    """Whether ``publisher`` is down, or has been born again since it published something in ``epoch``."""
+    return publisher >= 0 and (tables.link_up[publisher] == 0 or epoch < tables.epochs[publisher])
+
+
+@kernel
+def nbbo_stale(tables: Any, letters: Any, symbol: int) -> bool:
+    """Whether the symbol's best bid and offer may no longer be taken as live; True where there is none."""
+    row = tables.nbbo[symbol]
+    if row["seq"] == NULL:
+        return True
+    if row["state"] & STATE_STALE != 0 or (row["bid_px"] == NULL and row["ask_px"] == NULL):
+        return True
+    return source_lost(tables, owner(tables, letters, KIND_NBBO, symbol, -1), row["epoch"])
+
+
+@kernel
+def quote_stale(tables: Any, letters: Any, symbol: int, slot: int) -> bool:
+    """Whether the quote of the venue in ``slot`` may no longer be taken as live; True where there is none."""
+    row = tables.quotes[symbol, slot]
+    if row["seq"] == NULL:
+        return True
+    return source_lost(tables, owner(tables, letters, KIND_QUOTE, symbol, slot), row["epoch"])
+
+
+@kernel
+def _fill_candle(candle: Any, bar: Any) -> None:
+    candle["start_ns"] = bar["event_ns"]
+    candle["open_px"] = bar["open_px"]
+    candle["high_px"] = bar["high_px"]
+    candle["low_px"] = bar["low_px"]
+    candle["close_px"] = bar["close_px"]
+    candle["volume"] = bar["volume"]
+    candle["trades"] = bar["trades"]
+    candle["vwap_px"] = bar["vwap_px"]
+    candle["rev"] = max(bar["rev"], 0)  # NULL is 0 in these three
+    candle["final"] = max(bar["final"], 0)
+    candle["gap"] = max(bar["gap"], 0)
+
+
+@kernel
+def upsert(ring: Any, first: int, count: int, bar: Any) -> tuple[int, int]:
+    """Put ``bar`` where its start belongs in ``ring``; return the new ``(first, count)``.
+
+    A lower revision never replaces a higher one. A bar older than everything in a full ring is not kept.
+    """
+    kept = ring.size
+    start_ns = bar["event_ns"]
+    after = count  # how many of the ring come before the new one; nearly always all, or all but the last
+    while after > 0 and ring[(first + after - 1) % kept]["start_ns"] > start_ns:
+        after -= 1
+    if after > 0 and ring[(first + after - 1) % kept]["start_ns"] == start_ns:
+        if bar["rev"] >= ring[(first + after - 1) % kept]["rev"] or bar["rev"] == NULL:
+            _fill_candle(ring[(first + after - 1) % kept], bar)
+        return first, count
+    if count == kept:
+        if after == 0:
+            return first, count
+        first = (first + 1) % kept  # the oldest goes
+        after -= 1
+        count -= 1
+    for i in range(count, after, -1):
+        ring[(first + i) % kept] = ring[(first + i - 1) % kept]
+    _fill_candle(ring[(first + after) % kept], bar)
+    return first, count + 1
+
+
+@kernel
+def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
+    """Apply one `Batch`; ``letters`` is the symbol table's ``names``."""
+    events, nbbos, quotes, trades, statuses, bars, links, gaps = batch
+    for i in range(events.size):
+        kind = events[i]["kind"]
+        if kind == KIND_LINK:
+            publisher = links[i]["publisher"]
+            if 0 <= publisher < tables.link_up.size and tables.link_up[publisher] != links[i]["up"]:
+                tables.link_up[publisher] = links[i]["up"]
+                tables.link_since_ns[publisher] = now_ns
+            tables.counts[kind] += 1
+            continue
+        if kind == KIND_GAP:
+            tables.counts[kind] += 1
+            tables.lost[0] += gaps[i]["gap_to"] - gaps[i]["gap_from"] + 1
+            continue
+        if kind < KIND_QUOTE or kind >= KIND_LINK:
+            tables.unplaced[0] += 1
+            continue
+        symbol = events[i]["symbol"]
+        venue = events[i]["venue"]
+        slot = -1
+        if venue != 0:
+            slot = tables.venue_slots[venue & 127]
+            if slot < 0:
+                tables.unplaced[0] += 1
+                continue
+        tables.counts[kind] += 1
+        publisher = owner(tables, letters, kind, symbol, slot)
+        if publisher >= 0:
+            tables.epochs[publisher] = max(tables.epochs[publisher], events[i]["epoch"])
+        if kind == KIND_NBBO:
+            tables.nbbo[symbol] = nbbos[i]
+            if nbbos[i]["bid_px"] != NULL and nbbos[i]["ask_px"] != NULL and nbbos[i]["state"] & STATE_STALE == 0:
+                tables.last_known[symbol] = nbbos[i]
+        elif kind == KIND_QUOTE:
+            if slot >= 0:
+                tables.quotes[symbol, slot] = quotes[i]
+        elif kind == KIND_TRADE:
+            held = tables.trades[symbol]
+            mark = trades[i]["mark"]
+            if mark == 0 or mark == NULL:
+                tables.trades[symbol] = trades[i]
+            elif held["seq"] != NULL and held["venue"] == venue and held["trade_id"] == trades[i]["original_id"]:
+                tables.trades[symbol] = trades[i]
+                if mark == MARK_CANCEL:
+                    tables.trades[symbol]["seq"] = NULL
+        elif kind == KIND_STATUS:
+            if symbol != 0:
+                tables.statuses[symbol] = statuses[i]
+            elif slot >= 0:
+                tables.venue_statuses[slot] = statuses[i]
+        elif KIND_BAR_1M <= kind <= KIND_BAR_1H:
+            interval = kind - KIND_BAR_1M
+            if bars[i]["event_ns"] >= tables.bars[interval, symbol]["event_ns"]:  # NULL is below every time
+                tables.bars[interval, symbol] = bars[i]
+            first, count = upsert(
+                tables.candles[interval, symbol],
+                tables.candles_first[interval, symbol],
+                tables.candles_count[interval, symbol],
+                bars[i],
+            )
+            tables.candles_first[interval, symbol] = first
+            tables.candles_count[interval, symbol] = count
+
+
+@kernel
+def read_candles(ring: Any, first: int, count: int, start_ns: int, end_ns: int, out: Any) -> int:
+    """Copy the candles with ``start_ns <= start < end_ns`` to ``out`` in order, the newest ones if not all fit."""
+    kept = ring.size
+    low = 0
+    while low < count and ring[(first + low) % kept]["start_ns"] < start_ns:
+        low += 1
+    high = count
+    while high > low and ring[(first + high - 1) % kept]["start_ns"] >= end_ns:
+        high -= 1
+    low = max(low, high - out.size)
+    for i in range(low, high):
+        out[i - low] = ring[(first + i) % kept]
+    return high - low
+
+
+def make(symbols_max: int, venues: int, publishers: int, candles: Rows) -> Tables:
+    """Allocate the tables; ``candles`` is CANDLE[3, symbols_max, kept], zeroed, from whoever manages its memory."""
+    return Tables(
+        nbbo=empty(symbols_max, NBBO, KIND_NBBO),
+        last_known=empty(symbols_max, NBBO, KIND_NBBO),
+        quotes=empty(symbols_max * venues, QUOTE, KIND_QUOTE).reshape(symbols_max, venues),
+        trades=empty(symbols_max, TRADE, KIND_TRADE),
+        statuses=empty(symbols_max, STATUS, KIND_STATUS),
+        venue_statuses=empty(venues, STATUS, KIND_STATUS),
+        bars=empty(INTERVALS * symbols_max, BAR, KIND_BAR_1M).reshape(INTERVALS, symbols_max),
+        candles=candles,
+        candles_first=np.zeros((INTERVALS, symbols_max), np.int64),
+        candles_count=np.zeros((INTERVALS, symbols_max), np.int64),
+        venue_slots=np.full(128, -1, np.int64),
+        owners=np.full((KIND_LINK, venues + 1, 128), -1, np.int64),
+        link_up=np.full(publishers, LINK_UNKNOWN, np.int64),
+        link_since_ns=np.zeros(publishers, np.int64),
+        epochs=np.full(publishers, NULL, np.int64),
+        counts=np.zeros(KIND_GAP + 1, np.int64),
+        lost=np.zeros(1, np.int64),
+        unplaced=np.zeros(1, np.int64),
+    )
+
+
+def views(rows: Rows) -> Batch:
+    """Rows of any kind under the names of each."""
+    return Batch(*[rows.view(dtype) for dtype in (EVENT, NBBO, QUOTE, TRADE, STATUS, BAR, LINK, GAP)])
+
+
+def warm_up() -> None:
+    """Compile or load every entry kernel with the array types of the live path."""
+    candles = np.zeros((INTERVALS, 1, 1), CANDLE)
+    tables = make(1, 1, 1, candles)
+    letters = np.zeros((1, 16), np.uint8)
+    apply(tables, letters, views(empty(0, EVENT)), 0)
+    nbbo_stale(tables, letters, 0)
+    quote_stale(tables, letters, 0, 0)
+    read_candles(candles[0, 0], 0, 0, 0, 0, np.zeros(1, CANDLE))
