@@ -1,0 +1,96 @@
+"""The ``fabric`` command: a group that imports a command's file only when that command is called.
+
+So ``fabric --help`` is quick, and no command waits for numba that does not compile. Each file
+``fabric/cli/<name>.py`` holds a click command named ``command``; its line of help stands here too, because
+the list must not import it. A command that is refused or fails raises a FabricError: one line on stderr and
+its exit code, never a traceback (``FABRIC_DEBUG=1`` shows it). A command may return its exit code.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+import fabric
+from fabric import environment
+from fabric.errors import FabricError, TopologyError
+
+COMMANDS = {
+    "check": "Validate a topology file: every mistake, with its line.",
+    "up": "Start a topology and supervise it until Ctrl-C.",
+    "down": "Stop the running topology.",
+    "status": "Show the nodes of the running topology.",
+    "logs": "Show the logs of the nodes.",
+    "restart": "Restart one node.",
+    "node": "Run one node in the foreground.",
+    "endpoints": "Print the addresses that serve a topic.",
+    "tail": "Print messages from the bus, decoded.",
+    "replay": "Run the topology on a recorded source.",
+    "decode": "Print what a capture file holds.",
+    "test": "Check and test this clone.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are files of this folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if Path(__file__).with_name(f"{name}.py").exists()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"fabric.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fabric.__version__, prog_name="fabric")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run a market data fabric: exchange packets in, quotes in browsers, bots and Redis out."""
+    ctx.obj = environment.read()
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; everything that may go wrong ends here."""
+    try:
+        returned = cli.main(arguments, prog_name="fabric", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:  # Ctrl-C; click has ended the line
+        return 128 + signal.SIGINT
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output left: `fabric tail nbbo. | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush at exit is quiet
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # the last resort: a user gets a line, not a traceback
+        if os.environ.get("FABRIC_DEBUG"):
+            raise
+        if isinstance(error, TopologyError):
+            click.echo(str(error), err=True)
+        elif isinstance(error, FabricError):
+            for line in str(error).splitlines():
+                click.echo(f"fabric: error: {line}", err=True)
+        else:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            click.echo(f"fabric: error: unexpected {what} (FABRIC_DEBUG=1 shows where)", err=True)
+        return error.exit_code if isinstance(error, FabricError) else 1
+    return returned if isinstance(returned, int) else 0
+
+
+def main() -> None:
+    """Be the ``fabric`` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

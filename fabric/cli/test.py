@@ -1,0 +1,47 @@
+"""``fabric test``: format, lint, types and tests of this clone, the same for everyone and for CI."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import click
+
+from fabric.cli.progress import compile_kernels
+from fabric.compiled import ROOT
+from fabric.errors import UnavailableError
+
+CHECKS = {
+    "format": ("ruff", "format", "--check", "."),
+    "lint": ("ruff", "check", "."),
+    "types": ("mypy",),
+    "tests": ("pytest",),
+}
+TEST_KERNELS = {"NUMBA_BOUNDSCHECK": "1", "FABRIC_KERNEL_CACHE": str(ROOT / ".fabric" / "kernels-checked")}
+"""As `tests/conftest.py` sets them: every index of a kernel is checked, and such code is cached apart."""
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]")
+def command(arguments: tuple[str, ...]) -> int:
+    """Check and test this clone.
+
+    Without arguments: format, lint, types, tests; all of them run, and the exit code is that of the first
+    that failed. With arguments: pytest with these, nothing else.
+    """
+    if not (ROOT / "tests").is_dir():
+        raise UnavailableError(f"no tests in {ROOT}: `fabric test` needs a clone")
+    missing = sorted({tool[0] for tool in CHECKS.values() if importlib.util.find_spec(tool[0]) is None})
+    if missing:
+        raise UnavailableError(f"{', '.join(missing)} not installed: run `python3 -m fabric test` in {ROOT}")
+    compile_kernels("compiling kernels")
+    compile_kernels("compiling kernels with bounds checks", {**os.environ, **TEST_KERNELS})
+    checks = {"tests": ("pytest", *arguments)} if arguments else CHECKS
+    codes = {}
+    for name, tool in checks.items():
+        click.secho(f"── {name}: {' '.join(tool)}", bold=True)
+        codes[name] = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, check=False).returncode
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        click.secho(f"── failed: {', '.join(failed)}", bold=True, err=True)
+    return codes[failed[0]] if failed else 0

@@ -1,0 +1,81 @@
+"""``@kernel``: how every compiled function of the project is made, and where its machine code is cached.
+
+Numba's own cache stamps miss an edit in another file, so the cache folder is named by a hash over all
+kernel sources, `fabric/native.py` and the versions: a changed source is another folder. A folder that
+cannot be written must not keep a node from starting; then kernels compile in memory, and `CACHED` says so.
+
+This module must be imported before anything imports numba: it sets ``NUMBA_CACHE_DIR``. It imports numba
+itself only when the first function is compiled, so that who merely asks about the cache is not half a second late.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("fabric/native.py", "fabric/compiled.py", "fabric/records.py")
+FOLDERS = ("fabric", "nodes", "gateway")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def fingerprint() -> str:
+    """Name this machine's kernels: 16 hex digits over their sources, the versions and the processor."""
+    digest = hashlib.sha256()
+    kernels = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*_kernel.py"))
+    for path in [*(ROOT / name for name in SOURCES), *kernels]:
+        digest.update(path.read_bytes())
+    for part in (version("numba"), version("numpy"), version("pyzmq"), sys.version, platform.machine()):
+        digest.update(part.encode())
+    digest.update(os.environ.get("NUMBA_BOUNDSCHECK", "0").encode())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path | None:
+    """The folder for compiled kernels, made and proven writable; None where there is no such place."""
+    chosen = os.environ.get("FABRIC_KERNEL_CACHE")
+    base = Path(chosen) if chosen else ROOT / ".fabric" / "kernels"
+    if not chosen and not (ROOT / "pyproject.toml").exists():  # installed as a package, not run from a clone
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fabric" / "kernels"
+    folder = base / fingerprint()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        return None
+    return folder
+
+
+CACHE_FOLDER = _cache_folder()
+CACHED = CACHE_FOLDER is not None
+if CACHE_FOLDER is not None:
+    os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
+
+
+def _compile(function: _F, **options: Any) -> _F:
+    import numba
+
+    compiled: _F = numba.njit(cache=CACHED, **options)(function)
+    return compiled
+
+
+def kernel(function: _F) -> _F:
+    """Compile ``function`` at its first call; keep the GIL, so that no other thread sees its arrays half written."""
+    return _compile(function)
+
+
+def waiting_kernel(function: _F) -> _F:
+    """Compile ``function`` to run without the GIL: for calls that wait on a socket and touch no shared array."""
+    return _compile(function, nogil=True)
+
+
+def inlined(function: _F) -> _F:
+    """Compile ``function`` as a helper that callers absorb."""
+    return _compile(function, inline="never", nogil=True)

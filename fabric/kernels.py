@@ -1,0 +1,69 @@
+"""All kernels in one list: found by walking the packages, compiled (or loaded from the cache) by calling each once.
+
+Compiling takes tens of seconds, once for each change of a kernel; loading a second or so. Whoever needs
+warm kernels calls `compile_all`: the fork server does before it forks the first node. `fabric up` and `fabric
+test` first run this module as a program (``python -m fabric.kernels``), which fills the cache in a process of
+its own and tells how far it is; so compiling costs the launcher neither memory nor, if LLVM should crash, its life.
+"""
+
+import importlib
+import shutil
+import time
+from collections.abc import Callable
+
+from fabric import compiled
+
+STAMP = "complete"
+"""File in the cache folder, written when every kernel is in it."""
+FOLDERS_KEPT = 3
+FOLDER_AGE_MIN_S = 3600
+"""A younger folder may be another process's, which fills it at this moment; it is never pruned."""
+
+Progress = Callable[[int, int, str], None]
+"""Told (kernels done, kernels in all, name of the module that comes next; empty at the end)."""
+
+
+def modules() -> list[str]:
+    """The dotted names of all kernel modules, sorted."""
+    return [
+        ".".join(path.relative_to(compiled.ROOT).with_suffix("").parts)
+        for folder in compiled.FOLDERS
+        for path in sorted((compiled.ROOT / folder).rglob("*_kernel.py"))
+    ]
+
+
+def complete() -> bool:
+    """Whether the cache holds every kernel, so that `compile_all` will only load."""
+    return compiled.CACHE_FOLDER is not None and (compiled.CACHE_FOLDER / STAMP).exists()
+
+
+def compile_all(progress: Progress | None = None) -> None:
+    """Import each kernel module and call its ``warm_up``; mark the cache complete; forget old caches.
+
+    What a kernel raises is a mistake of ours and comes through as it is.
+    """
+    names = modules()
+    for done, name in enumerate(names):
+        if progress:
+            progress(done, len(names), name)
+        importlib.import_module(name).warm_up()
+    if progress:
+        progress(len(names), len(names), "")
+    if compiled.CACHE_FOLDER is not None and not complete():
+        (compiled.CACHE_FOLDER / STAMP).touch()
+        prune()
+
+
+def prune() -> None:
+    """Remove all but the newest caches beside the one in use."""
+    assert compiled.CACHE_FOLDER is not None
+    folders = [path for path in compiled.CACHE_FOLDER.parent.iterdir() if path.is_dir()]
+    newest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in newest_first[FOLDERS_KEPT:]:
+        if folder != compiled.CACHE_FOLDER and time.time() - folder.stat().st_mtime > FOLDER_AGE_MIN_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    if compiled.CACHED and not complete():
+        compile_all(lambda *step: print(*step, flush=True))  # noqa: T201  (its output is its interface)
