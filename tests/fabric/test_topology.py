@@ -1,0 +1,402 @@
+"""topology.yaml: every mistake with its place, and what becomes of a valid file."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fabric import topology
+from fabric.cli import check, endpoints
+from fabric.errors import TopologyError, UsageError
+from fabric.topology import (
+    CacheSettings,
+    ExchangeSettings,
+    FeedSettings,
+    GatewaySettings,
+    Limits,
+    ProcessorSettings,
+    Topology,
+)
+
+ROOT = Path(__file__).parents[2]
+BROKEN = sorted((ROOT / "tests/data/topologies").glob("*.yaml"))
+
+FEED = """
+venues: {V: {name: IEX, feed: iex}}
+feeds:
+  iex: {wire: iex-tops-1.6, venues: V, lines: ["udp://127.0.0.1:5490"]}
+"""
+NBBO = "nbbo: {run: nodes.nbbo:main, reads: [quote, status], publishes: [nbbo]}"
+
+
+def load(text: str, environment: dict[str, str] | None = None) -> Topology:
+    return topology.load_text(FEED + text, "t.yaml", environment or {})
+
+
+def problems(text: str, path: str = "t.yaml") -> list[str]:
+    with pytest.raises(TopologyError) as caught:
+        topology.load_text(text, path, {})
+    return list(caught.value.problems)
+
+
+def reads(found: Topology, node: str) -> dict[str, tuple[str, ...]]:
+    return {source.publisher.name: source.topics for source in found.node(node).reads}
+
+
+@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
+def test_a_broken_file_gives_every_problem_with_its_place(path: Path) -> None:
+    text = path.read_text()
+    expected = [line.removeprefix("# expect ") for line in text.splitlines() if line.startswith("# expect ")]
+    assert expected
+    assert problems(text) == [f"t.yaml:{line}" for line in expected]
+
+
+def test_there_is_a_broken_file_for_each_kind_of_mistake() -> None:
+    assert len(BROKEN) >= 20
+
+
+# Files that are no text.
+
+
+def test_a_missing_file_a_folder_and_an_unreadable_file_say_so(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "no.yaml", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(TopologyError, match=f"^{path}: {reason}$") as caught:
+            topology.load(path, {})
+        assert caught.value.exit_code == 2
+
+
+def test_bytes_that_are_not_utf8_and_files_over_a_mebibyte_are_refused(tmp_path: Path) -> None:
+    latin, huge = tmp_path / "latin.yaml", tmp_path / "huge.yaml"
+    latin.write_bytes(b"version: 1\nvenues: \xe9\n")
+    huge.write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(TopologyError, match=r"latin.yaml:2:1: byte 19 is not UTF-8"):
+        topology.load(latin, {})
+    with pytest.raises(TopologyError, match="larger than 1048576 bytes"):
+        topology.load(huge, {})
+
+
+def test_a_control_character_is_placed() -> None:
+    assert problems("version: 1\nab: \x01\n") == ["t.yaml:2:5: not YAML: character 0x1 is not allowed"]
+
+
+def test_nested_aliases_do_not_multiply() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (found,) = problems("\n".join(lines))
+    assert "more than 20000 values" in found
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 100 + "]" * 100, "a: " + "[" * 5_000])
+def test_endless_and_deep_nesting_end(text: str) -> None:
+    (found,) = problems(text if text.startswith("a") else f"a: {text}")
+    assert "nested deeper than 32 levels" in found
+
+
+# Text stays text.
+
+
+def test_tickers_that_yaml_takes_for_other_things_stay_text() -> None:
+    found = load("gateways: {web: {symbols: [ON, NO, TRUE, 012, 1E5]}}")
+    settings = found.node("web").settings
+    assert isinstance(settings, GatewaySettings)
+    assert set(settings.symbols) == {"ON", "NO", "TRUE", "012", "1E5"}
+    assert "quote.1E5" in reads(found, "web")["iex"]
+
+
+def test_variables_are_filled_in() -> None:
+    text = 'gateways: {web: {port: "${P}", interval: "${I:-250ms}", origins: ["https://$${x}"]}}'
+    settings = load(text, {"P": "9000", "I": ""}).node("web").settings
+    assert settings == GatewaySettings("127.0.0.1", 9000, ("",), 250, ("https://${x}",))
+
+
+# The default file.
+
+
+def test_the_default_topology_is_valid_and_in_start_order() -> None:
+    found = topology.load(ROOT / "topology.yaml", {})
+    names = [node.name for node in found.nodes]
+    assert names == [
+        *("redis", "iex", "nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3"),
+        *("redis-writer", "web", "iex-exchange"),
+    ]
+    assert [p.endpoint for p in found.publishers()] == [f"tcp://127.0.0.1:{port}" for port in range(5500, 5514, 2)]
+    assert next(p.snapshot_endpoint for p in found.publishers()) == "tcp://127.0.0.1:5501"
+    assert found.cache.servers == ("redis://127.0.0.1:5514/0",)
+    assert found.node("redis").settings == found.node("redis-writer").settings == found.cache
+    assert found.node("iex").settings == FeedSettings("iex-tops-1.6", "V", (("127.0.0.1", 5490),))
+    assert found.node("iex-exchange").settings == ExchangeSettings("iex-tops-1.6", (("127.0.0.1", 5490),))
+    assert found.node("nbbo-3").settings == ProcessorSettings("QRSTUVWXYZ0123456789", "V")
+    assert found.node("web").settings == GatewaySettings("127.0.0.1", 8080, ("",))
+    assert found.limits == Limits()
+
+
+def test_an_empty_rest_has_defaults() -> None:
+    found = load("")
+    assert [node.name for node in found.nodes] == ["redis", "iex", "redis-writer"]
+    assert found.cache == CacheSettings(servers=("redis://127.0.0.1:5502/0",))
+    assert (found.log_level, found.log_format, found.clock, found.lossless) == ("INFO", "text", "system", False)
+
+
+# What nodes read and publish.
+
+
+def test_shards_read_their_letters_and_the_states_of_whole_venues() -> None:
+    found = load("shards: [A-B, C-Z 0-9]\nprocessors:\n  " + NBBO)
+    assert reads(found, "nbbo-1") == {"iex": ("quote.A", "quote.B", "status.A", "status.B", "status.|")}
+    assert found.node("nbbo-1").publishes.letters == "AB"  # type: ignore[union-attr]
+    assert reads(found, "redis-writer") == {"iex": ("trade.",), "nbbo-1": ("nbbo.",), "nbbo-2": ("nbbo.",)}
+
+
+def test_a_processor_without_shards_is_one_node_that_reads_all() -> None:
+    for shards in ("", "shards: [A-Z 0-9]\n", "shards: ['*']\n"):
+        found = load(shards + "processors:\n  " + NBBO)
+        assert reads(found, "nbbo") == {"iex": ("quote.", "status.")}
+        assert found.node("nbbo").publishes.letters == ""  # type: ignore[union-attr]
+
+
+def test_processors_start_after_those_that_they_read() -> None:
+    late = "alerts: {run: nodes.alerts:main, reads: [bar.1m, nbbo], publishes: [alert]}"
+    bars = "candles: {run: nodes.candles:main, reads: [nbbo], publishes: [bar.1m]}"
+    found = load(f"processors:\n  {late}\n  {bars}\n  {NBBO}")
+    assert [n.name for n in found.nodes if n.role == "processor"] == ["nbbo", "candles", "alerts"]
+    assert [p.name for p in sorted(found.publishers(), key=lambda p: p.endpoint)] == [
+        "iex",
+        "alerts",
+        "candles",
+        "nbbo",
+    ]
+
+
+def test_a_gateway_subscribes_its_prefixes_only_where_they_can_match() -> None:
+    text = f"shards: [A-M, N-Z 0-9]\nprocessors:\n  {NBBO}\n"
+    found = load(text + "gateways:\n  web: {symbols: [A, AAPL, 'BRK*'], reads: [nbbo, quote, status]}")
+    assert reads(found, "web") == {
+        "iex": ("quote.A", "quote.BRK", "status.A", "status.BRK", "status.|"),
+        "nbbo-1": ("nbbo.A", "nbbo.BRK"),
+    }
+    found = load(text + "gateways:\n  web: {symbols: ['*']}")
+    assert reads(found, "web")["nbbo-2"] == ("nbbo.",)
+    assert reads(found, "web")["iex"] == ("quote.", "trade.", "status.")
+
+
+def test_hosts_give_addresses_and_shards_may_be_spread() -> None:
+    hosts = "hosts:\n  a: {address: 10.0.0.5, bind: 127.0.0.1}\n  b: {address: '::1', bind: '::1'}\n"
+    found = load(hosts + "shards: [A-M, N-Z 0-9]\nprocessors:\n  " + NBBO.replace("run", "host: [a, b], run"))
+    publishers = {p.name: p for p in found.publishers()}
+    assert (publishers["nbbo-1"].endpoint, publishers["nbbo-1"].bind) == ("tcp://10.0.0.5:5502", "tcp://127.0.0.1:5502")
+    assert publishers["nbbo-2"].snapshot_bind == "tcp://[::1]:5505"
+    assert [n.host for n in found.nodes] == ["a", "a", "a", "b", "a"]
+
+
+def test_limits_have_units() -> None:
+    text = "limits: {stale_after: 500ms, drain: 1m, queue_max: 50_000, message_bytes_max: 2mb, restart_window: 1.5h}"
+    limits = load(text).limits
+    assert (limits.stale_after_ns, limits.drain_ns, limits.queue_max) == (500_000_000, 60_000_000_000, 50_000)
+    assert (limits.message_bytes_max, limits.restart_window_ns) == (2 << 20, 5_400_000_000_000)
+
+
+def test_every_field_of_limits_is_a_key() -> None:
+    keys = {f"{key}_ns" if unit == "time" else key for key, (unit, _) in topology._LIMITS.items()}
+    assert keys == set(Limits.__dataclass_fields__)
+
+
+# The cache.
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "servers", "shards"),
+    [
+        ("{server: off}", "off", (), ()),
+        ("{server: 'redis://h:1/2'}", "server", ("redis://h:1/2",), ()),
+        ("{server: 'unix:///run/redis.sock'}", "server", ("unix:///run/redis.sock",), ()),
+        ("{cluster: ['redis://h:1', 'redis://h:2']}", "cluster", ("redis://h:1", "redis://h:2"), ()),
+        ("{shards: {A-Z: 'redis://h:1', 0-9: 'rediss://u:p@h'}}", "shards", ("redis://h:1", "rediss://u:p@h"), None),
+    ],
+)
+def test_forms_of_the_cache(text: str, mode: str, servers: tuple[str, ...], shards: tuple[str, ...] | None) -> None:
+    cache = load("cache: " + text).cache
+    expected = ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789") if shards is None else shards
+    assert (cache.mode, cache.servers, cache.shards) == (mode, servers, expected)
+    roles = {node.role for node in load("cache: " + text).nodes}
+    assert ("writer" in roles) == (mode != "off")
+    assert "cache" not in roles
+
+
+# The environment.
+
+
+def test_variables_win_over_the_file() -> None:
+    environment = {"REDIS_URL": "redis://elsewhere:6379", "PORT": "1", "FABRIC_PORT": "9001", "LOG_LEVEL": "DEBUG"}
+    found = load("gateways: {a: {port: 8080}, b: {port: 8081}}", environment)
+    assert (found.cache.mode, found.cache.servers) == ("server", ("redis://elsewhere:6379",))
+    assert [n.settings.port for n in found.nodes if isinstance(n.settings, GatewaySettings)] == [9001, 8081]
+    assert found.log_level == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("REDIS_URL", "foo", "'foo'"),
+        ("REDIS_URL", "http://user:secret@host", "not shown"),
+        ("FABRIC_PORT", "abc", "'abc'"),
+        ("PORT", "0", "'0'"),
+        ("LOG_FORMAT", "xml", "'xml'"),
+    ],
+)
+def test_a_bad_variable_is_named(name: str, value: str, shown: str) -> None:
+    with pytest.raises(UsageError, match=f"^environment variable {name}: ") as caught:
+        load("gateways: {web: {}}", {name: value})
+    assert shown in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+# Keys and public addresses.
+
+KEY = "abcdefghijABCDEFGHIJ0123456789.-:+=^!/*?"
+
+
+def with_keys(folder: Path, content: str, mode: int) -> str:
+    secret = folder / "node.key"
+    secret.write_text(content)
+    secret.chmod(mode)
+    return f"{FEED}hosts:\n  a: {{bind: 0.0.0.0, curve_secret_file: node.key, curve_public_key: '{KEY}'}}\n"
+
+
+def test_a_public_bus_needs_keys_or_consent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = load("hosts: {a: {bind: 0.0.0.0, allow_insecure: true}}")
+    assert found.publishers()[0].bind == "tcp://0.0.0.0:5500"
+    assert "without encryption" in caplog.text
+    for content in (KEY + "\n", f'metadata\ncurve\n    public-key = "x"\n    secret-key = "{KEY}"\n'):
+        text = with_keys(tmp_path, content, 0o600)
+        assert topology.load_text(text, str(tmp_path / "t.yaml"), {}).nodes
+
+
+def test_a_secret_that_others_may_read_or_that_is_none_is_refused_and_not_shown(tmp_path: Path) -> None:
+    path = str(tmp_path / "t.yaml")
+    (loose,) = problems(with_keys(tmp_path, KEY, 0o644), path)
+    assert loose.startswith(f"{path}:6:41: hosts.a.curve_secret_file: ")
+    assert "mode 0644" in loose
+    (short,) = problems(with_keys(tmp_path, KEY[:39], 0o600), path)
+    assert "no CURVE secret key" in short
+    assert KEY[:20] not in loose + short
+    (missing,) = problems(with_keys(tmp_path, KEY, 0o600).replace("node.key", "other.key"), path)
+    assert "other.key: No such file" in missing
+
+
+# A replay.
+
+
+def test_a_replay_has_the_source_in_place_of_the_feeds_and_meets_nothing_that_runs() -> None:
+    base = topology.load(ROOT / "topology.yaml", {})
+    found = topology.with_source(base, "day.csv", base_port=6000, http_port=9090, venues="NP", speed=10.0, to_ns=5)
+    assert [n.name for n in found.nodes] == [
+        *("redis", "nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3", "redis-writer", "web"),
+        "replay",
+    ]
+    assert found.node("replay").settings == FeedSettings("", "NP", source="day.csv", speed=10.0, to_ns=5)
+    assert found.node("replay").publishes == found.node("nbbo-1").reads[0].publisher
+    assert reads(found, "nbbo-1")["replay"] == reads(base, "nbbo-1")["iex"]
+    ports = [int(e.rpartition(":")[2]) for p in found.publishers() for e in (p.endpoint, p.snapshot_endpoint)]
+    assert sorted(ports) == list(range(6000, 6014))
+    assert found.cache.servers == ("redis://127.0.0.1:6014/0",)
+    assert found.node("redis-writer").settings == found.cache
+    assert found.node("nbbo-1").settings == ProcessorSettings("ABCDEFGH", "NP")
+    assert [venue.name for venue in found.venues] == ["NYSE", "NYSE Arca"]
+    assert (found.clock, found.lossless) == ("event", True)
+    web = found.node("web").settings
+    assert isinstance(web, GatewaySettings)
+    assert web.port == 9090
+
+
+def test_a_replay_leaves_a_shared_redis_alone() -> None:
+    base = load("cache: {server: 'redis://shared:6379'}")
+    found = topology.with_source(base, "x.pcap", base_port=6000, http_port=9090)
+    assert found.cache.mode == "embedded"
+    assert found.nodes[0].name == "redis"
+    off = topology.with_source(load("cache: {server: off}"), "x.pcap", base_port=6000, http_port=9090)
+    assert [n.name for n in off.nodes] == ["replay"]
+
+
+# Which addresses a topic has.
+
+
+@pytest.mark.parametrize(
+    ("topic", "ports"),
+    [
+        ("nbbo.AAPL|", [5502]),
+        ("nbbo.Z", [5506]),
+        ("nbbo.", [5502, 5504, 5506]),
+        ("nbb", [5502, 5504, 5506]),
+        ("bar.1m.9", [5512]),
+        ("bar.", [5508, 5510, 5512]),
+        ("quote.AAPL|V", [5500]),
+        ("status.|", [5500]),
+        ("node.nbbo-2|", [5504]),
+        ("node.", list(range(5500, 5514, 2))),
+        ("", list(range(5500, 5514, 2))),
+    ],
+)
+def test_endpoints_of_a_topic(topic: str, ports: list[int]) -> None:
+    found = topology.endpoints(topology.load(ROOT / "topology.yaml", {}), topic)
+    assert found == tuple(f"tcp://127.0.0.1:{port}" for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("topic", "message"),
+    [
+        ("quotes.A", "no node publishes channel 'quotes'; did you mean 'quote'?"),
+        ("bar.2m.A", "channel 'bar.2m'; did you mean 'bar.5m'?"),
+        ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, nbbo, quote, status, trade, node"),
+        ("quote.AAPL|N", "no node publishes it, though 'quote' is a channel"),
+        ("nbbo.aapl|", "no node publishes it, though 'nbbo' is a channel"),
+    ],
+)
+def test_a_topic_that_nobody_publishes(topic: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        topology.endpoints(topology.load(ROOT / "topology.yaml", {}), topic)
+    assert message in str(caught.value)
+
+
+# The commands.
+
+
+def test_check_prints_nodes_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    result = CliRunner().invoke(check.command, [str(ROOT / "topology.yaml")])
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0].endswith("valid, 11 nodes, in start order:")
+    assert lines[3].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5502", "nbbo", "[ABCDEFGH]"]
+    assert "http://127.0.0.1:8080" in result.output
+    assert lines[-1] == "cache: embedded redis://127.0.0.1:5514/0"
+    data = json.loads(CliRunner().invoke(check.command, [str(ROOT / "topology.yaml"), "--json"]).output)
+    assert data["valid"]
+    assert data["nodes"][2]["publishes"]["endpoint"] == "tcp://127.0.0.1:5502"
+
+
+def test_check_of_a_broken_file_lists_the_problems() -> None:
+    path = str(ROOT / "tests/data/topologies/cycle.yaml")
+    result = CliRunner().invoke(check.command, [path])
+    assert isinstance(result.exception, TopologyError)
+    result = CliRunner().invoke(check.command, [path, "--json"])
+    assert result.exit_code == 2
+    (problem,) = json.loads(result.output)["problems"]
+    assert problem.startswith(f"{path}:5:3: processors.nbbo: a cycle")
+
+
+def test_passwords_of_redis_are_not_printed(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(FEED + "cache: {server: 'redis://user:secret@host:6379'}")
+    output = CliRunner().invoke(check.command, [str(path)], env={"REDIS_URL": ""}).output
+    assert "redis://host:6379" in output
+    assert "secret" not in output
+
+
+def test_endpoints_prints_one_address_a_line() -> None:
+    arguments = ["nbbo.AAPL|", str(ROOT / "topology.yaml")]
+    assert CliRunner().invoke(endpoints.command, arguments).output == "tcp://127.0.0.1:5502\n"
+    assert json.loads(CliRunner().invoke(endpoints.command, [*arguments, "--json"]).output) == ["tcp://127.0.0.1:5502"]
