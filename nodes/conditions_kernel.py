@@ -1,0 +1,25 @@
+"""What a text of condition codes allows, compiled (pure)."""
+
+from typing import Any
+
+import numpy as np
+
+from fabric.compiled import inlined
+from fabric.records import NULL
+
+
+@inlined
+def allowed(table: Any, condition: int) -> int:
+    """Return the bits that all characters of the packed text ``condition`` have in ``table``; empty is one blank."""
+    if condition == NULL or condition == 0:
+        return table[32]
+    bits = -1
+    while condition:
+        bits &= table[condition & 0xFF]
+        condition = (condition >> 8) & 0x00FF_FFFF_FFFF_FFFF
+    return bits
+
+
+def warm_up() -> None:
+    """Compile, or load, with the array types of the live path."""
+    allowed(np.zeros(256, np.int64), 0)
