@@ -1,0 +1,61 @@
+"""What a feed node and a wire agree on: packets go in, rows come out, and the node knows nothing else of the format.
+
+Sockets (`lines`) and capture files (`capture`) fill the same arrays, so a decoder is fed the same way by both.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.records import Rows
+
+
+class Packets(NamedTuple):
+    """UDP payloads in order of arrival: number ``i`` is ``buffer[offsets[i]:offsets[i] + lengths[i]]``.
+
+    Views into the receiver's memory, good until its next batch.
+    """
+
+    buffer: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    recv_ns: npt.NDArray[np.int64]  # when each was received (or captured)
+
+    def part(self, start: int, stop: int) -> "Packets":
+        """Packets ``start`` to ``stop`` (exclusive), sharing memory."""
+        return Packets(self.buffer, self.offsets[start:stop], self.lengths[start:stop], self.recv_ns[start:stop])
+
+
+def from_payloads(payloads: list[bytes], recv_ns: int = 0) -> Packets:
+    """Copy payloads into one batch, all received at ``recv_ns``."""
+    lengths = np.array([len(payload) for payload in payloads], np.int64)
+    buffer = np.frombuffer(b"".join(payloads) or b"\0", np.uint8).copy()
+    return Packets(buffer, np.cumsum(lengths) - lengths, lengths, np.full(len(payloads), recv_ns, np.int64))
+
+
+class Wire(Protocol):
+    """The decoder of one format with what it remembers. No socket, no clock, no bus."""
+
+    def decode(self, packets: Packets) -> Iterator[Rows]:
+        """Take every packet of the batch; yield EVENT rows, each array a view good until the next is taken."""
+        ...
+
+    @property
+    def accepted(self) -> int:
+        """Packets so far that were this wire's and sound, heartbeats included: a growing number is a living line."""
+        ...
+
+    @property
+    def gaps(self) -> int:
+        """Gaps so far in the exchange's sequence."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted so far. ``malformed`` is the sum of the keys that begin with ``malformed_``."""
+        ...
+
+    def messages_by_type(self) -> dict[str, int]:
+        """Messages so far by the name of their type."""
+        ...
