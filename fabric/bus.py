@@ -1,0 +1,745 @@
+"""Inbox and Outbox: the only module that owns ZeroMQ sockets, their options and bounds.
+
+An `Outbox` is one XPUB socket, the ROUTER beside it (served by a thread of its own), the sequence numbers
+and the last row of each topic. An `Inbox` is one SUB socket for each publisher, with a monitor and a
+snapshot DEALER beside it: a link that must be rebuilt disturbs no other.
+
+What a reader can rely on: every loss is counted (sequence numbers of each topic; head counts in each
+heartbeat show losses at the very end of a stream); a publisher that is silent, lost or restarted is told as
+a LINK row in the order in which it happened; after a join, a restart and a gap the last values are asked
+for, and overtake nothing newer.
+
+Bounds and options are those that were measured (faults, "ZeroMQ"): ZeroMQ heartbeats of 0.5 s and 1.5 s
+find a dead peer that TCP does not; reconnects back off to 1 s; frames are bounded both ways; a socket that
+libzmq has given up for good (oversized frame, refused by ZAP) is built anew.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import zmq
+import zmq.utils.monitor
+
+from fabric import bus_kernel, codec, topics
+from fabric import sequence_kernel as sk
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock
+from fabric.errors import UnavailableError
+from fabric.native import ZMQ_MSG_BYTES, ZMQ_POLLIN
+from fabric.records import (
+    CHANNELS,
+    EVENT,
+    KIND_GAP,
+    KIND_LINK,
+    KIND_TRADE,
+    NULL,
+    SCHEMA_VERSION,
+    STATE_CHANNELS,
+    VENUE_CHANNELS,
+    WIDTH,
+    Rows,
+    columns,
+)
+from fabric.snapshot import KINDS, LastValues
+from fabric.symbols import SymbolTable
+from fabric.topology import Limits, Publisher, Source
+
+log = logging.getLogger(__name__)
+
+PING_MS = 500
+PEER_TIMEOUT_MS = 1_500
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 1_000
+HANDSHAKE_MS = 2_000
+REBUILD_AFTER_NS = SECOND_NS
+"""A link without connection or attempt for this long has been given up by libzmq: build its socket anew."""
+ASK_AGAIN_NS = SECOND_NS
+"""A snapshot that has not come whole within this time is asked for again."""
+CHECK_EVERY_NS = 50 * MILLISECOND_NS
+BEAT_EVERY_NS = SECOND_NS
+SNAPSHOT_CHUNK = 256
+"""Values in one message of a snapshot."""
+SNAPSHOT_PREFIXES_MAX = 64
+EVENTS_MAX = 256
+"""Rows of a batch that are kept for what happened to links; what does not fit waits for the next batch."""
+REFRESH_SCAN_NS = SECOND_NS
+"""Time in which a publisher looks at each of its topics once: a silent one is sent again within this of its time."""
+TICK_EVERY_NS = 20 * MILLISECOND_NS
+"""How often a publisher looks for new readers and silent topics."""
+STALL_MAX_NS = 10 * SECOND_NS
+"""A lossless publisher waits this long for a peer that takes nothing, then drops as an ordinary one does."""
+_MONITORED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_CONNECT_DELAYED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+_POLL_ITEM = np.dtype([("socket", "<i8"), ("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")])
+
+
+def _tune(socket: zmq.Socket[bytes], limits: Limits) -> None:
+    """Set what every socket of the bus has in common; must come before bind or connect."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, limits.queue_max)
+    socket.setsockopt(zmq.RCVHWM, limits.queue_max)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PEER_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, PEER_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise UnavailableError(f"{name}: cannot bind {address}: {error}") from error
+
+
+class Outbox:
+    """One publisher: numbers, stamps and sends rows, repeats what is silent, serves last values."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        publisher: Publisher,
+        symbols: SymbolTable,
+        limits: Limits,
+        clock: Clock,
+        *,
+        epoch: int,
+        stamp: str,
+        lossless: bool = False,
+        counters: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        """``stamp`` names the column that gets the time of publication: ``feed_ns`` or ``proc_ns``.
+
+        ``counters`` is asked for what each heartbeat says beside the heads. A ``lossless`` publisher waits
+        for a slow peer (at most 10 s without progress) where an ordinary one drops.
+        """
+        self.publisher = publisher
+        self.values = LastValues(publisher.channels, publisher.venues, symbols)
+        names = EVENT.names
+        assert names is not None
+        self._symbols = symbols
+        self._limits = limits
+        self._clock = clock
+        self._epoch = epoch
+        self._stamp = names.index(stamp)
+        self._lossless = lossless
+        self._more_counters = counters
+        self._counters = np.zeros(bus_kernel.OUT_WIDTH, np.int64)
+        self._heads = np.zeros((KINDS, sk.LETTERS), np.int64)
+        self._scratch = np.zeros(2 * bus_kernel.SCRATCH, np.uint8)
+        self._nothing = np.zeros(0, _POLL_ITEM)
+        self._dropped_waiting = 0
+        self._next_beat_ns = 0
+        self._scanned_ns = clock.monotonic_ns()
+        self._scan_from = 0.0
+        self._socket = context.socket(zmq.XPUB)
+        _tune(self._socket, limits)
+        self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        if lossless:
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        try:
+            _bind(self._socket, publisher.bind or publisher.endpoint, publisher.name)
+            self._service = _SnapshotService(context, publisher, self.values, limits, self._summary)
+        except UnavailableError:
+            self._socket.close()
+            raise
+        self._handle = int(self._socket.underlying)
+
+    def send(self, rows: Rows) -> None:
+        """Publish ``rows`` in order. Fills seq, epoch, position and the stamp in place; never blocks unless lossless."""
+        if not rows.size:
+            return
+        table = columns(rows)
+        now = self._clock.monotonic_ns()
+        wall = self._clock.now_ns()
+        done = self._publish(table, 0, wall, now)
+        give_up = now + STALL_MAX_NS
+        while done < rows.size:
+            reached = done
+            bus_kernel.wait(self._nothing, 1, 0)
+            now = self._clock.monotonic_ns()
+            if now >= self._next_beat_ns:
+                self._beat(now)
+            done = self._publish(table, done, wall, now)
+            if done > reached:
+                give_up = now + STALL_MAX_NS
+            elif now > give_up:
+                self._drop_for_the_stalled()
+
+    def tick(self) -> None:
+        """Do what is due by time: the heartbeat, the repetition of silent topics, the greeting of a new reader."""
+        now = self._clock.monotonic_ns()
+        if now >= self._next_beat_ns:
+            self._beat(now)
+        elapsed = now - self._scanned_ns
+        if elapsed >= TICK_EVERY_NS:
+            self._scanned_ns = now
+            if self._greeted():
+                self._beat(now)
+            self._refresh(min(elapsed / REFRESH_SCAN_NS, 1.0), now)
+
+    def counters(self) -> dict[str, int]:
+        """What has happened so far, by the names that ``status`` and ``/metrics`` use."""
+        c = self._counters
+        return {
+            "published": int(c[bus_kernel.OUT_SENT]),
+            "refreshed": int(c[bus_kernel.OUT_REFRESHED]),
+            "refused": int(c[bus_kernel.OUT_REFUSED]),
+            "not_ours": int(c[bus_kernel.OUT_NOT_OURS]),
+            "bytes_out": int(c[bus_kernel.OUT_BYTES]),
+            "position": int(c[bus_kernel.OUT_POSITION]),
+            "waived": self._dropped_waiting,
+        }
+
+    def close(self) -> None:
+        """End the snapshot thread and close the sockets. What is still queued for slow peers is lost."""
+        self._service.close()
+        self._socket.close()
+
+    def _publish(self, table: npt.NDArray[np.int64], start: int, wall_ns: int, now_ns: int) -> int:
+        values = self.values
+        done = bus_kernel.publish(
+            self._handle, codec.SCHEMA, self._symbols.arrays.words, values.layout, values.venue_slot, values.rows,
+            values.sent_ns, self._heads, self._counters, table, start, self._epoch, self._stamp, wall_ns, now_ns,
+            self._scratch,
+        )  # fmt: skip
+        if done < 0:
+            raise zmq.ZMQError(-done)
+        return int(done)
+
+    def _drop_for_the_stalled(self) -> None:
+        """A peer has taken nothing for ten seconds: let it lose, and count that it does."""
+        self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+        self._dropped_waiting += 1
+        log.warning("%s: a subscriber took nothing for 10 s; it loses messages from here on", self.publisher.name)
+
+    def _greeted(self) -> bool:
+        """Whether a reader has just subscribed to this node's heartbeat; reads at most 1,000 subscriptions."""
+        ours = b"\x01" + topics.build(topics.NODE_CHANNEL, self.publisher.name).encode()
+        greeted = False
+        for _ in range(1_000):
+            try:
+                greeted |= self._socket.recv(zmq.DONTWAIT) == ours
+            except zmq.Again:
+                break
+        return greeted
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "V": SCHEMA_VERSION,
+            "T": topics.NODE_CHANNEL,
+            "S": self.publisher.name,
+            "E": self._epoch,
+            "O": int(self._counters[bus_kernel.OUT_POSITION]),
+        }
+
+    def _beat(self, now_ns: int) -> None:
+        self._next_beat_ns = now_ns + BEAT_EVERY_NS
+        heads = {
+            channel: {chr(letter): int(self._heads[CHANNELS[channel], letter]) for letter in row.nonzero()[0].tolist()}
+            for channel in self.publisher.channels
+            if (row := self._heads[CHANNELS[channel]]).any()
+        }
+        beat = self._summary() | {
+            "t": self._clock.now_ns(),
+            "heads": heads,
+            "counters": self.counters() | dict(self._more_counters()),
+        }
+        topic = topics.build(topics.NODE_CHANNEL, self.publisher.name).encode()
+        try:
+            self._socket.send_multipart([topic, msgpack.packb(beat)], zmq.DONTWAIT)
+        except zmq.Again:  # lossless and a peer is full: it will get the next one
+            return
+
+    def _refresh(self, share: float, now_ns: int) -> None:
+        """Look at the next ``share`` of all state topics, so that each is looked at once a second."""
+        ranges = self.values.state_ranges()
+        total = sum(stop - start for start, stop in ranges)
+        begin = int(self._scan_from * total)
+        end = begin + max(1, int(share * total))
+        due = now_ns - self._limits.refresh_every_ns + REFRESH_SCAN_NS
+        passed = 0
+        for start, stop in ranges * 2:  # the second round is for a share that wraps around
+            low, high = max(begin - passed, 0), min(end - passed, stop - start)
+            if low < high:
+                bus_kernel.refresh(
+                    self._handle, codec.SCHEMA, self._symbols.arrays.words, self.values.rows, self.values.sent_ns,
+                    self._counters, start + low, start + high, due, now_ns, self._scratch,
+                )  # fmt: skip
+            passed += stop - start
+        self._scan_from = (end / total) % 1.0 if total else 0.0
+
+
+class _SnapshotService:
+    """The ROUTER beside a publisher, in a thread of its own: last values of prefixes, in chunks.
+
+    Request: ``[id, b"last", prefix, ...]``. Answers: ``[id, summary, topic, payload, topic, payload, ...]`` with
+    the very frames that the publisher sent; ``summary`` is a msgpack map whose ``more`` says whether another follows.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        publisher: Publisher,
+        values: LastValues,
+        limits: Limits,
+        summary: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._name = publisher.name
+        self._values = values
+        self._summary = summary
+        self._router = context.socket(zmq.ROUTER)
+        _tune(self._router, limits)
+        self._router.setsockopt(zmq.MAXMSGSIZE, 4_096)
+        self._router.setsockopt(zmq.SNDHWM, 1_000)
+        try:
+            _bind(self._router, publisher.snapshot_bind or publisher.snapshot_endpoint, publisher.name)
+        except UnavailableError:
+            self._router.close()
+            raise
+        self._stop_end, stop = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        address = f"inproc://snapshot-{id(self)}"
+        self._stop_end.bind(address)
+        stop.connect(address)
+        self._thread = threading.Thread(target=self._serve, args=(stop,), name=f"{publisher.name}-snapshot", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop_end.send(b"")
+        self._thread.join()
+        self._stop_end.close()
+
+    def _serve(self, stop: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(stop, zmq.POLLIN)
+        while stop not in (ready := dict(poller.poll())):
+            if self._router in ready:
+                self._answer(self._router.recv_multipart())
+        self._router.close()
+        stop.close()
+
+    def _answer(self, request: list[bytes]) -> None:
+        peer, *frames = request
+        if len(frames) < 3 or frames[1] != b"last" or len(frames) > 2 + SNAPSHOT_PREFIXES_MAX:
+            problem = 'a request is [id, b"last", prefix, ...] with 1 to 64 prefixes'
+            answer = msgpack.packb(self._summary() | {"more": False, "error": problem})
+            self._router.send_multipart([peer, frames[0] if frames else b"", answer])
+            return
+        prefixes = [prefix.decode("ascii", "replace") for prefix in frames[2:]]
+        rows = np.concatenate([self._values.select(prefix) for prefix in prefixes])
+        for start in range(0, max(rows.size, 1), SNAPSHOT_CHUNK):
+            chunk = rows[start : start + SNAPSHOT_CHUNK]
+            summary = self._summary() | {"more": start + SNAPSHOT_CHUNK < rows.size, "count": int(rows.size)}
+            pairs = [frame for pair in codec.encode(chunk, self._values.symbols) for frame in pair]
+            self._router.send_multipart([peer, frames[0], msgpack.packb(summary), *pairs])
+
+
+@dataclass
+class _Link:
+    """One publisher as a reader sees it."""
+
+    source: Source
+    index: int
+    socket: zmq.Socket[bytes] = field(init=False)
+    monitor: zmq.Socket[bytes] = field(init=False)
+    dealer: zmq.Socket[bytes] = field(init=False)
+    heard_ns: int = 0  # monotonic time of the last message
+    messages: int = 0  # as counted when `heard_ns` was set
+    rebuild_ns: int = 0  # when to give the socket up, 0 while libzmq is at work on it
+    request: int = 0  # number of the last snapshot request
+    asked_ns: int = 0  # when it was sent, 0 when none is open
+    wants_snapshot: bool = False
+    joined: bool = False  # a heartbeat has come since the last connection or epoch: the subscriptions are in force
+    whole: bool = False  # a snapshot has come whole since the link was made
+    position: int = 0  # head O of its last heartbeat
+    heads: dict[tuple[int, int], int] = field(default_factory=dict)  # head minus advance at the first heartbeat
+    behind: dict[tuple[int, int], int] = field(default_factory=dict)
+    counters: dict[str, Any] = field(default_factory=dict)  # what its heartbeat last said
+    rebuilds: int = 0
+    refused: str = ""  # why libzmq last gave the connection up
+
+
+class Inbox:
+    """What a process reads: rows of all its publishers, in order of arrival, with every loss counted."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        sources: Sequence[Source],
+        symbols: SymbolTable,
+        limits: Limits,
+        clock: Clock,
+        *,
+        linger_us: int = 0,
+    ) -> None:
+        """``linger_us``: after the first message of a wait let more gather, so that a busy stream wakes the process seldom."""
+        self.sources = tuple(sources)
+        self._context = context
+        self._symbols = symbols
+        self._limits = limits
+        self._clock = clock
+        self._linger_us = linger_us
+        count = len(self.sources)
+        total = 0
+        self._layout = np.full((count, KINDS, 2), -1, np.int64)
+        for i, source in enumerate(self.sources):
+            for channel in source.publisher.channels:
+                stride = sk.VENUE_STRIDE if channel in VENUE_CHANNELS else 1
+                self._layout[i, CHANNELS[channel]] = total, stride
+                total += stride * symbols.capacity
+        self._state = np.zeros((count, sk.STATE_WIDTH), np.int64)
+        self._last = np.zeros(total, np.int64)
+        self._arrival = np.zeros(total, np.int64)
+        self._advance = np.zeros((count, KINDS, sk.LETTERS), np.int64)
+        self._reasons = np.zeros((count, len(codec.REASONS)), np.int64)
+        self._rows = np.zeros((limits.batch_max + EVENTS_MAX, WIDTH), np.int64)
+        self._message = np.zeros(ZMQ_MSG_BYTES, np.uint8)
+        self._scratch = np.zeros(2 * bus_kernel.SCRATCH, np.uint8)
+        self._control = np.zeros(1 << 18, np.uint8)
+        self._control_ends = np.zeros((64, 2), np.int64)
+        self._sample = np.zeros(3 + bus_kernel.SAMPLE, np.int64)
+        self._sample_logged_ns = 0
+        self._next_check_ns = 0
+        self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
+        self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
+        self._items = np.zeros(3 * count, _POLL_ITEM)
+        self._links = [_Link(source, i) for i, source in enumerate(self.sources)]
+        for link in self._links:
+            self._open(link)
+
+    def recv_batch(self, timeout_ms: int) -> Rows:
+        """Return what is there, waiting up to ``timeout_ms`` for the first message; may be empty; valid until the next call."""
+        now = self._clock.monotonic_ns()
+        if now >= self._next_check_ns:
+            self._check(now)
+        waits = timeout_ms if not (self._events or self._snapshots) else 0
+        ready = bus_kernel.wait(self._items, waits, self._linger_us)
+        now = self._clock.monotonic_ns()
+        wall = self._clock.now_ns()
+        n = self._tell(wall)
+        if ready > 0:
+            lost = self._read_beside(now)
+            n, heartbeats = self._drain(n, now, wall)
+            if heartbeats:
+                self._heartbeats(heartbeats, now)
+            for link in lost:  # told after all that it had sent
+                self._down(link)
+        n = self._absorb(n, now, wall)
+        rows = self._rows[:n]
+        if isinstance(self._clock, EventClock) and n:
+            market = rows[rows[:, 0] <= KIND_TRADE]
+            if market.size:
+                self._clock.saw(int(market[:, 7].max()))
+        return rows.view(EVENT).reshape(n)
+
+    def _drain(self, n: int, now_ns: int, wall_ns: int) -> tuple[int, int]:
+        share = max(64, self._limits.batch_max // max(1, len(self._links)))
+        n, heartbeats = bus_kernel.drain(
+            self._items, len(self._links), share, codec.SCHEMA, self._symbols.arrays, self._state, self._layout,
+            self._last, self._arrival, self._advance, self._rows, n, self._message, self._scratch, self._control,
+            self._control_ends, self._reasons, self._sample, now_ns, wall_ns, self._limits.refresh_every_ns,
+        )  # fmt: skip
+        if n < 0:
+            raise zmq.ZMQError(-n)
+        return n, heartbeats
+
+    def ready(self) -> bool:
+        """Whether every publisher is heard and its last values have come."""
+        return all(self._state[link.index, sk.UP] == 1 and link.whole for link in self._links)
+
+    def up(self, index: int) -> bool:
+        """Whether the publisher of ``sources[index]`` is heard."""
+        return bool(self._state[index, sk.UP])
+
+    def counters(self) -> dict[str, int]:
+        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use."""
+        total = self._state.sum(axis=0)
+        at_end = sum(behind for link in self._links for behind in link.behind.values())
+        return {
+            "received": int(total[sk.MESSAGES]),
+            "accepted": int(total[sk.ACCEPTED]),
+            "lost": int(total[sk.LOST]) + at_end,
+            "gaps": int(total[sk.GAPS]),
+            "duplicates": int(total[sk.DUPLICATES]),
+            "refresh": int(total[sk.REFRESHED]),
+            "fenced": int(total[sk.FENCED]),
+            "restarts_seen": int(total[sk.RESTARTS]),
+            "missed_at_join": int(total[sk.MISSED]),
+            "overlap": int(total[sk.OVERLAP]),
+            "bad_frames": int(total[sk.BAD]),
+            "skew": int(total[sk.FUTURE]),
+            "bytes_in": int(total[sk.BYTES]),
+            "links_up": int(total[sk.UP]),
+            "links": len(self._links),
+            "rebuilds": sum(link.rebuilds for link in self._links),
+            "symbols": len(self._symbols),
+            "symbols_refused": self._symbols.refused,
+            "lag": sum(max(0, link.position - int(self._state[link.index, sk.POSITION])) for link in self._links),
+        }
+
+    def bad_frames(self) -> dict[str, int]:
+        """Refused frames by reason, for `fabric_bad_frames_total{reason}`; reasons that never occurred are left out."""
+        sums = self._reasons.sum(axis=0).tolist()
+        return {reason: count for reason, count in zip(codec.REASONS, sums, strict=True) if count}
+
+    def heartbeat(self, index: int) -> dict[str, Any]:
+        """The counters that the publisher of ``sources[index]`` last told of itself."""
+        return dict(self._links[index].counters)
+
+    def close(self) -> None:
+        """Close every socket."""
+        for link in self._links:
+            self._shut(link)
+
+    # How a link is made, watched and made anew
+
+    def _open(self, link: _Link) -> None:
+        publisher = link.source.publisher
+        link.socket = self._context.socket(zmq.SUB)
+        _tune(link.socket, self._limits)
+        link.monitor = link.socket.get_monitor_socket(_MONITORED)
+        for topic in link.source.topics:
+            link.socket.subscribe(topic)
+        # Last, so that its greeting proves that the publisher knows all the others.
+        link.socket.subscribe(topics.build(topics.NODE_CHANNEL, publisher.name))
+        link.dealer = self._context.socket(zmq.DEALER)
+        _tune(link.dealer, self._limits)
+        link.dealer.setsockopt(zmq.SNDHWM, 16)
+        link.socket.connect(publisher.endpoint)
+        link.dealer.connect(publisher.snapshot_endpoint)
+        link.asked_ns = 0
+        count = len(self.sources)
+        for place, socket in enumerate((link.socket, link.monitor, link.dealer)):
+            item = self._items[place * count + link.index]
+            item["socket"], item["events"] = int(socket.underlying), ZMQ_POLLIN
+
+    def _shut(self, link: _Link) -> None:
+        link.socket.disable_monitor()
+        for socket in (link.socket, link.monitor, link.dealer):
+            socket.close(linger=0)
+
+    def _check(self, now_ns: int) -> None:
+        """Look after each link: silent ones are stale, given-up ones are rebuilt, open requests are repeated."""
+        self._next_check_ns = now_ns + CHECK_EVERY_NS
+        for link in self._links:
+            state = self._state[link.index]
+            if state[sk.MESSAGES] != link.messages:
+                link.messages = int(state[sk.MESSAGES])
+                link.heard_ns = now_ns
+            elif state[sk.UP] and now_ns - link.heard_ns > self._limits.stale_after_ns:
+                self._down(link)
+            if link.rebuild_ns and now_ns >= link.rebuild_ns:
+                self._shut(link)
+                self._open(link)
+                link.rebuilds += 1
+                link.rebuild_ns = 0
+                log.warning("%s: connection given up (%s); socket built anew", link.source.publisher.name, link.refused)
+            if link.asked_ns and now_ns - link.asked_ns > ASK_AGAIN_NS and state[sk.CONNECTED]:
+                link.wants_snapshot = True
+            if link.wants_snapshot and state[sk.CONNECTED]:
+                self._ask(link, now_ns)
+        if self._sample[0] and now_ns - self._sample_logged_ns > 10 * SECOND_NS:
+            self._log_sample(now_ns)
+
+    def _log_sample(self, now_ns: int) -> None:
+        """One line in ten seconds for all refused frames; their counters tell the rest."""
+        self._sample_logged_ns = now_ns
+        length, index, reason, *raw = self._sample.tolist()
+        shown = bytes(raw[: min(length, bus_kernel.SAMPLE)]).hex()
+        name = self.sources[index].publisher.name
+        log.warning("%s: bad frame (%s) dropped; payload begins %s", name, codec.REASONS[reason], shown)
+        self._sample[0] = 0
+
+    def _down(self, link: _Link) -> None:
+        """A publisher is silent or lost: what it said is stale from now on."""
+        if self._state[link.index, sk.UP]:
+            self._state[link.index, sk.UP] = 0
+            self._events.append((KIND_LINK, link.index, 0))
+
+    def _tell(self, wall_ns: int) -> int:
+        """Begin the batch with what Python has found out about links."""
+        told, self._events = self._events[:EVENTS_MAX], self._events[EVENTS_MAX:]
+        for n, (kind, index, detail) in enumerate(told):
+            row = self._rows[n]
+            row[:] = NULL
+            row[[0, 1, 2, 4, 7, 11, 12]] = kind, 0, 0, self._state[index, sk.EPOCH], wall_ns, index, detail
+        return len(told)
+
+    def _read_beside(self, now_ns: int) -> list[_Link]:
+        """Read monitors and snapshot answers, which are rare; return the links whose connection is gone."""
+        count = len(self._links)
+        lost = []
+        for place in np.flatnonzero(self._items["revents"][count:]).tolist():
+            link = self._links[place % count]
+            if place >= count:
+                self._read_snapshot(link, now_ns)
+            elif self._read_monitor(link, now_ns):
+                lost.append(link)
+        return lost
+
+    def _read_monitor(self, link: _Link, now_ns: int) -> bool:
+        """Follow the connection; return whether it was lost."""
+        state = self._state[link.index]
+        lost = False
+        while link.monitor.poll(0):
+            event = zmq.utils.monitor.recv_monitor_message(link.monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                state[sk.CONNECTED] = 1
+                link.rebuild_ns = 0
+            elif event == zmq.EVENT_DISCONNECTED:
+                state[sk.CONNECTED] = 0
+                link.rebuild_ns = now_ns + REBUILD_AFTER_NS
+                link.refused = link.refused or "disconnected"
+                link.heads.clear()
+                link.joined = False
+                lost = True
+            elif event in (zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECT_DELAYED):
+                link.rebuild_ns = 0
+                link.refused = ""
+            else:
+                link.refused = "handshake failed"
+                link.rebuild_ns = now_ns + REBUILD_AFTER_NS
+        return lost
+
+    # Snapshots
+
+    def _ask(self, link: _Link, now_ns: int) -> None:
+        link.request += 1
+        link.wants_snapshot = False
+        link.asked_ns = now_ns
+        prefixes = [topic.encode() for topic in link.source.topics if self._holds_state(topic)]
+        if not prefixes:
+            link.asked_ns, link.whole = 0, True
+            return
+        self._send_request(link, [str(link.request).encode(), b"last", *prefixes[:SNAPSHOT_PREFIXES_MAX]])
+
+    def _send_request(self, link: _Link, frames: list[bytes]) -> None:
+        try:
+            link.dealer.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.Again:  # sixteen requests wait for a ROUTER that is away; the last of them will do
+            return
+
+    @staticmethod
+    def _holds_state(topic: str) -> bool:
+        return any(channel in STATE_CHANNELS for channel in topics.prefix_channels(topic))
+
+    def _read_snapshot(self, link: _Link, now_ns: int) -> None:
+        while link.dealer.poll(0):
+            request, summary, *frames = link.dealer.recv_multipart()
+            if request != str(link.request).encode():
+                continue
+            link.asked_ns = now_ns
+            if not msgpack.unpackb(summary)["more"]:
+                link.asked_ns = 0
+                link.whole = True
+            data, ends = codec.lay_out(zip(frames[::2], frames[1::2], strict=True))
+            self._snapshots.append((link.index, data, ends, 0))
+
+    def _absorb(self, n: int, now_ns: int, wall_ns: int) -> int:
+        while self._snapshots:
+            index, data, ends, done = self._snapshots[0]
+            n, done = bus_kernel.absorb(
+                codec.SCHEMA, self._symbols.arrays, data, ends, done, self._state, self._layout, self._last, self._arrival,
+                self._advance, self._rows, n, index, self._reasons, now_ns, wall_ns, self._limits.refresh_every_ns,
+            )  # fmt: skip
+            if done < ends.shape[0]:
+                self._snapshots[0] = (index, data, ends, done)
+                break
+            self._snapshots.pop(0)
+        return n
+
+    # Heartbeats: who lives, and what was lost at the end of a stream
+
+    def _heartbeats(self, count: int, now_ns: int) -> None:
+        start = 0
+        for end, index in self._control_ends[:count].tolist():
+            raw = self._control[start:end].tobytes()
+            start = end
+            try:
+                beat = msgpack.unpackb(raw)
+                self._heartbeat(self._links[index], beat, now_ns)
+            except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException):
+                self._state[index, sk.BAD] += 1
+                self._reasons[index, codec.REASONS.index("wrong_type")] += 1
+
+    def _heartbeat(self, link: _Link, beat: dict[str, Any], now_ns: int) -> None:
+        state = self._state[link.index]
+        verdict = sk.judge_epoch(self._state, link.index, int(beat["E"]))
+        if verdict == sk.OLD_EPOCH:
+            return
+        if verdict == sk.NEW_EPOCH:
+            self._down(link)
+            sk.start_epoch(
+                self._state, self._layout, self._last, self._advance, link.index, int(beat["E"]), len(self._symbols)
+            )
+            link.heads.clear()
+            link.joined = False
+        if not state[sk.UP] and state[sk.CONNECTED]:
+            state[sk.UP] = 1
+            self._events.append((KIND_LINK, link.index, 1))
+        if not link.joined:
+            link.joined = True
+            self._ask(link, now_ns)
+        link.heard_ns = now_ns
+        link.position = int(beat["O"])
+        link.counters = dict(beat["counters"])
+        self._compare_heads(link, beat["heads"])
+
+    def _compare_heads(self, link: _Link, heads: dict[str, dict[str, int]]) -> None:
+        """What a publisher has sent on (channel, first letter) since the last comparison, against what came.
+
+        The heartbeat travels behind its messages on the same connection, so all it counts has come or is lost.
+        Only whole letters can be compared: a reader of a longer prefix learns of such a loss by the refresh.
+        """
+        for channel, letters in heads.items():
+            kind = CHANNELS[channel]
+            for letter, head in letters.items():
+                if not {f"{channel}.", f"{channel}.{letter}"} & set(link.source.topics):
+                    continue
+                at = (kind, ord(letter))
+                ahead = int(head) - int(self._advance[link.index, kind, ord(letter)])
+                if at not in link.heads:
+                    link.heads[at] = ahead
+                behind = max(0, ahead - link.heads[at])
+                if behind > link.behind.get(at, 0):
+                    self._events.append((KIND_GAP, link.index, kind))
+                    link.wants_snapshot = channel in STATE_CHANNELS
+                link.behind[at] = behind
+
+
+def warm_up() -> None:
+    """Compile or load every kernel of the bus with the arrays of the live path, without a socket."""
+    symbols = SymbolTable(4)
+    limits = Limits(symbols_max=4, batch_max=64)
+    with zmq.Context[zmq.Socket[bytes]]() as context:
+        inbox = Inbox(context, (), symbols, limits, EventClock())
+    inbox.recv_batch(0)
+    inbox._drain(0, 0, 0)
+    inbox._snapshots.append((0, *codec.lay_out([]), 0))
+    inbox._absorb(0, 0, 0)
+    values = LastValues((), "", symbols)
+    table, scratch, counters = np.zeros((0, WIDTH), np.int64), inbox._scratch, np.zeros(bus_kernel.OUT_WIDTH, np.int64)
+    heads = np.zeros((KINDS, sk.LETTERS), np.int64)
+    bus_kernel.publish(
+        0, codec.SCHEMA, symbols.arrays.words, values.layout, values.venue_slot, values.rows, values.sent_ns, heads,
+        counters, table, 0, 0, 8, 0, 0, scratch,
+    )  # fmt: skip
+    bus_kernel.refresh(
+        0, codec.SCHEMA, symbols.arrays.words, values.rows, values.sent_ns, counters, 0, 0, 0, 0, scratch
+    )
+    sk.judge_epoch(inbox._state, 0, 0) if len(inbox._state) else None

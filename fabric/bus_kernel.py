@@ -1,0 +1,373 @@
+"""The bus's inner loops: wait, drain every link, number and send. Compiled calls into libzmq, no object per message.
+
+The draining and sending kernels keep the GIL, which makes it the lock of the tables that they change: the
+snapshot thread copies rows while no kernel runs. Only `wait` releases it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fabric.codec_kernel import (
+    DEPTH_MAX,
+    FRAMES,
+    NOT_OURS,
+    OK,
+    PAYLOAD_MAX,
+    READ_PAD,
+    TOO_LONG,
+    TOPIC_MAX,
+    read_payload,
+    read_topic,
+    write_payload,
+    write_topic,
+)
+from fabric.compiled import kernel, waiting_kernel
+from fabric.native import (
+    EAGAIN,
+    EINTR,
+    ZMQ_DONTWAIT,
+    ZMQ_SNDMORE,
+    errno,
+    memcpy,
+    usleep,
+    zmq_msg_close,
+    zmq_msg_data,
+    zmq_msg_init,
+    zmq_msg_more,
+    zmq_msg_recv,
+    zmq_msg_size,
+    zmq_poll,
+    zmq_send,
+)
+from fabric.records import KIND_GAP, KIND_LINK, KIND_QUOTE, KIND_TRADE, NULL
+from fabric.sequence_kernel import (
+    ACCEPTED,
+    BAD,
+    BYTES,
+    CONNECTED,
+    EPOCH,
+    FUTURE,
+    GAP,
+    LETTERS,
+    MESSAGES,
+    NEW_EPOCH,
+    NEXT,
+    OLD_EPOCH,
+    OVERLAP,
+    POSITION,
+    UP,
+    judge,
+    judge_epoch,
+    slot_of,
+    start_epoch,
+)
+
+ROWS_A_MESSAGE = 4
+"""Rows that one message can give: publisher down, up again, gap, and itself."""
+SCRATCH = 4096
+"""Bytes of a payload that are looked at: no record of any build needs more; a longer one is refused."""
+FUTURE_NS = 5_000_000_000
+NODE_PREFIX = 0x2E65646F6E  # "node."
+SAMPLE = 32
+"""First bytes of a refused frame that are kept for the log."""
+
+
+@waiting_kernel
+def wait(items: Any, timeout_ms: int, linger_us: int) -> int:
+    """Wait until an item is readable or the time is over; after the first, let more gather for ``linger_us``.
+
+    ``items`` is a zmq_pollitem_t array. Returns how many are readable, or -1 when a signal came.
+    """
+    ready = zmq_poll(items.ctypes.data, items.size, timeout_ms)
+    if ready > 0 and linger_us > 0:
+        usleep(linger_us)
+    return ready
+
+
+@kernel
+def _event(rows: Any, n: int, kind: int, now_ns: int) -> int:
+    for c in range(rows.shape[1]):
+        rows[n, c] = NULL
+    rows[n, 0] = kind
+    rows[n, 1] = 0
+    rows[n, 2] = 0
+    rows[n, 7] = now_ns
+    return n + 1
+
+
+@kernel
+def link_event(rows: Any, n: int, link: int, up: int, epoch: int, now_ns: int) -> int:
+    """Write a LINK row at ``rows[n]``; return the next free index."""
+    _event(rows, n, KIND_LINK, now_ns)
+    rows[n, 4] = epoch
+    rows[n, 11] = link
+    rows[n, 12] = up
+    return n + 1
+
+
+@kernel
+def accept(
+    words: Any, count: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, rows: Any, n: int, link: int,
+    now_ns: int, wall_ns: int, refresh_ns: int, snapshot: int,
+) -> int:  # fmt: skip
+    """Judge the decoded message at ``rows[n]``; keep it, with what must be told before it, or drop it; return the next index."""
+    kind = rows[n, 0]
+    symbol = rows[n, 1]
+    slot = slot_of(layout, link, kind, symbol, rows[n, 2])
+    if slot < 0:
+        return -1
+    verdict = judge_epoch(state, link, rows[n, 4])
+    if verdict == OLD_EPOCH:
+        return n
+    epoch = rows[n, 4]
+    if verdict == NEW_EPOCH:
+        start_epoch(state, layout, last, advance, link, epoch, count)
+        if state[link, UP] == 1:
+            rows[n + 1] = rows[n]
+            n = link_event(rows, n, link, 0, epoch, wall_ns)
+            state[link, UP] = 0
+    if state[link, UP] == 0 and state[link, CONNECTED] == 1:
+        rows[n + 1] = rows[n]
+        n = link_event(rows, n, link, 1, epoch, wall_ns)
+        state[link, UP] = 1
+    seq = rows[n, 3]
+    if snapshot == 1 and seq <= last[slot]:
+        state[link, OVERLAP] += 1
+        return n
+    before = last[slot]
+    letter = words[symbol, 0] & (LETTERS - 1)
+    verdict = judge(state, last, arrival, advance, link, kind, letter, slot, seq, now_ns, refresh_ns)
+    if verdict == GAP:
+        rows[n + 1] = rows[n]
+        _event(rows, n, KIND_GAP, wall_ns)
+        rows[n, 1] = symbol
+        rows[n, 2] = rows[n + 1, 2]
+        rows[n, 4] = epoch
+        rows[n, 11] = link
+        rows[n, 12] = kind
+        rows[n, 13] = before + 1
+        rows[n, 14] = seq - 1
+        n += 1
+    elif verdict != NEXT:
+        return n
+    if rows[n, 5] > state[link, POSITION]:
+        state[link, POSITION] = rows[n, 5]
+    if kind <= KIND_TRADE and rows[n, 7] > wall_ns + FUTURE_NS:
+        state[link, FUTURE] += 1
+    state[link, ACCEPTED] += 1
+    return n + 1
+
+
+@kernel
+def drain(
+    items: Any, links: int, limit: int, schema: Any, symbols: Any, state: Any, layout: Any, last: Any, arrival: Any,
+    advance: Any, rows: Any, start: int, message: Any, scratch: Any, control: Any, control_ends: Any, reasons: Any,
+    sample: Any, now_ns: int, wall_ns: int, refresh_ns: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Take what is waiting on each readable link, at most ``limit`` messages of each, into ``rows[start:]``.
+
+    Heartbeats go to ``control`` (end offset and link in ``control_ends``) for Python. Returns (rows, heartbeats);
+    rows is minus the errno where a socket is beyond use.
+    """
+    ids = symbols.ids
+    words = symbols.words
+    waiting = np.empty(DEPTH_MAX, np.int64)
+    base = scratch.ctypes.data
+    pointer = message.ctypes.data
+    n = start
+    heartbeats = 0
+    control_end = 0
+    zmq_msg_init(pointer)
+    for link in range(links):
+        if items[link]["revents"] == 0:
+            continue
+        socket = items[link]["socket"]
+        for _ in range(limit):
+            if n + ROWS_A_MESSAGE > rows.shape[0]:
+                break
+            if zmq_msg_recv(pointer, socket, ZMQ_DONTWAIT) < 0:
+                code = errno()
+                if code == EAGAIN:
+                    break
+                if code != EINTR:
+                    return -code, heartbeats
+                continue
+            state[link, MESSAGES] += 1
+            topic_size = zmq_msg_size(pointer)
+            reason = OK
+            if topic_size > TOPIC_MAX:
+                reason = TOO_LONG
+            memcpy(base, zmq_msg_data(pointer), min(topic_size, TOPIC_MAX))
+            frames = 1
+            size = 0
+            kept = 0
+            while zmq_msg_more(pointer) != 0:
+                if zmq_msg_recv(pointer, socket, ZMQ_DONTWAIT) < 0:
+                    break
+                frames += 1
+                if frames == 2:
+                    size = zmq_msg_size(pointer)
+                    kept = min(size, SCRATCH)
+                    memcpy(base + TOPIC_MAX, zmq_msg_data(pointer), kept)
+                    if topic_size >= 5 and topic_size <= TOPIC_MAX and scratch[0] == 0x6E and scratch[4] == 0x2E:
+                        if heartbeats < control_ends.shape[0] and control_end + size <= control.size:
+                            memcpy(control.ctypes.data + control_end, zmq_msg_data(pointer), size)
+                            control_end += size
+                            control_ends[heartbeats, 0] = control_end
+                            control_ends[heartbeats, 1] = link
+                            heartbeats += 1
+                        reason = -1
+            state[link, BYTES] += topic_size + size
+            if reason == -1:
+                continue
+            if frames != 2:
+                reason = FRAMES
+            elif size > SCRATCH:
+                reason = TOO_LONG
+            if reason == OK:
+                reason = read_topic(schema, symbols, ids, words, scratch, 0, topic_size, rows, n)
+            if reason == OK:
+                reason = read_payload(schema, words, scratch, TOPIC_MAX, TOPIC_MAX + size, rows, n, waiting)
+            if reason == OK:
+                after = accept(
+                    words, symbols.count[0], state, layout, last, arrival, advance, rows, n, link,
+                    now_ns, wall_ns, refresh_ns, 0,
+                )  # fmt: skip
+                if after >= 0:
+                    n = after
+                else:
+                    reason = NOT_OURS
+            if reason != OK:
+                state[link, BAD] += 1
+                reasons[link, reason] += 1
+                if sample[0] == 0:
+                    sample[0] = kept
+                    sample[1] = link
+                    sample[2] = reason
+                    for i in range(min(kept, SAMPLE)):
+                        sample[3 + i] = scratch[TOPIC_MAX + i]
+    zmq_msg_close(pointer)
+    return n, heartbeats
+
+
+@kernel
+def absorb(
+    schema: Any, symbols: Any, data: Any, ends: Any, done: int, state: Any, layout: Any, last: Any, arrival: Any,
+    advance: Any, rows: Any, start: int, link: int, reasons: Any, now_ns: int, wall_ns: int, refresh_ns: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Take snapshot frames from the ``done``-th on into ``rows[start:]``; return (rows, frames done)."""
+    ids = symbols.ids
+    words = symbols.words
+    waiting = np.empty(DEPTH_MAX, np.int64)
+    n = start
+    for i in range(done, ends.shape[0]):
+        if n + ROWS_A_MESSAGE > rows.shape[0]:
+            return n, i
+        begin = ends[i - 1, 1] if i > 0 else 0
+        reason = read_topic(schema, symbols, ids, words, data, begin, ends[i, 0], rows, n)
+        if reason == OK:
+            reason = read_payload(schema, words, data, ends[i, 0], ends[i, 1], rows, n, waiting)
+        if reason == OK:
+            after = accept(
+                words, symbols.count[0], state, layout, last, arrival, advance, rows, n, link,
+                now_ns, wall_ns, refresh_ns, 1,
+            )  # fmt: skip
+            if after >= 0:
+                n = after
+            else:
+                reason = NOT_OURS
+        if reason != OK:
+            state[link, BAD] += 1
+            reasons[link, reason] += 1
+    return n, ends.shape[0]
+
+
+# Counters of an outbox, int64[OUT_WIDTH].
+OUT_POSITION = 0  # last O given out
+OUT_SENT = 1
+OUT_REFRESHED = 2
+OUT_REFUSED = 3  # rows with a price or size that cannot be carried
+OUT_NOT_OURS = 4  # rows of a channel that this publisher does not own
+OUT_BYTES = 5
+OUT_WIDTH = 8
+
+
+@kernel
+def out_slot(layout: Any, venue_slot: Any, kind: int, symbol: int, venue: int) -> int:
+    """Index of a topic in an outbox's tables, or -1 where the publisher does not own it."""
+    if kind < 0 or kind >= layout.shape[0] or layout[kind, 0] < 0:
+        return -1
+    if layout[kind, 1] == 1:
+        return layout[kind, 0] + symbol
+    v = venue_slot[venue]
+    return layout[kind, 0] + symbol * layout[kind, 1] + v if v >= 0 else -1
+
+
+@kernel
+def publish(
+    socket: int, schema: Any, words: Any, layout: Any, venue_slot: Any, last: Any, sent_ns: Any, heads: Any, counters: Any,
+    rows: Any, start: int, epoch: int, stamp: int, stamp_ns: int, now_ns: int, scratch: Any,
+) -> int:  # fmt: skip
+    """Number, stamp and send ``rows[start:]``; return how many rows are done (fewer when a slow peer must be waited for)."""
+    base = scratch.ctypes.data
+    for i in range(start, rows.shape[0]):
+        kind = rows[i, 0]
+        symbol = rows[i, 1]
+        slot = out_slot(layout, venue_slot, kind, symbol, rows[i, 2])
+        if slot < 0:
+            counters[OUT_NOT_OURS] += 1
+            continue
+        rows[i, 3] = max(last[slot, 3], 0) + 1
+        rows[i, 4] = epoch
+        rows[i, 5] = counters[OUT_POSITION] + 1
+        rows[i, stamp] = stamp_ns
+        topic = write_topic(schema, words, rows, i, base)
+        payload = write_payload(schema, words, rows, i, base + TOPIC_MAX)
+        if payload < 0:
+            counters[OUT_REFUSED] += 1
+            continue
+        while zmq_send(socket, base, topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0:
+            code = errno()
+            if code == EAGAIN:
+                return i
+            if code != EINTR:
+                return -code
+        while zmq_send(socket, base + TOPIC_MAX, payload, ZMQ_DONTWAIT) < 0:
+            code = errno()
+            if code != EINTR and code != EAGAIN:
+                return -code
+        for c in range(rows.shape[1]):
+            last[slot, c] = rows[i, c]
+        sent_ns[slot] = now_ns
+        heads[kind, words[symbol, 0] & (LETTERS - 1)] += 1
+        counters[OUT_POSITION] += 1
+        counters[OUT_SENT] += 1
+        counters[OUT_BYTES] += topic + payload
+    return rows.shape[0]
+
+
+@kernel
+def refresh(
+    socket: int, schema: Any, words: Any, last: Any, sent_ns: Any, counters: Any, start: int, stop: int, due_ns: int,
+    now_ns: int, scratch: Any,
+) -> None:  # fmt: skip
+    """Send again, unchanged, what stands in slots ``start`` to ``stop`` and was last sent before ``due_ns``."""
+    base = scratch.ctypes.data
+    for slot in range(start, stop):
+        if last[slot, 3] <= 0 or sent_ns[slot] > due_ns:
+            continue
+        topic = write_topic(schema, words, last, slot, base)
+        payload = write_payload(schema, words, last, slot, base + TOPIC_MAX)
+        if zmq_send(socket, base, topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0:
+            return
+        zmq_send(socket, base + TOPIC_MAX, payload, ZMQ_DONTWAIT)
+        sent_ns[slot] = now_ns
+        counters[OUT_REFRESHED] += 1
+
+
+def warm_up() -> None:
+    """Compile or load the kernels with the arrays of the live path."""
+    from fabric import bus
+
+    bus.warm_up()

@@ -1,0 +1,1 @@
+"""The `fabric` command: one file a command; arguments and exit codes, nothing else."""

@@ -1,0 +1,77 @@
+"""Where time comes from. Only loops ask a clock; everything below them gets the time as an argument.
+
+``now_ns`` is the time of the market: nanoseconds since the Unix epoch, UTC, which may step when the
+machine's clock is set. ``monotonic_ns`` never steps and serves every timer, timeout and age.
+"""
+
+import time
+from typing import Protocol
+
+SECOND_NS = 1_000_000_000
+MILLISECOND_NS = 1_000_000
+
+
+class Clock(Protocol):
+    """What a loop asks for the time."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the Unix epoch, UTC."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since an arbitrary instant; never goes back, never jumps."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+class ManualClock:
+    """A clock that stands still until told to move: for tests and simulations."""
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self._now_ns = now_ns
+        self._monotonic_ns = 0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def monotonic_ns(self) -> int:
+        return self._monotonic_ns
+
+    def advance(self, elapsed_ns: int) -> None:
+        """Let ``elapsed_ns`` pass on both clocks."""
+        assert elapsed_ns >= 0
+        self._now_ns += elapsed_ns
+        self._monotonic_ns += elapsed_ns
+
+    def step(self, offset_ns: int) -> None:
+        """Set the wall clock forward or back, as an administrator or NTP does; no time passes."""
+        self._now_ns += offset_ns
+
+
+class EventClock:
+    """The source's own time in a replay: the latest event that has been seen. Timers stay real.
+
+    A replayed day is then bucketed, aged and closed by the day's own time, at any speed.
+    """
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def saw(self, event_ns: int) -> None:
+        """Move to ``event_ns`` if that is later: time in a replay never goes back."""
+        self._now_ns = max(self._now_ns, event_ns)

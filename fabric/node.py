@@ -1,0 +1,189 @@
+"""What every program gets from the launcher, and the loop of a processor: receive, step, send.
+
+A program is a function ``main(runtime)``. The loop owns the outside world, the node owns the state, a pure
+kernel owns the rule. Nothing here knows what a node computes.
+"""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import zmq
+
+from fabric.bus import Inbox, Outbox
+from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock
+from fabric.errors import FabricError, UsageError
+from fabric.records import Rows
+from fabric.symbols import SymbolTable
+from fabric.topology import NodeSpec, Topology
+
+RECEIVE_MS = 20
+"""A loop's longest wait: what is due by time (heartbeat, greeting, stop) is late by this at most."""
+JOIN_MAX_NS = 3 * SECOND_NS
+"""A processor that has not heard all its publishers by then works with those that it hears."""
+
+Counters = Mapping[str, int | float | str]
+
+
+class Node(Protocol):
+    """A processor: rows in, rows out; time is an argument."""
+
+    def warm_up(self) -> None:
+        """Compile or load what `step` needs, with the array types of the live path."""
+
+    def step(self, batch: Rows, now_ns: int) -> Rows:
+        """Take a batch in order of arrival; return what to publish, as a view that is good until the next step."""
+
+    def counters(self) -> Counters:
+        """What has happened so far."""
+
+
+class Runtime:
+    """One program's view of the topology and of the launcher."""
+
+    def __init__(self, topology: Topology, spec: NodeSpec, epoch: int, status_fd: int | None = None) -> None:
+        """``status_fd``: where ready and report lines go (JSON, one a line); None when nobody listens."""
+        self.topology = topology
+        self.spec = spec
+        self.epoch = epoch
+        self.clock: Clock = EventClock() if topology.clock == "event" else SystemClock()
+        self.symbols = SymbolTable(topology.limits.symbols_max)
+        self.log = logging.getLogger(spec.name)
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._status_fd = status_fd
+        self._stopping = False
+        self._ready = False
+        self._next_report_ns = 0
+        self._reported: Counters = {}
+        self._open: list[Inbox | Outbox] = []
+
+    def inbox(self) -> Inbox:
+        """What this node reads, as the topology says."""
+        limits = self.topology.limits
+        inbox = Inbox(
+            self.context, self.spec.reads, self.symbols, limits, self.clock, linger_us=limits.linger_ns // 1_000
+        )
+        self._open.append(inbox)
+        return inbox
+
+    def outbox(self) -> Outbox:
+        """What this node publishes, as the topology says; a feed stamps t2, every other node t3."""
+        assert self.spec.publishes is not None, f"{self.spec.name} publishes nothing"
+        outbox = Outbox(
+            self.context, self.spec.publishes, self.symbols, self.topology.limits, self.clock,
+            epoch=self.epoch, stamp="feed_ns" if self.spec.role == "feed" else "proc_ns",
+            lossless=self.topology.lossless, counters=lambda: self._reported,
+        )  # fmt: skip
+        self._open.append(outbox)
+        return outbox
+
+    def ready(self, detail: str = "") -> None:
+        """Tell the launcher, once, that the program can work."""
+        if not self._ready:
+            self._ready = True
+            self._tell({"ready": True, "detail": detail})
+
+    def report(self, counters: Counters | Callable[[], Counters]) -> None:
+        """Tell the launcher how things stand. May be called at every turn: one call a second is taken, the rest are free."""
+        now = self.clock.monotonic_ns()
+        if now >= self._next_report_ns:
+            self._next_report_ns = now + SECOND_NS
+            self._reported = counters() if callable(counters) else counters
+            self._tell({"report": dict(self._reported)})
+
+    def stop(self) -> None:
+        """Ask the program to end; `stopping` is true from now on."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Whether SIGTERM or SIGINT has come."""
+        return self._stopping
+
+    def close(self) -> None:
+        """Close what the program has opened and left open, then the context."""
+        for end in self._open:
+            end.close()
+        self._open.clear()
+        self.context.destroy(linger=0)
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        if self._status_fd is None:
+            return
+        try:
+            os.write(self._status_fd, json.dumps(line).encode() + b"\n")
+        except OSError:  # the launcher is gone or its pipe is full: a report is never worth a stall
+            if line.get("ready"):
+                self._ready = False
+
+
+def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
+    """Drive one processor until it is told to stop: take what is there, step once, send what came of it."""
+    node.warm_up()
+    joined_by = runtime.clock.monotonic_ns() + JOIN_MAX_NS
+    while not runtime.stopping():
+        batch = inbox.recv_batch(RECEIVE_MS)
+        outbox.send(node.step(batch, runtime.clock.now_ns()))
+        outbox.tick()
+        if inbox.ready() or runtime.clock.monotonic_ns() > joined_by:
+            runtime.ready()
+        runtime.report(lambda: {**node.counters(), **inbox.counters(), **outbox.counters()})
+
+
+def load_program(text: str) -> Callable[[Runtime], None]:
+    """Find the program that a topology names as ``module:function``; raises UsageError naming what is missing."""
+    module_name, _, function_name = text.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"program {text!r}: {error}") from error
+    program: Callable[[Runtime], None] | None = getattr(module, function_name, None)
+    if not callable(program):
+        raise UsageError(f"program {text!r}: module {module_name!r} has no function {function_name!r}")
+    return program
+
+
+def start(topology: Topology, name: str, epoch: int, status_fd: int | None = None) -> int:
+    """Run the node ``name`` in this process until it ends or is told to; return its exit code."""
+    _log_to_stderr(topology)
+    spec = topology.node(name)
+    runtime = Runtime(topology, spec, epoch, status_fd)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: runtime.stop())
+    try:
+        load_program(spec.run)(runtime)
+    except FabricError as error:
+        runtime.log.error("%s", error)
+        return error.exit_code
+    except Exception:
+        runtime.log.exception("%s ended by an error of its own", name)
+        return 1
+    finally:
+        runtime.close()
+    return 0
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "t": round(record.created, 6),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _log_to_stderr(topology: Topology) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(levelname)s %(message)s")
+    handler.setFormatter(_JsonLines() if topology.log_format == "json" else text)
+    logging.basicConfig(level=topology.log_level, handlers=[handler], force=True)
+
+

@@ -1,0 +1,85 @@
+"""Symbol name -> dense id, compiled: open addressing over the sixteen name bytes taken as two integers (pure)."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.compiled import kernel
+
+
+class Symbols(NamedTuple):
+    """The table's arrays, as kernels take them. ``capacity`` names at most; ``slots`` is a power of two, twice that."""
+
+    ids: npt.NDArray[np.int64]  # [slots] id, or -1 where the slot is free
+    names: npt.NDArray[np.uint8]  # [capacity, 16] zero-padded
+    lengths: npt.NDArray[np.int64]  # [capacity]
+    count: npt.NDArray[np.int64]  # [1] names in the table
+    refused: npt.NDArray[np.int64]  # [1] names that did not fit
+    words: npt.NDArray[np.int64]  # [capacity, 3] name bytes 0-7 and 8-15 as words, and the length
+
+
+@kernel
+def find_word(ids: Any, words: Any, low: int, high: int) -> int:
+    """Return the id of the name of those sixteen bytes, or minus one minus the free slot where it would go."""
+    mask = ids.size - 1
+    mixed = (low ^ (high * 0x9E3779B97F4A7C1)) * 0x2545F4914F6CDD1D
+    slot = (mixed ^ (mixed >> 29)) & mask
+    while True:
+        symbol = ids[slot]
+        if symbol < 0:
+            return -1 - slot
+        if words[symbol, 0] == low and words[symbol, 1] == high:
+            return symbol
+        slot = (slot + 1) & mask
+
+
+@kernel
+def learn(symbols: Any, slot: int, low: int, high: int, length: int) -> int:
+    """Put a new name into the free ``slot``; return its id, or -1 (counted) when the table is full."""
+    new = symbols.count[0]
+    if new >= symbols.lengths.size:
+        symbols.refused[0] += 1
+        return -1
+    for i in range(length):
+        word = low if i < 8 else high
+        symbols.names[new, i] = (word >> (8 * (i & 7))) & 0xFF
+    symbols.lengths[new] = length
+    symbols.words[new, 0] = low
+    symbols.words[new, 1] = high
+    symbols.words[new, 2] = length
+    symbols.ids[slot] = new
+    symbols.count[0] = new + 1
+    return new
+
+
+@kernel
+def pack_name(source: Any, start: int, length: int) -> tuple[int, int]:
+    """Read ``length`` (at most 16) bytes at ``source[start]`` as two words, first byte lowest."""
+    low = 0
+    high = 0
+    for i in range(min(length, 8)):
+        low |= np.int64(source[start + i]) << (8 * i)
+    for i in range(8, length):
+        high |= np.int64(source[start + i]) << (8 * (i - 8))
+    return low, high
+
+
+@kernel
+def intern(symbols: Any, source: Any, start: int, length: int) -> int:
+    """Return the id of the name at ``source[start:start + length]``, learning it; -1 (counted) when full or too long."""
+    if length > 16:
+        symbols.refused[0] += 1
+        return -1
+    low, high = pack_name(source, start, length)
+    found = find_word(symbols.ids, symbols.words, low, high)
+    return found if found >= 0 else learn(symbols, -1 - found, low, high, length)
+
+
+@kernel
+def find(symbols: Any, source: Any, start: int, length: int) -> int:
+    """Return the id of the name at ``source[start:start + length]``, or -1 when it is not known."""
+    if length > 16:
+        return -1
+    low, high = pack_name(source, start, length)
+    return max(find_word(symbols.ids, symbols.words, low, high), -1)

@@ -1,0 +1,1 @@
+"""The door: bus in, clients out."""

@@ -1,0 +1,1 @@
+"""Simulated exchanges: the other end of the wires that nodes/feeds decodes."""
