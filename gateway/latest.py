@@ -106,7 +106,7 @@ class Latest:
         """The NBBO row to show: the current one, or the last known when that is stale; None if there never was one."""
         now = self.nbbo[symbol]
         if self.last_known[symbol]["seq"] != NULL and self.stale(symbol):
-            return self.last_known[symbol]  # type: ignore[no-any-return]
+            return self.last_known[symbol]
         return now if now["seq"] != NULL else None
 
     def candles(self, symbol: int, kind: int, start_ns: int, end_ns: int, limit: int) -> Rows:
@@ -123,14 +123,12 @@ class Latest:
         return [None if up == LINK_UNKNOWN else up == 1 for up in self.tables.link_up.tolist()]
 
     def counters(self) -> dict[str, int]:
-        """Rows by channel, gaps, messages lost, rows without a place, and symbols that have an NBBO."""
+        """Rows by channel, gaps, rows without a place, and symbols that have an NBBO."""
         counts = {
             f"rows_{channel.replace('.', '_')}": int(self.tables.counts[kind]) for channel, kind in CHANNELS.items()
         }
         return counts | {
             "gaps": int(self.tables.counts[KIND_GAP]),
-            "lost": int(self.tables.lost[0]),
             "unplaced": int(self.tables.unplaced[0]),
-            "symbols": len(self.symbols) - 1,
             "quoted": int(np.count_nonzero(self.nbbo["seq"] != NULL)),
         }

@@ -13,7 +13,6 @@ from fabric.compiled import kernel
 from fabric.records import (
     BAR,
     EVENT,
-    GAP,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_GAP,
@@ -79,12 +78,11 @@ class Tables(NamedTuple):
     link_since_ns: npt.NDArray[np.int64]  # [publishers] when that last changed
     epochs: npt.NDArray[np.int64]  # [publishers] the newest incarnation heard
     counts: npt.NDArray[np.int64]  # [KIND_GAP + 1] rows applied, by kind
-    lost: npt.NDArray[np.int64]  # [1] messages that gaps announced as lost
     unplaced: npt.NDArray[np.int64]  # [1] rows that no table has a place for: an unknown venue or kind
 
 
 class Batch(NamedTuple):
-    """One batch of the bus under the names of each kind: eight views of the same rows."""
+    """One batch of the bus under the names of each kind: seven views of the same rows."""
 
     events: Rows
     nbbos: Rows
@@ -93,7 +91,6 @@ class Batch(NamedTuple):
     statuses: Rows
     bars: Rows
     links: Rows
-    gaps: Rows
 
 
 @kernel
@@ -176,22 +173,23 @@ def upsert(ring: Any, first: int, count: int, bar: Any) -> tuple[int, int]:
 @kernel
 def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
     """Apply one `Batch`; ``letters`` is the symbol table's ``names``."""
-    events, nbbos, quotes, trades, statuses, bars, links, gaps = batch
+    events, nbbos, quotes, trades, statuses, bars, links = batch
     for i in range(events.size):
         kind = events[i]["kind"]
         if kind == KIND_LINK:
             publisher = links[i]["publisher"]
-            if 0 <= publisher < tables.link_up.size and tables.link_up[publisher] != links[i]["up"]:
-                tables.link_up[publisher] = links[i]["up"]
-                tables.link_since_ns[publisher] = now_ns
+            if 0 <= publisher < tables.link_up.size:
+                if tables.link_up[publisher] != links[i]["up"]:
+                    tables.link_up[publisher] = links[i]["up"]
+                    tables.link_since_ns[publisher] = now_ns
+                tables.epochs[publisher] = max(tables.epochs[publisher], events[i]["epoch"])
             tables.counts[kind] += 1
             continue
-        if kind == KIND_GAP:
-            tables.counts[kind] += 1
-            tables.lost[0] += gaps[i]["gap_to"] - gaps[i]["gap_from"] + 1
-            continue
-        if kind < KIND_QUOTE or kind >= KIND_LINK:
+        if kind < KIND_QUOTE or kind > KIND_GAP:
             tables.unplaced[0] += 1
+            continue
+        if kind == KIND_GAP:  # what was lost comes again by itself; the fan-out tells the clients
+            tables.counts[kind] += 1
             continue
         symbol = events[i]["symbol"]
         venue = events[i]["venue"]
@@ -275,14 +273,13 @@ def make(symbols_max: int, venues: int, publishers: int, candles: Rows) -> Table
         link_since_ns=np.zeros(publishers, np.int64),
         epochs=np.full(publishers, NULL, np.int64),
         counts=np.zeros(KIND_GAP + 1, np.int64),
-        lost=np.zeros(1, np.int64),
         unplaced=np.zeros(1, np.int64),
     )
 
 
 def views(rows: Rows) -> Batch:
     """Rows of any kind under the names of each."""
-    return Batch(*[rows.view(dtype) for dtype in (EVENT, NBBO, QUOTE, TRADE, STATUS, BAR, LINK, GAP)])
+    return Batch(*[rows.view(dtype) for dtype in (EVENT, NBBO, QUOTE, TRADE, STATUS, BAR, LINK)])
 
 
 def warm_up() -> None:

@@ -1,0 +1,622 @@
+"""Last values, candles, symbols and the topology over HTTP; it decides nothing.
+
+Pure functions build each answer from the gateway's memory and raise `Problem` where there is none; the
+handlers below them only read the request and write the answer. Every body is JSON; every error is a
+problem document (RFC 9457) with a stable ``code`` and the name of the parameter that was wrong.
+
+What memory does not know is asked from the store, in a thread and at most `STORE_WAIT_S` long, so that a
+store that is gone or hangs delays nobody else and fails no answer that memory can give.
+"""
+
+import asyncio
+import bisect
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from tornado.web import HTTPError, RequestHandler
+
+from fabric.clock import SECOND_NS, Clock
+from fabric.errors import StoreError
+from fabric.records import (
+    KIND_BAR_1H,
+    KIND_BAR_1M,
+    KIND_BAR_5M,
+    NULL,
+    PRICE_UNIT,
+    STATE_HALTED,
+    STATE_NAMES,
+    STATE_STALE,
+    SYMBOL_MAX,
+    unpack,
+    venue_letters,
+)
+from fabric.topology import NodeSpec, Topology
+from gateway.latest import Latest
+
+JsonObject = dict[str, Any]
+_T = TypeVar("_T")
+
+INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H}
+BATCH_MAX = 500
+"""Symbols in one `/quotes?symbols=`."""
+CANDLES_DEFAULT = 100
+SYMBOLS_DEFAULT = 20
+SYMBOLS_LIMIT = 1_000
+STORE_WAIT_S = 0.25
+STORE_READS_MAX = 4
+"""Reads of the store at the same time: as many threads as may hang before the next one is refused at once."""
+ADDRESS_RATE = 500.0
+"""Requests a second that one address may send for long; twice that in a burst."""
+ADDRESSES_MAX = 10_000
+RETRY_AFTER_S = 1
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SYMBOL = re.compile(rf"[!-~]{{1,{SYMBOL_MAX}}}")
+_INSTANT = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:([Zz])|([-+ ])(\d\d):(\d\d)))?", re.ASCII
+)
+_TITLES = {
+    "unknown_symbol": "Unknown symbol",
+    "no_quote": "No quote yet",
+    "bad_parameter": "Bad parameter",
+    "no_data": "No data yet",
+    "too_many_requests": "Too many requests",
+}
+
+
+class Problem(HTTPError):  # noqa: N818  (the RFC's word)
+    """An answer that is an error: status, stable code, one sentence, and members that a program may read."""
+
+    def __init__(self, status: int, code: str, detail: str, **members: object) -> None:
+        super().__init__(status)
+        self.code = code
+        self.detail = detail
+        self.members = members
+
+
+def problem_document(status: int, code: str, detail: str, instance: str, members: Mapping[str, object]) -> JsonObject:
+    """The members of RFC 9457, then ours."""
+    return {
+        "type": f"urn:fabric:problem:{code}",
+        "title": _TITLES.get(code) or HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        **members,
+    }
+
+
+def bad_parameter(parameter: str, found: str, allowed: object) -> Problem:
+    """400: which parameter, what it was and what it may be."""
+    detail = (
+        f"{parameter}: {found[:64]!r} is not {allowed if isinstance(allowed, str) else 'one of the allowed values'}"
+    )
+    return Problem(400, "bad_parameter", detail, parameter=parameter, allowed=allowed)
+
+
+# Values as JSON has them.
+
+
+def rfc3339(time_ns: int) -> str | None:
+    """The instant in UTC with nine digits; None for NULL."""
+    if time_ns == NULL:
+        return None
+    seconds, nanoseconds = divmod(time_ns, SECOND_NS)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def decimal(price: int) -> float | None:
+    """The price in units of the currency; None for NULL."""
+    return None if price == NULL else price / PRICE_UNIT
+
+
+def number(value: int) -> int | None:
+    """The integer; None for NULL."""
+    return None if value == NULL else value
+
+
+def parse_instant(parameter: str, text: str) -> int:
+    """Nanoseconds since the epoch from RFC 3339 (a date alone is its midnight, UTC) or the integer itself."""
+    if re.fullmatch(r"-?[0-9]{1,19}", text):
+        time_ns = int(text)
+        if abs(time_ns) < 2**63:
+            return time_ns
+    match = _INSTANT.fullmatch(text)
+    if match:
+        day, clock, seconds, fraction, _zulu, sign, hours, minutes = match.groups()
+        try:
+            whole = datetime.fromisoformat(f"{day}T{clock or '00:00'}:{seconds or '00'}+00:00")
+            if sign:  # a plus that was not escaped arrives as a space
+                offset = timedelta(hours=int(hours), minutes=int(minutes))
+                whole += offset if sign == "-" else -offset
+            return int(whole.timestamp()) * SECOND_NS + int((fraction or "0").ljust(9, "0"))
+        except (ValueError, OverflowError):
+            pass
+    raise bad_parameter(parameter, text, "an RFC 3339 instant with its offset, a date, or nanoseconds since the epoch")
+
+
+def parse_count(parameter: str, text: str, largest: int) -> int:
+    """An integer from 1 to ``largest``."""
+    if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= largest:
+        return int(text)
+    raise bad_parameter(parameter, text, f"an integer from 1 to {largest}")
+
+
+def parse_symbol(parameter: str, text: str) -> str:
+    """A symbol as the tape writes it."""
+    if _SYMBOL.fullmatch(text):
+        return text
+    raise bad_parameter(parameter, text, f"a symbol: 1 to {SYMBOL_MAX} printable ASCII characters, such as BRK.B")
+
+
+# Answers from memory.
+
+
+def quote(latest: Latest, name: str, now_ns: int) -> JsonObject:
+    """The symbol's best bid and offer. Raises Problem 404: unknown_symbol, or no_quote if there never was one.
+
+    When it is stale the sides are the last known ones, and ``state`` says so.
+    """
+    symbol = latest.find(name)
+    if symbol < 0:
+        raise unknown_symbol(latest, name)
+    row = latest.display(symbol)
+    if row is None:
+        raise Problem(404, "no_quote", f"{name} is known, but no quote of it has arrived yet", symbol=name)
+    value = dict(zip(row.dtype.names or (), row.item(), strict=True))
+    stale = latest.stale(symbol)
+    bits = max(value["state"], 0) | (STATE_STALE if stale else 0)
+    return {
+        "symbol": name,
+        "bid": decimal(value["bid_px"]),
+        "ask": decimal(value["ask_px"]),
+        "bid_size": number(value["bid_size"]),
+        "ask_size": number(value["ask_size"]),
+        "bid_venue": unpack(value["bid_venue"]) or None,
+        "ask_venue": unpack(value["ask_venue"]) or None,
+        "last": decimal(value["last_px"]),
+        "ts": None if value["event_ns"] == NULL else value["event_ns"] / SECOND_NS,
+        "t": rfc3339(value["event_ns"]),
+        "age_ms": None if value["recv_ns"] == NULL else max(now_ns - value["recv_ns"], 0) // 1_000_000,
+        "state": "stale" if stale else "halted" if bits & STATE_HALTED else "live",
+        "flags": [flag for bit, flag in STATE_NAMES.items() if bits & bit],
+        "scope": venue_letters(max(value["scope"], 0)),
+        "seq": value["seq"],
+        "epoch": number(value["epoch"]),
+    }
+
+
+def unknown_symbol(latest: Latest, name: str) -> Problem:
+    """404, with the upper-case form as a hint where that one is known."""
+    hint = name.upper() if name != name.upper() and latest.find(name.upper()) > 0 else None
+    detail = f"no symbol {name!r} has been heard of" + (f"; did you mean {hint!r}?" if hint else "")
+    return Problem(404, "unknown_symbol", detail, symbol=name)
+
+
+def quotes(latest: Latest, names: Sequence[str], now_ns: int) -> JsonObject:
+    """The quotes of several symbols in the order asked for, and why each other one is missing."""
+    found: list[JsonObject] = []
+    missing: list[JsonObject] = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(quote(latest, name, now_ns))
+        except Problem as problem:
+            missing.append({"symbol": name, "code": problem.code})
+    return {"quotes": found, "missing": missing}
+
+
+def parse_symbols(text: str) -> list[str]:
+    """The symbols of ``A,B``."""
+    names = text.split(",")
+    if not text or len(names) > BATCH_MAX:
+        raise bad_parameter("symbols", text, f"1 to {BATCH_MAX} symbols with commas between them")
+    return [parse_symbol("symbols", name.strip()) for name in names]
+
+
+@dataclass(frozen=True)
+class CandleRequest:
+    """What `/candles/{symbol}` was asked."""
+
+    symbol: str
+    interval: str = "1m"
+    start_ns: int = 0
+    end_ns: int = 2**63 - 1
+    limit: int = CANDLES_DEFAULT
+
+
+def candle_request(symbol: str, parameters: Mapping[str, str], kept: int) -> CandleRequest:
+    """Read the parameters; raises Problem 400 naming the one that is wrong. ``kept`` bounds ``limit``."""
+    interval = parameters.get("interval", "1m")
+    if interval not in INTERVALS:
+        raise bad_parameter("interval", interval, list(INTERVALS))
+    start_ns = parse_instant("start", parameters["start"]) if "start" in parameters else 0
+    end_ns = parse_instant("end", parameters["end"]) if "end" in parameters else 2**63 - 1
+    if start_ns > end_ns:
+        raise bad_parameter("start", parameters["start"], "an instant at or before end")
+    limit = parse_count("limit", parameters["limit"], kept) if "limit" in parameters else min(CANDLES_DEFAULT, kept)
+    return CandleRequest(parse_symbol("symbol", symbol), interval, start_ns, end_ns, limit)
+
+
+def candles(latest: Latest, request: CandleRequest) -> JsonObject:
+    """The newest candles with start <= their start < end, oldest first. Raises Problem 404 for an unknown symbol."""
+    symbol = latest.find(request.symbol)
+    if symbol < 0:
+        raise unknown_symbol(latest, request.symbol)
+    kept = latest.candles(symbol, INTERVALS[request.interval], request.start_ns, request.end_ns, request.limit)
+    return candle_answer(
+        request,
+        [
+            {
+                "t": rfc3339(start_ns),
+                "open": decimal(open_px),
+                "high": decimal(high_px),
+                "low": decimal(low_px),
+                "close": decimal(close_px),
+                "volume": number(volume),
+                "trades": number(trades),
+                "vwap": decimal(vwap_px),
+                "start": start_ns / SECOND_NS,
+                "rev": rev,
+                "final": bool(final),
+                "gap": bool(gap),
+            }
+            for start_ns, open_px, high_px, low_px, close_px, volume, trades, vwap_px, rev, final, gap in kept.tolist()
+        ],
+    )
+
+
+def candle_answer(request: CandleRequest, found: Sequence[JsonObject]) -> JsonObject:
+    """The answer around candles, from wherever they came."""
+    return {"symbol": request.symbol, "interval": request.interval, "candles": found}
+
+
+def topology_answer(topology: Topology, node: NodeSpec, latest: Latest) -> JsonObject:
+    """The nodes with their addresses, and whether this gateway hears those that it reads. No setting, no secret."""
+    up = {source.publisher.name: state for source, state in zip(node.reads, latest.links(), strict=True)}
+    nodes = []
+    for spec in topology.nodes:
+        entry: JsonObject = {"name": spec.name, "role": spec.role, "host": spec.host}
+        if spec.publishes:
+            entry |= {
+                "endpoint": spec.publishes.endpoint,
+                "snapshot_endpoint": spec.publishes.snapshot_endpoint,
+                "channels": spec.publishes.channels,
+                "venues": spec.publishes.venues,
+                "letters": spec.publishes.letters,
+            }
+        if spec.reads:
+            entry["reads"] = [source.publisher.name for source in spec.reads]
+        if spec.name in up:
+            entry["up"] = up[spec.name]
+        nodes.append(entry)
+    return {
+        "gateway": node.name,
+        "venues": [{"code": venue.code, "name": venue.name, "feed": venue.feed} for venue in topology.venues],
+        "nodes": nodes,
+        "cache": topology.cache.mode,
+        "symbols": len(latest.symbols) - 1,
+    }
+
+
+class SymbolIndex:
+    """The known names in alphabetical order, sorted again only when one was learnt."""
+
+    def __init__(self, latest: Latest) -> None:
+        self._latest = latest
+        self._names: list[str] = []
+
+    def find(self, prefix: str, limit: int) -> JsonObject:
+        """Names that begin with ``prefix``, and how many there are in all."""
+        if len(self._names) != len(self._latest.symbols) - 1:
+            self._names = sorted(self._latest.symbols.names()[1:])
+        low = bisect.bisect_left(self._names, prefix)
+        high = bisect.bisect_left(self._names, prefix + "\x7f")
+        return {"symbols": self._names[low : min(high, low + limit)], "total": high - low}
+
+    def busiest(self, limit: int) -> JsonObject:
+        """The names whose best bid and offer has changed most often, the busiest first."""
+        changes = self._latest.nbbo["seq"][: len(self._latest.symbols)]
+        busiest = np.argsort(changes, kind="stable")[::-1][:limit].tolist()
+        names = [self._latest.symbols.name(symbol) for symbol in busiest if changes[symbol] != NULL]
+        return {"symbols": names, "total": len(self._latest.symbols) - 1}
+
+
+# The store, when memory has nothing.
+
+
+class Store(Protocol):
+    """What is asked of `gateway.store`: the latest values that the cache holds. Blocks; raises StoreError."""
+
+    def quote(self, symbol: str) -> JsonObject | None: ...
+
+    def candle(self, symbol: str, interval: str) -> JsonObject | None: ...
+
+
+class StoreReader:
+    """Reads of the store in threads: bounded in number and, for who awaits them, in time."""
+
+    def __init__(self, store: Store, stale_after_ns: int) -> None:
+        self._store = store
+        self._stale_after_ns = stale_after_ns
+        self._pool = ThreadPoolExecutor(STORE_READS_MAX, "store")
+        self._running = 0
+        self.reads = 0
+        self.failures = 0
+        self.trouble = ""  # why the last read failed; empty when it did not
+
+    async def _run(self, read: Callable[[], _T]) -> _T:
+        """Run ``read``; raises StoreError when it does, is too late, or when all threads are held up."""
+        self.reads += 1
+        try:
+            result = await self._bounded(read)
+        except StoreError as error:
+            self.failures += 1
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return result
+
+    async def _bounded(self, read: Callable[[], _T]) -> _T:
+        if self._running >= STORE_READS_MAX:
+            raise StoreError(f"all {STORE_READS_MAX} readers wait for the store")
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, read)
+        self._running += 1
+        future.add_done_callback(self._ended)
+        done, _ = await asyncio.wait([future], timeout=STORE_WAIT_S)
+        if not done:  # its thread goes on until the store's own timeout
+            raise StoreError(f"no answer within {STORE_WAIT_S} s")
+        return future.result()
+
+    def _ended(self, read: asyncio.Future[Any]) -> None:
+        self._running -= 1
+        if not read.cancelled():
+            read.exception()  # that of a late one has nobody else to look at it
+
+    async def quotes(self, names: Sequence[str], now_ns: int) -> list[JsonObject]:
+        """The quotes that the store has of ``names``, as `quote` answers them. Raises StoreError."""
+        found = await self._run(lambda: [(name, self._store.quote(name)) for name in names])
+        return [self._answer(name, value, now_ns) for name, value in found if value is not None]
+
+    async def candle(self, symbol: str, interval: str) -> JsonObject | None:
+        """The candle in progress. Raises StoreError."""
+        return await self._run(lambda: self._store.candle(symbol, interval))
+
+    def _answer(self, name: str, value: JsonObject, now_ns: int) -> JsonObject:
+        """A stored value under our own keys, aged by its ``ts``; never live when that is old or not there."""
+        ts = value.get("ts")
+        age_ns = max(now_ns - round(ts * SECOND_NS), 0) if isinstance(ts, int | float) else None
+        state = value.get("state", "live") if age_ns is not None and age_ns <= self._stale_after_ns else "stale"
+        return {"symbol": name, **value, "age_ms": None if age_ns is None else age_ns // 1_000_000, "state": state}
+
+    def close(self) -> None:
+        """Start no further read; the ones that run end by the store's own timeouts."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+# HTTP.
+
+
+class AddressBuckets:
+    """A token bucket for each client address: `ADDRESS_RATE` a second, twice that at once; forgets the least recent."""
+
+    def __init__(self, rate: float = ADDRESS_RATE) -> None:
+        self._rate = rate
+        self.burst = int(2 * rate)
+        self._buckets: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self.refused = 0
+
+    def take(self, address: str, now_ns: int) -> tuple[int, float]:
+        """Take one token. Return how many are left, and the seconds to wait if there was none (else 0)."""
+        tokens, since_ns = self._buckets.pop(address, (float(self.burst), now_ns))
+        tokens = min(float(self.burst), tokens + (now_ns - since_ns) / SECOND_NS * self._rate)
+        wait_s = 0.0
+        if tokens >= 1:
+            tokens -= 1
+        else:
+            wait_s = (1 - tokens) / self._rate
+            self.refused += 1
+        self._buckets[address] = (tokens, now_ns)
+        if len(self._buckets) > ADDRESSES_MAX:
+            self._buckets.popitem(last=False)
+        return int(tokens), wait_s
+
+
+@dataclass
+class Service:
+    """What the handlers work on."""
+
+    topology: Topology
+    node: NodeSpec
+    clock: Clock
+    latest: Latest
+    index: SymbolIndex
+    store: StoreReader | None
+    buckets: AddressBuckets = field(default_factory=AddressBuckets)
+    requests: dict[int, int] = field(default_factory=dict)  # answers by status
+
+
+class Answering(RequestHandler):
+    """What every answer has: safe headers, and errors as problem documents; 405 names the methods there are."""
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        members: Mapping[str, object] = {}
+        code, detail = "error", HTTPStatus(status_code).phrase
+        if isinstance(error, Problem):
+            code, detail, members = error.code, error.detail, error.members
+        elif status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allow = ", ".join(method for method in self.SUPPORTED_METHODS if self._implements(method))
+            code, detail = "method_not_allowed", f"{self.request.method} is not possible here; allowed: {allow}"
+            self.set_header("Allow", allow)
+        elif status_code == HTTPStatus.NOT_FOUND:
+            code, detail = "not_found", f"nothing at {self.request.path[:128]}"
+        elif isinstance(error, HTTPError):
+            code, detail = "bad_request", error.log_message or detail
+        if "retry_after" in members:
+            self.set_header("Retry-After", str(members["retry_after"]))
+        self.set_header("Content-Type", "application/problem+json")
+        document = problem_document(status_code, code, detail, self.request.path[:128], members)
+        self.finish(msgspec.json.encode(document))
+
+    def _implements(self, method: str) -> bool:
+        return getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+
+
+class Handler(Answering):
+    """JSON out, never cached."""
+
+    def initialize(self, service: Service) -> None:
+        self.service = service
+
+    def compute_etag(self) -> None:
+        """None: a live value is not worth a hash."""
+
+    def answer(self, body: object, source: str | None = None) -> None:
+        """Write ``body``; ``source`` says where its values came from."""
+        if source:
+            self.set_header("X-Data-Source", source)
+        self.finish(msgspec.json.encode(body))
+
+    def parameters(self, *allowed: str) -> dict[str, str]:
+        """The query's parameters by name; raises Problem 400 for one that is not allowed or is given twice."""
+        for name, values in self.request.query_arguments.items():
+            if name not in allowed:
+                raise Problem(400, "bad_parameter", f"{name[:64]}: unknown", parameter=name[:64], allowed=list(allowed))
+            if len(values) > 1:
+                raise Problem(400, "bad_parameter", f"{name}: given {len(values)} times", parameter=name)
+        return {name: self.get_query_argument(name) for name in self.request.query_arguments}
+
+
+class DataHandler(Handler):
+    """A handler of market data: counted against its address."""
+
+    def prepare(self) -> None:
+        buckets = self.service.buckets
+        left, wait_s = buckets.take(self.request.remote_ip or "", self.service.clock.monotonic_ns())
+        self.set_header("X-RateLimit-Limit", str(buckets.burst))
+        self.set_header("X-RateLimit-Remaining", str(left))
+        if wait_s:
+            detail = "this address sends more than it may"
+            raise Problem(429, "too_many_requests", detail, retry_after=max(RETRY_AFTER_S, round(wait_s)))
+
+    async def ask_store(self, names: Sequence[str]) -> list[JsonObject]:
+        """The quotes that the store has; none when it fails. Raises Problem 503 if then memory is empty too."""
+        if self.service.store is None:
+            return []
+        try:
+            return await self.service.store.quotes(names, self.service.clock.now_ns())
+        except StoreError as error:
+            if self.service.latest.counters()["quoted"]:
+                return []
+            raise Problem(
+                503, "no_data", f"nothing in memory yet, and the store: {error}", retry_after=RETRY_AFTER_S
+            ) from error
+
+
+class QuoteHandler(DataHandler):
+    """``GET /quotes/{symbol}``"""
+
+    async def get(self, symbol: str) -> None:
+        self.parameters()
+        name = parse_symbol("symbol", symbol)
+        try:
+            self.answer(quote(self.service.latest, name, self.service.clock.now_ns()), "memory")
+        except Problem:
+            stored = await self.ask_store([name])
+            if not stored:
+                raise
+            self.answer(stored[0], "redis")
+
+
+class QuotesHandler(DataHandler):
+    """``GET /quotes?symbols=A,B``"""
+
+    async def get(self) -> None:
+        names = parse_symbols(self.parameters("symbols").get("symbols", ""))
+        found = quotes(self.service.latest, names, self.service.clock.now_ns())
+        missing = [entry["symbol"] for entry in found["missing"]]
+        stored = await self.ask_store(missing) if missing else []
+        if stored:
+            held = {value["symbol"] for value in stored}
+            found["quotes"] += stored
+            found["missing"] = [entry for entry in found["missing"] if entry["symbol"] not in held]
+        self.answer(found, "memory, redis" if stored else "memory")
+
+
+class CandlesHandler(DataHandler):
+    """``GET /candles/{symbol}?interval=&start=&end=&limit=``"""
+
+    async def get(self, symbol: str) -> None:
+        kept = self.service.topology.limits.candles_kept
+        request = candle_request(symbol, self.parameters("interval", "start", "end", "limit"), kept)
+        try:
+            self.answer(candles(self.service.latest, request), "memory")
+        except Problem:
+            stored = await self._stored(request)
+            if stored is None:
+                raise
+            self.answer(candle_answer(request, [stored]), "redis")
+
+    async def _stored(self, request: CandleRequest) -> JsonObject | None:
+        """The store's candle in progress, where it lies in the range that was asked for."""
+        if self.service.store is None:
+            return None
+        try:
+            candle = await self.service.store.candle(request.symbol, request.interval)
+        except StoreError:
+            return None
+        start = candle.get("start") if candle else None
+        if candle is None or not isinstance(start, int | float):
+            return None
+        return candle if request.start_ns <= round(start * SECOND_NS) < request.end_ns else None
+
+
+class SymbolsHandler(DataHandler):
+    """``GET /symbols?prefix=&limit=``, or ``?order=busiest``"""
+
+    def get(self) -> None:
+        parameters = self.parameters("prefix", "limit", "order")
+        limit = parse_count("limit", parameters.get("limit", str(SYMBOLS_DEFAULT)), SYMBOLS_LIMIT)
+        order = parameters.get("order", "name")
+        prefix = parse_symbol("prefix", parameters["prefix"]) if parameters.get("prefix") else ""
+        if order == "name":
+            self.answer(self.service.index.find(prefix, limit), "memory")
+        elif order == "busiest" and not prefix:
+            self.answer(self.service.index.busiest(limit), "memory")
+        else:
+            raise bad_parameter("order", order, ["name", "busiest"] if not prefix else ["name"])
+
+
+class TopologyHandler(DataHandler):
+    """``GET /topology``"""
+
+    def get(self) -> None:
+        self.parameters()
+        self.answer(topology_answer(self.service.topology, self.service.node, self.service.latest))
+
+
+class NotFoundHandler(Handler):
+    """Every other path."""
+
+    def prepare(self) -> None:
+        raise Problem(404, "not_found", f"nothing at {self.request.path[:128]}")
