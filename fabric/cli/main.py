@@ -69,9 +69,9 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output left: `fabric tail nbbo. | head`
+    except BrokenPipeError:  # the reader left before our last words: `fabric tail nbbo. | head`; click sees the others
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush at exit is quiet
-        return 128 + signal.SIGPIPE
+        return 1
     except Exception as error:  # the last resort: a user gets a line, not a traceback
         if os.environ.get("FABRIC_DEBUG"):
             raise

@@ -1,0 +1,108 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fabric import compiled
+from fabric.compiled import inlined, kernel, waiting_kernel
+from support import product_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@inlined
+def double(value: int) -> int:
+    return 2 * value
+
+
+@kernel
+def double_at(values: npt.NDArray[np.int64], index: int) -> int:
+    return double(values[index])
+
+
+@waiting_kernel
+def double_at_without_gil(values: npt.NDArray[np.int64], index: int) -> int:
+    return double(values[index])
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small clone in place of ours."""
+    for name in [*compiled.SOURCES, "nodes/sum_kernel.py", "pyproject.toml"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(compiled, "ROOT", tmp_path)
+    monkeypatch.delenv("FABRIC_KERNEL_CACHE")
+    return tmp_path
+
+
+@pytest.mark.parametrize("function", [double_at, double_at_without_gil])
+def test_kernels_under_test_check_every_index(function: "type[double_at]") -> None:
+    values = np.array([3, 4], np.int64)
+    assert function(values, 1) == 8
+    with pytest.raises(IndexError):
+        function(values, 2)
+
+
+def test_a_kernel_runs_uncompiled_as_its_py_func() -> None:
+    assert double_at.py_func([5], 0) == 10  # type: ignore[attr-defined]
+
+
+def test_the_cache_of_tests_is_not_the_products() -> None:
+    assert compiled.CACHED
+    assert compiled.CACHE_FOLDER is not None
+    assert compiled.CACHE_FOLDER.parent.name == "kernels-checked"
+    assert os.environ["NUMBA_CACHE_DIR"] == str(compiled.CACHE_FOLDER)
+
+
+@pytest.mark.parametrize("name", ["nodes/sum_kernel.py", "fabric/native.py", "fabric/records.py"])
+def test_an_edit_of_any_kernel_source_is_another_cache(tree: Path, name: str) -> None:
+    before = compiled.fingerprint()
+    assert compiled.fingerprint() == before
+    (tree / name).write_text("# edited")
+    assert compiled.fingerprint() != before
+
+
+def test_checked_and_unchecked_kernels_have_different_caches(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compiled.fingerprint()
+    monkeypatch.delenv("NUMBA_BOUNDSCHECK")
+    assert compiled.fingerprint() != before
+
+
+def test_a_clone_keeps_its_kernels_in_itself(tree: Path) -> None:
+    assert compiled._cache_folder() == tree / ".fabric" / "kernels" / compiled.fingerprint()
+
+
+def test_an_installed_package_keeps_them_in_the_users_cache(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "pyproject.toml").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tree / "cache"))
+    assert compiled._cache_folder() == tree / "cache" / "fabric" / "kernels" / compiled.fingerprint()
+
+
+def test_a_cache_that_cannot_be_written_is_none(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FABRIC_KERNEL_CACHE", "/proc/kernels")
+    assert compiled._cache_folder() is None
+
+
+def test_without_a_cache_kernels_compile_in_memory() -> None:
+    """Fault 43: the process that cannot write its cache works all the same."""
+    program = "from fabric import compiled, symbols; print(compiled.CACHED, symbols.SymbolTable(4).intern('A'))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=product_environment(FABRIC_KERNEL_CACHE="/proc/kernels"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("False 1\n", "", 0)
+
+
+def test_asking_about_the_cache_does_not_import_numba() -> None:
+    program = "import sys; from fabric import kernels; kernels.complete(); print('numba' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
