@@ -1,0 +1,280 @@
+"""The feed node of a replay: a recording in place of the lines, published under the recording's own clock.
+
+A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `feed.WIRES` knows, or the recorded
+consolidated tape: a CSV file, several joined by the system's path separator, or a folder (its quotes). Rows
+go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest of them.
+At any other speed a row is sent when its time has come: the first at once, the others as far behind it as
+they were recorded, divided by the speed. After the end the node lives on, so that the last values stay available.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.clock import MILLISECOND_NS, SECOND_NS, EventClock
+from fabric.errors import CaptureError
+from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
+from fabric.symbols import SymbolTable
+from fabric.topology import FeedSettings
+from nodes.feeds import capture, taq
+from nodes.feeds.feed import WIRES, venue_states
+from nodes.feeds.wire import Packets, Wire
+
+if TYPE_CHECKING:
+    from fabric.bus import Outbox
+    from fabric.node import Runtime
+
+TAQ: Final = "taq"
+SKEW_MAX_NS: Final = 5 * SECOND_NS
+"""An event stamped further than this ahead of its receipt does not move the clock."""
+TAPE_ROWS_MAX: Final = 4_096
+_NAP_MAX_NS: Final = 50 * MILLISECOND_NS
+_PROTOCOLS: Final = {0x8003: "iex-tops-1.6", 0x8004: "iex-deep-1.0"}
+_IDLE_S: Final = 0.05
+JOIN_NS: Final = SECOND_NS
+"""Before the first row, however short the delay: readers that started earlier look for our socket several times a second."""
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a recording is: its wire (``taq`` for the tape) and the letters of the venues in it."""
+
+    wire: str
+    venues: str
+
+
+def inspect(source: str) -> SourceInfo:
+    """Look into a recording; raises CaptureError when it is not one that can be replayed."""
+    paths = _paths(source)
+    if len(paths) == 1 and capture.is_capture(paths[0]):
+        return SourceInfo(_wire_of(paths[0]), "V")
+    venues = np.unique(taq.load(paths, symbol=0)["venue"])
+    return SourceInfo(TAQ, "".join(map(chr, venues)))
+
+
+def _paths(source: str) -> list[Path]:
+    paths: list[Path] = []
+    for text in source.split(os.pathsep):
+        path = Path(text)
+        if path.is_dir():
+            found = taq.files(path, "quotes")
+            if not found:
+                raise CaptureError(f"{path}: expected recorded quotes in the folder (quotes_*.csv, gzip or not)")
+            paths += found
+        else:
+            paths.append(path)
+    return paths
+
+
+def _wire_of(path: Path) -> str:
+    """The wire of a capture's first packets that are of a known one."""
+    found: set[int] = set()
+    with capture.Capture(path) as packets:
+        for batch in packets:
+            heads = batch.packets
+            for start, length in zip(heads.offsets.tolist(), heads.lengths.tolist(), strict=True):
+                protocol = int.from_bytes(heads.buffer[start + 2 : start + 4].tobytes(), "little")
+                if length >= 40 and heads.buffer[start] == 1 and protocol in _PROTOCOLS:
+                    return _PROTOCOLS[protocol]
+                found.add(protocol)
+    raise CaptureError(f"{path}: expected packets of {', '.join(_PROTOCOLS.values())} in the capture; found none")
+
+
+class Section(Protocol):
+    """A stretch of a recording, in its order."""
+
+    @property
+    def times(self) -> npt.NDArray[np.int64]:
+        """When each of its parts was recorded."""
+        ...
+
+    def rows(self, start: int, stop: int) -> Iterator[Rows]:
+        """The rows of parts ``start`` to ``stop`` (exclusive); each array good until the next is taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class _PacketSection:
+    wire: Wire
+    packets: Packets
+
+    @property
+    def times(self) -> npt.NDArray[np.int64]:
+        return self.packets.recv_ns
+
+    def rows(self, start: int, stop: int) -> Iterator[Rows]:
+        return self.wire.decode(self.packets.part(start, stop))
+
+
+@dataclass(frozen=True)
+class _TapeSection:
+    tape: Rows
+
+    @property
+    def times(self) -> npt.NDArray[np.int64]:
+        return self.tape["recv_ns"]
+
+    def rows(self, start: int, stop: int) -> Iterator[Rows]:
+        yield self.tape[start:stop]
+
+
+class Recording:
+    """What is replayed: its sections in order, and what has been counted in those that were taken."""
+
+    def __init__(self, settings: FeedSettings, symbols: SymbolTable) -> None:
+        """Opens ``settings.source``; raises CaptureError. Parts outside [from_ns, to_ns) are passed over."""
+        self._from_ns = settings.from_ns if settings.from_ns is not None else -(2**63)
+        self._to_ns = settings.to_ns if settings.to_ns is not None else 2**63 - 1
+        paths = _paths(settings.source)
+        self._capture: capture.Capture | None = None
+        if len(paths) == 1 and capture.is_capture(paths[0]):
+            self._wire = WIRES[settings.wire or _wire_of(paths[0])](symbols)
+            self._capture = capture.Capture(paths[0])
+        else:
+            self._tape = taq.load(paths, symbols.intern(taq.SYMBOL))
+            self._taken = 0
+        self.quotes = self.trades = 0
+        self.first_ns = self.last_ns = 0
+
+    def sections(self) -> Iterator[Section]:
+        """The stretches of the recording, each good until the next is taken; raises CaptureError where it breaks."""
+        for section in self._packet_sections() if self._capture else self._tape_sections():
+            if section.times.size:
+                self.first_ns = self.first_ns or int(section.times[0])
+                self.last_ns = max(self.last_ns, int(section.times.max()))
+                yield section
+
+    def sent(self, rows: Rows) -> None:
+        """Count what of the recording has been published."""
+        self.quotes += int((rows["kind"] == KIND_QUOTE).sum())
+        self.trades += int((rows["kind"] == KIND_TRADE).sum())
+
+    def counters(self) -> dict[str, int | float | str]:
+        """Packets, messages in all and by type, quotes, trades, gaps, duplicates, malformed, first and last time."""
+        if self._capture:
+            counts: dict[str, int | float | str] = {**self._wire.counters(), **self._capture.counters()}
+            by_type = self._wire.messages_by_type()
+        else:
+            counts = {"packets": 0, "messages": self._taken, "gaps": 0, "duplicates": 0, "malformed": 0}
+            by_type = {"quote": self.quotes, "trade": self.trades}
+        times = {"first_ns": self.first_ns, "last_ns": self.last_ns}
+        types = {f"message_{name}": count for name, count in by_type.items()}
+        return {**counts, **types, "quotes": self.quotes, "trades": self.trades, **times}
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._capture:
+            self._capture.close()
+
+    def _packet_sections(self) -> Iterator[_PacketSection]:
+        assert self._capture is not None
+        for batch in self._capture:
+            times = batch.packets.recv_ns
+            wanted = (times >= self._from_ns) & (times < self._to_ns)
+            packets = batch.packets
+            if not wanted.all():
+                packets = Packets(packets.buffer, *(column[wanted] for column in packets[1:]))
+            yield _PacketSection(self._wire, packets)
+
+    def _tape_sections(self) -> Iterator[_TapeSection]:
+        times = self._tape["recv_ns"]
+        wanted = self._tape[(times >= self._from_ns) & (times < self._to_ns)]
+        for start in range(0, wanted.size, TAPE_ROWS_MAX):
+            section = wanted[start : start + TAPE_ROWS_MAX]
+            self._taken += section.size
+            yield _TapeSection(section)
+
+
+class Pacer:
+    """How far a replay has come: the recording's time at a moment of the machine's monotonic clock."""
+
+    def __init__(self, speed: float, first_ns: int, start_ns: int) -> None:
+        """``first_ns`` of the recording is sent at ``start_ns``; speed 0 has everything due at once."""
+        self._speed, self._first_ns, self._start_ns = speed, first_ns, start_ns
+
+    def due(self, times: npt.NDArray[np.int64], monotonic_ns: int) -> int:
+        """How many of the first of ``times`` are due."""
+        if not self._speed:
+            return times.size
+        reached = self._first_ns + int((monotonic_ns - self._start_ns) * self._speed)
+        late = times > reached
+        return int(late.argmax()) if late.any() else times.size
+
+    def until(self, time_ns: int, monotonic_ns: int) -> int:
+        """Nanoseconds of the machine's clock until ``time_ns`` is due."""
+        return max(0, self._start_ns + int((time_ns - self._first_ns) / self._speed) - monotonic_ns)
+
+
+class Replay:
+    """Publishes a recording."""
+
+    def __init__(self, recording: Recording, settings: FeedSettings, outbox: "Outbox", runtime: "Runtime") -> None:
+        self._recording, self._settings = recording, settings
+        self._outbox, self._runtime, self._clock = outbox, runtime, runtime.clock
+        self._reported_ns = self._clock.monotonic_ns()
+
+    def run(self) -> None:
+        """Publish all of it, then keep its last values available until told to stop."""
+        self._nap(max(JOIN_NS, self._settings.delay_ns))
+        pacer: Pacer | None = None
+        for section in self._recording.sections():
+            if pacer is None:
+                pacer = Pacer(self._settings.speed, int(section.times[0]), self._clock.monotonic_ns())
+                self._saw(int(section.times[0]))
+                self._outbox.send(venue_states(self._settings.venues, "live", int(section.times[0])))
+            at = 0
+            while at < section.times.size and not self._runtime.stopping():
+                due = pacer.due(section.times[at:], self._clock.monotonic_ns())
+                if due:
+                    self._publish(section, at, at + due)
+                    at += due
+                else:
+                    self._nap(min(_NAP_MAX_NS, pacer.until(int(section.times[at]), self._clock.monotonic_ns())))
+                self._turn(done=0)
+            if self._runtime.stopping():
+                return
+        while not self._runtime.stopping():
+            self._turn(done=1)
+            time.sleep(_IDLE_S)
+
+    def _publish(self, section: Section, start: int, stop: int) -> None:
+        for rows in section.rows(start, stop):
+            believable = np.minimum(rows["event_ns"], rows["recv_ns"] + SKEW_MAX_NS)
+            self._saw(int(believable.max()))
+            self._outbox.send(rows)
+            self._recording.sent(rows)
+
+    def _saw(self, event_ns: int) -> None:
+        if isinstance(self._clock, EventClock):
+            self._clock.saw(event_ns)
+
+    def _turn(self, done: int) -> None:
+        self._outbox.tick()
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._reported_ns >= SECOND_NS:
+            self._reported_ns = now_ns
+            self._runtime.report({"done": done, **self._recording.counters()})
+
+    def _nap(self, nanoseconds: int) -> None:
+        """Sleep so long, ticking, unless told to stop."""
+        until_ns = self._clock.monotonic_ns() + nanoseconds
+        while (left_ns := until_ns - self._clock.monotonic_ns()) > 0 and not self._runtime.stopping():
+            time.sleep(min(left_ns, _NAP_MAX_NS) / SECOND_NS)
+            self._turn(done=0)
+
+
+def main(runtime: "Runtime") -> None:
+    """The program: replay one recording, then stay."""
+    settings = runtime.spec.settings
+    assert isinstance(settings, FeedSettings)
+    recording = Recording(settings, runtime.symbols)
+    outbox = runtime.outbox()
+    runtime.ready(settings.source)
+    Replay(recording, settings, outbox, runtime).run()
+    recording.close()
