@@ -79,3 +79,17 @@ def waiting_kernel(function: _F) -> _F:
 def inlined(function: _F) -> _F:
     """Compile ``function`` as a helper that callers absorb."""
     return _compile(function, inline="never", nogil=True)
+
+
+def lean_kernel(function: _F) -> _F:
+    """As `kernel`, for one that only reads and writes the arrays it is given: compiled without reference counts.
+
+    A table passed to a helper otherwise counts each of its arrays up and down, which costs more than the
+    work on a row. Its helpers must be `lean` too.
+    """
+    return _compile(function, _nrt=False)
+
+
+def lean(function: _F) -> _F:
+    """As `inlined`, for helpers of a `lean_kernel`: always part of the machine code of their callers."""
+    return _compile(function, forceinline=True, _nrt=False)

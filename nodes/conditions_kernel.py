@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from fabric.compiled import inlined
+from fabric.compiled import lean
 from fabric.records import NULL
 
 
-@inlined
+@lean
 def allowed(table: Any, condition: int) -> int:
     """Return the bits that all characters of the packed text ``condition`` have in ``table``; empty is one blank."""
     if condition == NULL or condition == 0:

@@ -6,8 +6,8 @@ the price is better (a bid's price, an ask's price negated), so that one rule se
 smallest integer, ranks below everything.
 
 A quote is compared with the best alone; the other venues are looked at only when the best venue itself
-has moved (`best_of`), or something is published (`publish`, for the masks). What is read for every quote
-is one half cache line of the venue (`QUOTED`) and one of the symbol (`TOP`).
+has moved (`best_of`). What is touched for every quote is half a cache line of the venue (`QUOTED`) and one
+of the symbol (`TOP`).
 
 Sources: CQS 2.11b, section on the national best bid and offer; for "arrived first" the recorded tape, of
 which it reproduces every row (tests/nodes/test_nbbo.py).
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import inlined, kernel
+from fabric.compiled import lean, lean_kernel
 from fabric.records import (
     EVENT,
     KIND_LINK,
@@ -58,8 +58,9 @@ TOP: Final = np.dtype(
         ("state", "<i4"),  # STATE_* bits
         ("scope", "<i4"),  # mask of the venues that feed this symbol
         ("lost", "<i4"),  # mask of those that fed it, went away and have not quoted since
+        ("mask", "<i4", (2,)),  # of the venues at the best price, whatever their size
         ("last_px", "<i8"),
-        ("_spare", "<i8", (2,)),
+        ("_spare", "<i8"),
     ]
 )
 """A symbol's best: one cache line."""
@@ -120,14 +121,19 @@ def no_book(symbols_max: int, venues: int) -> Book:
 
 
 def _on_cache_lines(shape: tuple[int, ...], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Zeroed records that begin on a cache line, so that none of 32 or 64 bytes lies across two."""
+    """Zeroed records that begin on a cache line, so that none of 32 or 64 bytes lies across two.
+
+    Made with `np.empty` because numpy asks for huge pages there and not in `np.zeros`; at 50,000 symbols that
+    is worth a third.
+    """
     size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + 64, np.uint8)
+    raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
+    raw.fill(0)
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-@kernel
+@lean_kernel
 def step(book: Any, market: Any, rows: Any, quotes: Any, trades: Any, statuses: Any, links: Any, out: Any) -> int:
     """Apply ``rows`` in order, write the changes of the composite to ``out`` and return how many.
 
@@ -161,7 +167,7 @@ def changes_max(symbols_max: int, venues: int, batch_max: int) -> int:
     return symbols_max * venues + 2 * batch_max
 
 
-@inlined
+@lean
 def quote(book: Any, market: Any, quotes: Any, i: int, out: Any, count: int) -> int:
     """Replace a venue's quote by ``quotes[i]``; publish if that changes the best or the state."""
     row = quotes[i]
@@ -185,8 +191,8 @@ def quote(book: Any, market: Any, quotes: Any, i: int, out: Any, count: int) -> 
     if sides != 3:
         book.counters[INELIGIBLE] += 1
     top = book.tops[symbol]
-    changed = offer(book, top, symbol, slot, 0, row["bid_px"], row["bid_size"], sides & 1)
-    changed |= offer(book, top, symbol, slot, 1, row["ask_px"], row["ask_size"], sides & 2)
+    changed = offer(book, market, symbol, slot, 0, row["bid_px"], row["bid_size"], sides & 1)
+    changed |= offer(book, market, symbol, slot, 1, row["ask_px"], row["ask_size"], sides & 2)
 
     top["scope"] |= bit
     top["lost"] &= ~bit
@@ -197,8 +203,8 @@ def quote(book: Any, market: Any, quotes: Any, i: int, out: Any, count: int) -> 
     return count
 
 
-@inlined
-def offer(book: Any, top: Any, symbol: int, slot: int, side: int, price: int, size: int, eligible: int) -> bool:
+@lean
+def offer(book: Any, market: Any, symbol: int, slot: int, side: int, price: int, size: int, eligible: int) -> bool:
     """Set one side of a venue's quote, which has just arrived; say whether that changes the best of this side."""
     rank = NULL
     if eligible and price > 0 and 0 < size <= SIZE_MAX:
@@ -209,43 +215,50 @@ def offer(book: Any, top: Any, symbol: int, slot: int, side: int, price: int, si
     quoted["rank"][side] = rank
     quoted["size"][side] = size
 
-    better = rank > top["rank"][side] or (rank == top["rank"][side] and size > top["size"][side])
-    if not better:
+    top = book.tops[symbol]
+    best = top["rank"][side]
+    mask = venue_bit(market.venues[slot])
+    if rank <= best:
+        mask = top["mask"][side] | mask if rank == best and rank != NULL else top["mask"][side] & ~mask
+    if rank < best or (rank == best and size <= top["size"][side]):  # not better than the best, and later
         if slot != top["slot"][side]:
-            return False  # at best as good as the best, and later
-        slot = best_of(book, symbol, side)
-        rank = NULL
-        size = 0
-        if slot >= 0:
-            rank = book.quoted[symbol, slot]["rank"][side]
-            size = book.quoted[symbol, slot]["size"][side]
-    changed = rank != top["rank"][side] or size != top["size"][side] or slot != top["slot"][side]
+            top["mask"][side] = mask
+            return False
+        slot, mask = best_of(book, market, symbol, side)
+        rank = book.quoted[symbol, slot]["rank"][side] if slot >= 0 else NULL
+        size = book.quoted[symbol, slot]["size"][side] if slot >= 0 else 0
+    changed = rank != best or size != top["size"][side] or slot != top["slot"][side]
     top["rank"][side] = rank
     top["size"][side] = size
     top["slot"][side] = slot
+    top["mask"][side] = mask
     return changed
 
 
-@inlined
-def best_of(book: Any, symbol: int, side: int) -> int:
-    """Return the venue slot with the best rank, then the largest size, then the earliest arrival; -1 for none."""
+@lean
+def best_of(book: Any, market: Any, symbol: int, side: int) -> tuple[int, int]:
+    """Return the venue slot with the best rank, then the largest size, then the earliest arrival, and the mask of
+    all venues that have this rank; -1 and 0 when there is no such side."""
     best = -1
     best_rank = NULL
     best_size = 0
     best_arrival = 0
-    for slot in range(book.quoted.shape[1]):
+    mask = 0
+    for slot in range(market.venues.size):
         quoted = book.quoted[symbol, slot]
         rank = quoted["rank"][side]
         if rank < best_rank or rank == NULL:
             continue
         size = quoted["size"][side]
         arrival = quoted["arrival"]
+        bit = venue_bit(market.venues[slot])
+        mask = bit if rank > best_rank else mask | bit
         if rank > best_rank or size > best_size or (size == best_size and arrival < best_arrival):
             best, best_rank, best_size, best_arrival = slot, rank, size, arrival
-    return best
+    return best, mask
 
 
-@inlined
+@lean
 def trade(book: Any, market: Any, row: Any) -> None:
     """Keep the last price of the tape; the symbol's next change carries it."""
     if row["price"] <= 0 or row["mark"] > 0:
@@ -256,7 +269,7 @@ def trade(book: Any, market: Any, row: Any) -> None:
         top["last_px"] = row["price"]
 
 
-@inlined
+@lean
 def status(book: Any, market: Any, statuses: Any, i: int, out: Any, count: int) -> int:
     """Apply a trading status of one symbol (the last word counts), or the state of a whole venue's line."""
     row = statuses[i]
@@ -280,7 +293,7 @@ def status(book: Any, market: Any, statuses: Any, i: int, out: Any, count: int) 
     return count
 
 
-@inlined
+@lean
 def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, i: int, out: Any, count: int) -> int:
     """Withdraw every quote of the venues in ``mask``: none counts again until the line is up and it has quoted anew."""
     fresh = mask & ~(book.down[BY_VENUE] | book.down[BY_LINK])
@@ -295,8 +308,8 @@ def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, i: int
         for slot in range(market.venues.size):
             if venue_bit(market.venues[slot]) & gone:
                 book.counters[WITHDRAWN] += 1
-                offer(book, top, symbol, slot, 0, NULL, 0, 0)
-                offer(book, top, symbol, slot, 1, NULL, 0, 0)
+                offer(book, market, symbol, slot, 0, NULL, 0, 0)
+                offer(book, market, symbol, slot, 1, NULL, 0, 0)
         top["scope"] &= ~gone
         top["lost"] |= gone
         top["state"] = state_of(top)
@@ -304,13 +317,13 @@ def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, i: int
     return count
 
 
-@inlined
+@lean
 def venue_bit(venue: int) -> int:
     """The bit of a venue letter in a mask: bit 0 is A."""
     return 1 << (venue - 65)
 
 
-@inlined
+@lean
 def state_of(top: Any) -> int:
     """The state bits of a symbol. Without any side it is not one-sided; stale when no venue that fed it is left."""
     state = top["state"] & STATE_HALTED
@@ -328,7 +341,7 @@ def state_of(top: Any) -> int:
     return state
 
 
-@inlined
+@lean
 def publish(book: Any, market: Any, symbol: int, cause: Any, i: int, out: Any, count: int) -> int:
     """Write the symbol's row, with the times and the sequence of the row that caused it; return the new count."""
     top = book.tops[symbol]
@@ -347,8 +360,8 @@ def publish(book: Any, market: Any, symbol: int, cause: Any, i: int, out: Any, c
     row["ask_size"] = top["size"][1] if top["slot"][1] >= 0 else NULL
     row["bid_venue"] = market.venues[top["slot"][0]] if top["slot"][0] >= 0 else NULL
     row["ask_venue"] = market.venues[top["slot"][1]] if top["slot"][1] >= 0 else NULL
-    row["bid_mask"] = at_best(book, market, symbol, 0)
-    row["ask_mask"] = at_best(book, market, symbol, 1)
+    row["bid_mask"] = top["mask"][0]
+    row["ask_mask"] = top["mask"][1]
     row["last_px"] = top["last_px"]
     row["state"] = top["state"]
     row["scope"] = top["scope"]
@@ -358,18 +371,6 @@ def publish(book: Any, market: Any, symbol: int, cause: Any, i: int, out: Any, c
     if top["state"] & STATE_CROSSED:
         book.counters[CROSSED] += 1
     return count + 1
-
-
-@inlined
-def at_best(book: Any, market: Any, symbol: int, side: int) -> int:
-    """The mask of the venues whose price is the best, whatever their size."""
-    best = book.tops[symbol]["rank"][side]
-    mask = 0
-    if best != NULL:
-        for slot in range(market.venues.size):
-            if book.quoted[symbol, slot]["rank"][side] == best:
-                mask |= venue_bit(market.venues[slot])
-    return mask
 
 
 def views(rows: Any) -> tuple[Any, Any, Any, Any, Any]:
