@@ -62,7 +62,6 @@ class State(StrEnum):
     BACKOFF = "back-off"
     STOPPING = "stopping"
     STOPPED = "stopped"
-    DONE = "done"  # a replayed file has ended
     FAILED = "failed"  # given up
 
 
@@ -132,6 +131,8 @@ class Launcher:
         self._held: list[tuple[int, Callable[[], None]]] = []  # pipes left alone until the next second
         self._stopping = False
         self._unclean = False
+        self.status_at_stop: dict[str, Any] = {}
+        """What `status` said just before the stop: the drain would blur the rates."""
         self._told_ready = False
         self._sampled_ns = 0
         self._watchdog_ns = machine.watchdog_ns()
@@ -189,10 +190,8 @@ class Launcher:
         self._selector.unregister(descriptor)
 
     def settled(self) -> bool:
-        """Whether every node is ready, done or given up: the start is over."""
-        return bool(self._nodes) and all(
-            node.state in (State.READY, State.DONE, State.FAILED) for node in self._nodes.values()
-        )
+        """Whether every node is ready or given up: the start is over."""
+        return all(node.state in (State.READY, State.FAILED) for node in self._nodes.values())
 
     def failed(self) -> list[str]:
         """The nodes that have been given up."""
@@ -201,6 +200,7 @@ class Launcher:
     def stop(self) -> None:
         """Begin to stop all nodes, sources first; `turn` goes on until `ended`."""
         if not self._stopping:
+            self.status_at_stop = self.status()
             self._stopping = True
             self._unclean = self._unclean or bool(self.failed())
             self._say("info", "stopping")
@@ -219,8 +219,7 @@ class Launcher:
 
     def ended(self) -> bool:
         """Whether a stop is complete, or nothing is left that could be run."""
-        over = (State.STOPPED, State.DONE, State.FAILED)
-        return self._stopping and all(node.state in over for node in self._nodes.values())
+        return self._stopping and all(node.state in (State.STOPPED, State.FAILED) for node in self._nodes.values())
 
     def exit_code(self) -> int:
         """0 after a clean stop; 1 if a node had been given up, was killed in the drain or ended with an error."""
@@ -441,7 +440,7 @@ class Launcher:
         assert self._server is not None
         node.epoch = self.folder.next_epoch(node.spec.name, self._clock.now_ns())
         log_pipe, log = os.pipe()
-        status_pipe, status = os.pipe()
+        status_pipe, status = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a report is never worth a node's stall
         try:
             self._server.spawn(node.spec.name, node.epoch, log, status)
         except OSError:  # it has died or hangs: the end of its socket, or the bound on the start, will say so
@@ -456,14 +455,15 @@ class Launcher:
         node.report, node.report_ns, node.rates = {}, 0, {}
         node.cpu_ns, node.cpu_percent, node.rss_bytes = 0, 0.0, 0
         node.log_pipe, node.status_pipe, node.status_rest = log_pipe, status_pipe, b""
-        for pipe, callback in ((log_pipe, self._read_log), (status_pipe, self._read_status)):
-            os.set_blocking(pipe, False)
-            self._selector.register(pipe, selectors.EVENT_READ, partial(callback, node))
+        os.set_blocking(log_pipe, False)
+        self._selector.register(log_pipe, selectors.EVENT_READ, partial(self._read_log, node))
 
     def _spawned(self, node: _Node, pid: int, epoch: int) -> None:
         assert epoch == node.epoch
         node.pid = pid
         self._by_pid[pid] = node
+        # only now: a quick node is ready before we have heard what its pid is
+        self._selector.register(node.status_pipe, selectors.EVENT_READ, partial(self._read_status, node))
         if node.killed:
             self._kill(node, node.killed)
         elif node.state is State.STOPPING:
@@ -542,9 +542,6 @@ class Launcher:
         node.settled = True
         if node.again:
             self._anew(node, now_ns)
-        elif code == 0 and is_replay(node.spec):
-            node.state = State.DONE
-            self._say("info", f"{node.spec.name}: its source has ended")
         else:
             self._died(node, what, now_ns)
 
@@ -754,7 +751,7 @@ class Running:
     def wait_ready(
         self, timeout_s: float = 60.0, on_progress: Callable[[int, int, str], None] | None = None
     ) -> list[str]:
-        """Wait until every node is ready, done or given up; return those that were given up.
+        """Wait until every node is ready or given up; return those that were given up.
 
         Raises what `Launcher.start` raised, and FabricError after ``timeout_s`` without news.
         """
@@ -857,11 +854,6 @@ def main() -> int:
 
             launcher.watch(0, let_go)
         return supervise(launcher, on_settled=settled, hangup=False)
-
-
-def is_replay(spec: NodeSpec) -> bool:
-    """Whether a node ends by itself: a feed that reads a file."""
-    return isinstance(spec.settings, FeedSettings) and bool(spec.settings.source)
 
 
 def _needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:

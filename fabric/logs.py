@@ -9,6 +9,7 @@ without end. So each source is split here under three bounds: a line has at most
 import os
 import select
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from fabric.clock import SECOND_NS
@@ -220,14 +221,11 @@ class NodeLog:
             self._combined.write(self.name, lines)
 
 
-def tail(path: Path, lines: int) -> list[bytes]:
-    """The last ``lines`` of a log and of the part before it, without their ends; empty where there is no log."""
-    found: list[bytes] = []
-    for part in (path, path.with_name(path.name + ".1")):
-        try:
-            found = part.read_bytes().splitlines() + found
-        except FileNotFoundError:
-            continue
-        if len(found) >= lines:
-            break
-    return found[-lines:] if lines else []
+def tail(path: Path, lines: int) -> tuple[list[bytes], int]:
+    """The last ``lines`` of a log and the part before it, without their ends, and where in the log that was."""
+    data = path.read_bytes()
+    found = data.splitlines()
+    if len(found) < lines:
+        with suppress(FileNotFoundError):
+            found = path.with_name(path.name + ".1").read_bytes().splitlines() + found
+    return found[-lines:] if lines else [], len(data)

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fabric.clock import SECOND_NS
 from fabric.errors import UnavailableError
-from fabric.topology import FeedSettings, GatewaySettings, Topology
+from fabric.topology import CacheSettings, FeedSettings, GatewaySettings, Topology
 
 _TCP_LISTEN = "0A"
 _DESCRIPTORS_BESIDE_CLIENTS = 512
@@ -29,7 +30,7 @@ class Port:
     """An address that a node will bind."""
 
     node: str
-    use: str  # PUB | ROUTER | HTTP | UDP
+    use: str  # PUB | ROUTER | HTTP | Redis | UDP
     host: str
     number: int
 
@@ -61,6 +62,9 @@ def ports(topology: Topology) -> list[Port]:
                 found.append(Port(node.name, "HTTP", host, port))
             case FeedSettings(source="", lines=lines):
                 found += [Port(node.name, "UDP", host, number) for host, number in lines if not _is_multicast(host)]
+            case CacheSettings(mode="embedded", servers=(server,)) if node.role == "cache":
+                url = urlsplit(server)
+                found.append(Port(node.name, "Redis", url.hostname or "127.0.0.1", url.port or 6379))
             case _:
                 pass
     return found
@@ -122,12 +126,8 @@ def usage(pid: int) -> Usage | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    ticks = int(fields[11]) + int(fields[12])
-    return Usage(
-        ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"),
-        int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
-        fields[0] == "Z",
-    )
+    cpu_ns = (int(fields[11]) + int(fields[12])) * SECOND_NS // os.sysconf("SC_CLK_TCK")
+    return Usage(cpu_ns, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), fields[0] == "Z")
 
 
 def notify_systemd(text: str) -> None:

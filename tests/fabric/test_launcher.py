@@ -14,7 +14,7 @@ import pytest
 from fabric.control import Control, RunFolder
 from fabric.errors import FabricError, UnavailableError
 from fabric.launcher import Launcher, State
-from fabric.topology import NodeSpec, Topology
+from fabric.topology import Topology
 from programs import START, node, topology
 
 WITHIN_S = 10.0
@@ -305,15 +305,3 @@ def test_systemd_hears_of_ready_and_stopping(tmp_path, monkeypatch):
             launcher.stop()
             assert systemd.recv(1024).startswith(b"STOPPING=1")
             until(launcher, launcher.ended)
-
-
-def test_a_replayed_source_that_ends_is_done_and_not_dead():
-    from fabric.launcher import is_replay
-    from fabric.topology import FeedSettings, ProcessorSettings
-
-    def spec(settings):
-        return NodeSpec("a", "feed", "x:y", settings)
-
-    assert is_replay(spec(FeedSettings("iex-tops-1.6", "V", source="x.pcap")))
-    assert not is_replay(spec(FeedSettings("iex-tops-1.6", "V", lines=(("127.0.0.1", 5490),))))
-    assert not is_replay(spec(ProcessorSettings("A", "V")))

@@ -1,0 +1,117 @@
+"""Tables of a running topology for a terminal: where it is reached, how its nodes are."""
+
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fabric.topology import CacheSettings, GatewaySettings, Topology
+
+RATES = ("published", "sent", "messages", "written", "accepted", "received", "frames")
+"""The counter that a node's rate is taken from: the first of these that it reports."""
+COUNTERS = (
+    "kernel_drops", "gaps", "lost", "missed", "duplicates", "malformed", "bad_frames", "refused", "skew",
+    "symbols_refused", "published", "messages", "accepted", "frames", "clients", "symbols", "written", "keys",
+    "version", "line",
+)  # fmt: skip
+"""Of all that nodes report, what the table shows; `fabric status --json` has the rest."""
+_ZERO_MATTERS = ("kernel_drops", "gaps", "lost")
+_STYLES = {"ready": "green", "failed": "bold red", "back-off": "red", "starting": "yellow", "stopping": "yellow"}
+
+
+def nodes(status: dict[str, Any]) -> Table:
+    """One line a node, from the launcher's status."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("node", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("pid", "up", "restarts", "rate/s", "cpu %", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("counters", overflow="fold")
+    for node in status["nodes"]:
+        state = node["state"]
+        table.add_row(
+            node["name"],
+            f"[{_STYLES.get(state, 'default')}]{state}[/]",
+            _text(node["pid"]),
+            uptime(node["uptime_s"]),
+            str(node["restarts"]),
+            _rate(node),
+            _text(node["cpu_percent"]),
+            _text(node["rss_bytes"] and round(node["rss_bytes"] / 1e6)),
+            _counters(node["report"]),
+        )
+    return table
+
+
+def endpoints(topology: Topology, status: dict[str, Any]) -> Table:
+    """Where clients, bots and Redis readers connect; what the cache reports of itself stands with it."""
+    reports = {node["name"]: node["report"] for node in status["nodes"]}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for node in topology.nodes:
+        if isinstance(node.settings, GatewaySettings):
+            host = f"[{node.settings.host}]" if ":" in node.settings.host else node.settings.host
+            address = f"{host}:{node.settings.port}"
+            table.add_row("page", f"http://{address}/", node.name)
+            table.add_row("WebSocket", f"ws://{address}/v2/sip  ws://{address}/stream", node.name)
+            table.add_row("REST", f"http://{address}/quotes/AAPL", node.name)
+    for node in topology.nodes:
+        if node.publishes is not None:
+            letters = f" [{node.publishes.letters}]" if node.publishes.letters else ""
+            channels = ", ".join(node.publishes.channels) + letters
+            snapshot = f"snapshots {node.publishes.snapshot_endpoint}"
+            table.add_row(
+                "bus", f"{node.publishes.endpoint}  {snapshot}", f"{node.name}: {channels}".replace("[", r"\[")
+            )
+    for node in topology.nodes:
+        if node.role == "cache" or (node.role == "writer" and topology.cache.mode != "embedded"):
+            table.add_row("Redis", _servers(topology.cache), _counters(reports.get(node.name, {})))
+    return table
+
+
+def render(table: Table, coloured: bool, width: int = 160) -> str:
+    """A table as text, for an output that must not be waited for."""
+    text = StringIO()
+    Console(file=text, force_terminal=coloured, no_color=not coloured, width=width).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def uptime(seconds: float | None) -> str:
+    """``12.3 s``, ``4:05``, ``3:00:09``."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _rate(node: dict[str, Any]) -> str:
+    if "rate" in node["report"]:
+        return f"{node['report']['rate']:,.0f}"
+    return next((f"{node['rates'][name]:,.0f}" for name in RATES if name in node["rates"]), "-")
+
+
+def _counters(report: dict[str, Any]) -> str:
+    shown = [(name, report[name]) for name in COUNTERS if name in report]
+    return "  ".join(
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
+        for name, value in shown
+        if value or name in _ZERO_MATTERS
+    )
+
+
+def _servers(cache: CacheSettings) -> str:
+    """The addresses, without user and password."""
+    return " ".join(
+        url if "@" not in url else f"{url.split('://')[0]}://{url.rpartition('@')[2]}" for url in cache.servers
+    )
