@@ -1,0 +1,67 @@
+"""The wire of a simulated exchange: every packet to every line, over UDP."""
+
+import socket
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.errors import UnavailableError
+from nodes.exchanges import sender_kernel
+
+_SEND_BUFFER_BYTES = 4 << 20
+
+
+class Sender:
+    """One UDP socket a line; sends the packets of an encoder's buffer."""
+
+    def __init__(
+        self, lines: tuple[tuple[str, int], ...], packets: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]
+    ) -> None:
+        """Send rows of ``packets``, each as long as ``lengths`` says; both stay the caller's and must not be replaced.
+
+        The sockets are not connected: a line that nobody listens to is then not an error, as on a real network.
+        Raises UnavailableError for a host that has no address.
+        """
+        self._packets, self._lengths = packets, lengths
+        self.refused = 0
+        """Packets that the operating system would not take, over all lines."""
+        self._vectors = np.zeros((len(packets), 2), np.int64)
+        self._vectors[:, 0] = packets.ctypes.data + np.arange(len(packets)) * packets.strides[0]
+        self._sockets: list[socket.socket] = []
+        self._addresses: list[npt.NDArray[np.uint8]] = []  # kept: the headers point into them
+        self._headers: list[npt.NDArray[np.int64]] = []
+        for host, port in lines:
+            try:
+                family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            except OSError as error:
+                self.close()
+                raise UnavailableError(f"line udp://{host}:{port}: {error}") from error
+            line = socket.socket(family, socket.SOCK_DGRAM)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            self._sockets.append(line)
+            name = np.frombuffer(_sockaddr(family, str(address[0]), port), np.uint8).copy()
+            self._addresses.append(name)
+            headers = np.zeros((len(packets), sender_kernel.HEADER_WORDS), np.int64)
+            headers[:, 0], headers[:, 1] = name.ctypes.data, name.size
+            headers[:, 2] = self._vectors.ctypes.data + np.arange(len(packets)) * self._vectors.strides[0]
+            headers[:, 3] = 1
+            self._headers.append(headers)
+
+    def send(self, count: int) -> None:
+        """Send the first ``count`` packets to every line; never blocks."""
+        for line, headers in zip(self._sockets, self._headers, strict=True):
+            self.refused += sender_kernel.send(line.fileno(), headers, self._vectors, self._lengths, count)
+
+    def close(self) -> None:
+        """Close the sockets; may be called twice."""
+        for line in self._sockets:
+            line.close()
+
+
+def _sockaddr(family: int, host: str, port: int) -> bytes:
+    """struct sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)) of a numeric address."""
+    raw = socket.inet_pton(family, host)
+    if family == socket.AF_INET:
+        return struct.pack("=H", family) + struct.pack(">H", port) + raw + bytes(8)
+    return struct.pack("=H", family) + struct.pack(">HI", port, 0) + raw + bytes(4)
