@@ -29,6 +29,7 @@ import zmq.utils.monitor
 from fabric import bus_kernel, codec, topics
 from fabric import sequence_kernel as sk
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock
+from fabric.codec_kernel import DEPTH_MAX
 from fabric.errors import UnavailableError
 from fabric.native import ZMQ_MSG_BYTES, ZMQ_POLLIN
 from fabric.records import (
@@ -82,7 +83,6 @@ _MONITORED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
-_POLL_ITEM = np.dtype([("socket", "<i8"), ("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")])
 
 
 def _tune(socket: zmq.Socket[bytes], limits: Limits) -> None:
@@ -141,7 +141,7 @@ class Outbox:
         self._counters = np.zeros(bus_kernel.OUT_WIDTH, np.int64)
         self._heads = np.zeros((KINDS, sk.LETTERS), np.int64)
         self._scratch = np.zeros(2 * bus_kernel.SCRATCH, np.uint8)
-        self._nothing = np.zeros(0, _POLL_ITEM)
+        self._nothing = np.zeros(0, bus_kernel.POLL_ITEM)
         self._dropped_waiting = 0
         self._next_beat_ns = 0
         self._scanned_ns = clock.monotonic_ns()
@@ -160,7 +160,7 @@ class Outbox:
         self._handle = int(self._socket.underlying)
 
     def send(self, rows: Rows) -> None:
-        """Publish ``rows`` in order. Fills seq, epoch, position and the stamp in place; never blocks unless lossless."""
+        """Publish ``rows`` in order, filling seq, epoch, position and the stamp in place; waits only where lossless."""
         if not rows.size:
             return
         table = columns(rows)
@@ -315,7 +315,9 @@ class _SnapshotService:
         address = f"inproc://snapshot-{id(self)}"
         self._stop_end.bind(address)
         stop.connect(address)
-        self._thread = threading.Thread(target=self._serve, args=(stop,), name=f"{publisher.name}-snapshot", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve, args=(stop,), name=f"{publisher.name}-snapshot", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -387,7 +389,9 @@ class Inbox:
         *,
         linger_us: int = 0,
     ) -> None:
-        """``linger_us``: after the first message of a wait let more gather, so that a busy stream wakes the process seldom."""
+        """``linger_us``: after the first message of a wait let more gather, so that a busy stream wakes the process
+        seldom.
+        """
         self.sources = tuple(sources)
         self._context = context
         self._symbols = symbols
@@ -410,6 +414,7 @@ class Inbox:
         self._rows = np.zeros((limits.batch_max + EVENTS_MAX, WIDTH), np.int64)
         self._message = np.zeros(ZMQ_MSG_BYTES, np.uint8)
         self._scratch = np.zeros(2 * bus_kernel.SCRATCH, np.uint8)
+        self._waiting = np.zeros(DEPTH_MAX, np.int64)
         self._control = np.zeros(1 << 18, np.uint8)
         self._control_ends = np.zeros((64, 2), np.int64)
         self._sample = np.zeros(3 + bus_kernel.SAMPLE, np.int64)
@@ -417,13 +422,15 @@ class Inbox:
         self._next_check_ns = 0
         self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
-        self._items = np.zeros(3 * count, _POLL_ITEM)
+        self._items = np.zeros(3 * count, bus_kernel.POLL_ITEM)
         self._links = [_Link(source, i) for i, source in enumerate(self.sources)]
         for link in self._links:
             self._open(link)
 
     def recv_batch(self, timeout_ms: int) -> Rows:
-        """Return what is there, waiting up to ``timeout_ms`` for the first message; may be empty; valid until the next call."""
+        """Return what is there, waiting up to ``timeout_ms`` for the first message; may be empty; valid until the next
+        call.
+        """
         now = self._clock.monotonic_ns()
         if now >= self._next_check_ns:
             self._check(now)
@@ -452,7 +459,8 @@ class Inbox:
         n, heartbeats = bus_kernel.drain(
             self._items, len(self._links), share, codec.SCHEMA, self._symbols.arrays, self._state, self._layout,
             self._last, self._arrival, self._advance, self._rows, n, self._message, self._scratch, self._control,
-            self._control_ends, self._reasons, self._sample, now_ns, wall_ns, self._limits.refresh_every_ns,
+            self._control_ends, self._reasons, self._sample, self._waiting, now_ns, wall_ns,
+            self._limits.refresh_every_ns,
         )  # fmt: skip
         if n < 0:
             raise zmq.ZMQError(-n)
@@ -654,8 +662,10 @@ class Inbox:
         while self._snapshots:
             index, data, ends, done = self._snapshots[0]
             n, done = bus_kernel.absorb(
-                codec.SCHEMA, self._symbols.arrays, data, ends, done, self._state, self._layout, self._last, self._arrival,
-                self._advance, self._rows, n, index, self._reasons, now_ns, wall_ns, self._limits.refresh_every_ns,
+                codec.SCHEMA, self._symbols.arrays, data, ends, done, self._state, self._layout, self._last,
+                self._arrival,
+                self._advance, self._rows, n, index, self._reasons, self._waiting, now_ns, wall_ns,
+                self._limits.refresh_every_ns,
             )  # fmt: skip
             if done < ends.shape[0]:
                 self._snapshots[0] = (index, data, ends, done)
@@ -720,26 +730,3 @@ class Inbox:
                     self._events.append((KIND_GAP, link.index, kind))
                     link.wants_snapshot = channel in STATE_CHANNELS
                 link.behind[at] = behind
-
-
-def warm_up() -> None:
-    """Compile or load every kernel of the bus with the arrays of the live path, without a socket."""
-    symbols = SymbolTable(4)
-    limits = Limits(symbols_max=4, batch_max=64)
-    with zmq.Context[zmq.Socket[bytes]]() as context:
-        inbox = Inbox(context, (), symbols, limits, EventClock())
-    inbox.recv_batch(0)
-    inbox._drain(0, 0, 0)
-    inbox._snapshots.append((0, *codec.lay_out([]), 0))
-    inbox._absorb(0, 0, 0)
-    values = LastValues((), "", symbols)
-    table, scratch, counters = np.zeros((0, WIDTH), np.int64), inbox._scratch, np.zeros(bus_kernel.OUT_WIDTH, np.int64)
-    heads = np.zeros((KINDS, sk.LETTERS), np.int64)
-    bus_kernel.publish(
-        0, codec.SCHEMA, symbols.arrays.words, values.layout, values.venue_slot, values.rows, values.sent_ns, heads,
-        counters, table, 0, 0, 8, 0, 0, scratch,
-    )  # fmt: skip
-    bus_kernel.refresh(
-        0, codec.SCHEMA, symbols.arrays.words, values.rows, values.sent_ns, counters, 0, 0, 0, 0, scratch
-    )
-    sk.judge_epoch(inbox._state, 0, 0) if len(inbox._state) else None

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from fabric.codec_kernel import (
-    DEPTH_MAX,
     FRAMES,
     NOT_OURS,
     OK,
-    PAYLOAD_MAX,
     READ_PAD,
+    SCHEMA_WIDTH,
     TOO_LONG,
     TOPIC_MAX,
     read_payload,
@@ -22,11 +21,12 @@ from fabric.codec_kernel import (
     write_payload,
     write_topic,
 )
-from fabric.compiled import kernel, waiting_kernel
+from fabric.compiled import lean, lean_kernel, waiting_kernel
 from fabric.native import (
     EAGAIN,
     EINTR,
     ZMQ_DONTWAIT,
+    ZMQ_MSG_BYTES,
     ZMQ_SNDMORE,
     errno,
     memcpy,
@@ -40,13 +40,12 @@ from fabric.native import (
     zmq_poll,
     zmq_send,
 )
-from fabric.records import KIND_GAP, KIND_LINK, KIND_QUOTE, KIND_TRADE, NULL
+from fabric.records import KIND_GAP, KIND_LINK, KIND_TRADE, NULL, WIDTH
 from fabric.sequence_kernel import (
     ACCEPTED,
     BAD,
     BYTES,
     CONNECTED,
-    EPOCH,
     FUTURE,
     GAP,
     LETTERS,
@@ -56,19 +55,23 @@ from fabric.sequence_kernel import (
     OLD_EPOCH,
     OVERLAP,
     POSITION,
+    STATE_WIDTH,
     UP,
     judge,
     judge_epoch,
     slot_of,
     start_epoch,
 )
+from fabric.symbols_kernel import make_symbols
+
+POLL_ITEM = np.dtype([("socket", "<i8"), ("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")])
+"""zmq_pollitem_t of zmq.h on 64-bit Linux."""
 
 ROWS_A_MESSAGE = 4
 """Rows that one message can give: publisher down, up again, gap, and itself."""
 SCRATCH = 4096
 """Bytes of a payload that are looked at: no record of any build needs more; a longer one is refused."""
 FUTURE_NS = 5_000_000_000
-NODE_PREFIX = 0x2E65646F6E  # "node."
 SAMPLE = 32
 """First bytes of a refused frame that are kept for the log."""
 
@@ -85,7 +88,14 @@ def wait(items: Any, timeout_ms: int, linger_us: int) -> int:
     return ready
 
 
-@kernel
+@lean
+def _make_room(rows: Any, n: int) -> None:
+    """Move the row at ``n`` one down, so that another can be told before it."""
+    for c in range(rows.shape[1]):
+        rows[n + 1, c] = rows[n, c]
+
+
+@lean
 def _event(rows: Any, n: int, kind: int, now_ns: int) -> int:
     for c in range(rows.shape[1]):
         rows[n, c] = NULL
@@ -96,7 +106,7 @@ def _event(rows: Any, n: int, kind: int, now_ns: int) -> int:
     return n + 1
 
 
-@kernel
+@lean
 def link_event(rows: Any, n: int, link: int, up: int, epoch: int, now_ns: int) -> int:
     """Write a LINK row at ``rows[n]``; return the next free index."""
     _event(rows, n, KIND_LINK, now_ns)
@@ -106,12 +116,15 @@ def link_event(rows: Any, n: int, link: int, up: int, epoch: int, now_ns: int) -
     return n + 1
 
 
-@kernel
+@lean
 def accept(
-    words: Any, count: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, rows: Any, n: int, link: int,
+    words: Any, count: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, rows: Any, n: int, link:
+    int,
     now_ns: int, wall_ns: int, refresh_ns: int, snapshot: int,
 ) -> int:  # fmt: skip
-    """Judge the decoded message at ``rows[n]``; keep it, with what must be told before it, or drop it; return the next index."""
+    """Judge the decoded message at ``rows[n]``; keep it, with what must be told before it, or drop it; return the next
+    index.
+    """
     kind = rows[n, 0]
     symbol = rows[n, 1]
     slot = slot_of(layout, link, kind, symbol, rows[n, 2])
@@ -124,11 +137,11 @@ def accept(
     if verdict == NEW_EPOCH:
         start_epoch(state, layout, last, advance, link, epoch, count)
         if state[link, UP] == 1:
-            rows[n + 1] = rows[n]
+            _make_room(rows, n)
             n = link_event(rows, n, link, 0, epoch, wall_ns)
             state[link, UP] = 0
     if state[link, UP] == 0 and state[link, CONNECTED] == 1:
-        rows[n + 1] = rows[n]
+        _make_room(rows, n)
         n = link_event(rows, n, link, 1, epoch, wall_ns)
         state[link, UP] = 1
     seq = rows[n, 3]
@@ -139,7 +152,7 @@ def accept(
     letter = words[symbol, 0] & (LETTERS - 1)
     verdict = judge(state, last, arrival, advance, link, kind, letter, slot, seq, now_ns, refresh_ns)
     if verdict == GAP:
-        rows[n + 1] = rows[n]
+        _make_room(rows, n)
         _event(rows, n, KIND_GAP, wall_ns)
         rows[n, 1] = symbol
         rows[n, 2] = rows[n + 1, 2]
@@ -159,11 +172,11 @@ def accept(
     return n + 1
 
 
-@kernel
+@lean_kernel
 def drain(
     items: Any, links: int, limit: int, schema: Any, symbols: Any, state: Any, layout: Any, last: Any, arrival: Any,
     advance: Any, rows: Any, start: int, message: Any, scratch: Any, control: Any, control_ends: Any, reasons: Any,
-    sample: Any, now_ns: int, wall_ns: int, refresh_ns: int,
+    sample: Any, waiting: Any, now_ns: int, wall_ns: int, refresh_ns: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Take what is waiting on each readable link, at most ``limit`` messages of each, into ``rows[start:]``.
 
@@ -172,7 +185,6 @@ def drain(
     """
     ids = symbols.ids
     words = symbols.words
-    waiting = np.empty(DEPTH_MAX, np.int64)
     base = scratch.ctypes.data
     pointer = message.ctypes.data
     n = start
@@ -231,7 +243,7 @@ def drain(
                 reason = read_payload(schema, words, scratch, TOPIC_MAX, TOPIC_MAX + size, rows, n, waiting)
             if reason == OK:
                 after = accept(
-                    words, symbols.count[0], state, layout, last, arrival, advance, rows, n, link,
+                    words, symbols.used[0], state, layout, last, arrival, advance, rows, n, link,
                     now_ns, wall_ns, refresh_ns, 0,
                 )  # fmt: skip
                 if after >= 0:
@@ -251,15 +263,15 @@ def drain(
     return n, heartbeats
 
 
-@kernel
+@lean_kernel
 def absorb(
     schema: Any, symbols: Any, data: Any, ends: Any, done: int, state: Any, layout: Any, last: Any, arrival: Any,
-    advance: Any, rows: Any, start: int, link: int, reasons: Any, now_ns: int, wall_ns: int, refresh_ns: int,
+    advance: Any, rows: Any, start: int, link: int, reasons: Any, waiting: Any, now_ns: int, wall_ns: int, refresh_ns:
+    int,
 ) -> tuple[int, int]:  # fmt: skip
     """Take snapshot frames from the ``done``-th on into ``rows[start:]``; return (rows, frames done)."""
     ids = symbols.ids
     words = symbols.words
-    waiting = np.empty(DEPTH_MAX, np.int64)
     n = start
     for i in range(done, ends.shape[0]):
         if n + ROWS_A_MESSAGE > rows.shape[0]:
@@ -270,7 +282,7 @@ def absorb(
             reason = read_payload(schema, words, data, ends[i, 0], ends[i, 1], rows, n, waiting)
         if reason == OK:
             after = accept(
-                words, symbols.count[0], state, layout, last, arrival, advance, rows, n, link,
+                words, symbols.used[0], state, layout, last, arrival, advance, rows, n, link,
                 now_ns, wall_ns, refresh_ns, 1,
             )  # fmt: skip
             if after >= 0:
@@ -293,7 +305,7 @@ OUT_BYTES = 5
 OUT_WIDTH = 8
 
 
-@kernel
+@lean
 def out_slot(layout: Any, venue_slot: Any, kind: int, symbol: int, venue: int) -> int:
     """Index of a topic in an outbox's tables, or -1 where the publisher does not own it."""
     if kind < 0 or kind >= layout.shape[0] or layout[kind, 0] < 0:
@@ -304,12 +316,15 @@ def out_slot(layout: Any, venue_slot: Any, kind: int, symbol: int, venue: int) -
     return layout[kind, 0] + symbol * layout[kind, 1] + v if v >= 0 else -1
 
 
-@kernel
+@lean_kernel
 def publish(
-    socket: int, schema: Any, words: Any, layout: Any, venue_slot: Any, last: Any, sent_ns: Any, heads: Any, counters: Any,
+    socket: int, schema: Any, words: Any, layout: Any, venue_slot: Any, last: Any, sent_ns: Any, heads: Any, counters:
+    Any,
     rows: Any, start: int, epoch: int, stamp: int, stamp_ns: int, now_ns: int, scratch: Any,
 ) -> int:  # fmt: skip
-    """Number, stamp and send ``rows[start:]``; return how many rows are done (fewer when a slow peer must be waited for)."""
+    """Number, stamp and send ``rows[start:]``; return how many rows are done (fewer when a slow peer must be waited
+    for).
+    """
     base = scratch.ctypes.data
     for i in range(start, rows.shape[0]):
         kind = rows[i, 0]
@@ -347,7 +362,7 @@ def publish(
     return rows.shape[0]
 
 
-@kernel
+@lean_kernel
 def refresh(
     socket: int, schema: Any, words: Any, last: Any, sent_ns: Any, counters: Any, start: int, stop: int, due_ns: int,
     now_ns: int, scratch: Any,
@@ -367,7 +382,21 @@ def refresh(
 
 
 def warm_up() -> None:
-    """Compile or load the kernels with the arrays of the live path."""
-    from fabric import bus
-
-    bus.warm_up()
+    """Compile or load the kernels with the array types of the live path; no socket is touched."""
+    symbols = make_symbols(2)
+    schema, rows = np.zeros((1, SCHEMA_WIDTH), np.int64), np.zeros((ROWS_A_MESSAGE, WIDTH), np.int64)
+    items = np.zeros(0, POLL_ITEM)
+    state, layout = np.zeros((0, STATE_WIDTH), np.int64), np.zeros((0, 1, 2), np.int64)
+    slots, heads = np.zeros(0, np.int64), np.zeros((0, 1, LETTERS), np.int64)
+    data, ends = np.zeros(READ_PAD + ZMQ_MSG_BYTES, np.uint8), np.zeros((0, 2), np.int64)
+    reasons, counters = np.zeros((0, 1), np.int64), np.zeros(OUT_WIDTH, np.int64)
+    wait(items, 0, 0)
+    drain(
+        items, 0, 0, schema, symbols, state, layout, slots, slots, heads, rows, 0, data, data, data, ends, reasons,
+        slots, slots, 0, 0, 0,
+    )  # fmt: skip
+    absorb(schema, symbols, data, ends, 0, state, layout, slots, slots, heads, rows, 0, 0, reasons, slots, 0, 0, 0)
+    publish(
+        0, schema, symbols.words, ends, slots, rows, slots, ends, counters, rows[:0], 0, 0, 0, 0, 0, data,
+    )  # fmt: skip
+    refresh(0, schema, symbols.words, rows, slots, counters, 0, 0, 0, 0, data)

@@ -176,7 +176,7 @@ SCHEMA: Final = _build_schema()
 
 
 def encode(rows: Rows, symbols: SymbolTable) -> list[Frames]:
-    """Return topic and payload of each row; raises CodecError("bad_price", ...) for a price that a float cannot carry."""
+    """Return topic and payload of each row; raises CodecError("bad_price", ...) for one that a float cannot carry."""
     out = np.empty(rows.size * (ck.TOPIC_MAX + ck.PAYLOAD_MAX) + ck.PAYLOAD_MAX, np.uint8)
     ends = np.zeros((rows.size, 2), np.int64)
     ck.encode_rows(SCHEMA, symbols.arrays.words, columns(rows), out, ends)
@@ -206,11 +206,11 @@ def lay_out(frames: Iterable[Frames]) -> tuple[npt.NDArray[np.uint8], npt.NDArra
 
 
 def decode(frames: Sequence[Frames], symbols: SymbolTable) -> Rows:
-    """Return one EVENT row for each frame pair, in order; raises CodecError naming the first that is refused and why."""
+    """Return one EVENT row for each frame pair, in order; raises CodecError naming the first that is refused."""
     data, ends = lay_out(frames)
     rows = np.empty((len(frames) + 1, WIDTH), np.int64)
     reasons = np.zeros(len(frames), np.int64)
-    count = ck.decode_frames(SCHEMA, symbols.arrays, data, ends, rows, reasons)
+    count = ck.decode_frames(SCHEMA, symbols.arrays, data, ends, rows, reasons, np.zeros(ck.DEPTH_MAX, np.int64))
     for i, reason in enumerate(reasons.tolist()):
         if reason != ck.OK:
             topic, payload = frames[i]

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from fabric.compiled import kernel
-from fabric.native import bits_float, float_bits, load_int64, store_int64, swap_bytes
+from fabric.compiled import lean, lean_kernel
+from fabric.native import bits_float, bits_single, float_bits, load_int64, store_int64, swap_bytes
 from fabric.records import NULL, PRICE_MAX, SCHEMA_VERSION, SYMBOL_MAX, WIDTH
-from fabric.symbols_kernel import find_word, learn
+from fabric.symbols_kernel import find_word, learn, make_symbols
+
+int64: Any = np.int64
+"""Widens an unsigned byte before it meets a signed number, which would make a float of both."""
 
 # Wire types of a field.
 WIRE_INT = 0  # int, any width
@@ -74,7 +77,7 @@ KEY_S = 0x53A1
 FIELD_BITS_MAX = 62
 
 
-@kernel
+@lean
 def _low_bytes(word: int, count: int) -> int:
     """The first ``count`` (0 to 8) bytes of a word, the others zero."""
     if count >= 8:
@@ -82,7 +85,7 @@ def _low_bytes(word: int, count: int) -> int:
     return word & ((1 << (8 * count)) - 1)
 
 
-@kernel
+@lean
 def write_topic(schema: Any, words: Any, rows: Any, i: int, address: int) -> int:
     """Write the topic of ``rows[i]`` at ``address`` (room for TOPIC_MAX bytes); return its length."""
     kind = rows[i, 0]
@@ -96,9 +99,11 @@ def write_topic(schema: Any, words: Any, rows: Any, i: int, address: int) -> int
     return length + (2 if schema[kind, S_HAS_VENUE] == 1 and rows[i, 2] > 0 else 1)
 
 
-@kernel
+@lean
 def write_payload(schema: Any, words: Any, rows: Any, i: int, address: int) -> int:
-    """Write the map of ``rows[i]`` at ``address`` (room for PAYLOAD_MAX bytes); return its length, -1 for a price beyond PRICE_MAX."""
+    """Write the map of ``rows[i]`` at ``address`` (room for PAYLOAD_MAX bytes); return its length, -1 for a price
+    beyond PRICE_MAX.
+    """
     kind = rows[i, 0]
     for word in range(HEAD_WORDS):
         store_int64(address + 8 * word, schema[kind, S_HEAD + word])
@@ -148,7 +153,7 @@ def write_payload(schema: Any, words: Any, rows: Any, i: int, address: int) -> i
     return pos + 3 + length - address
 
 
-@kernel
+@lean_kernel
 def encode_rows(schema: Any, words: Any, rows: Any, out: Any, ends: Any) -> int:
     """Write topic and payload of each row one after the other into ``out``; ``ends[i]`` are their two ends.
 
@@ -171,11 +176,15 @@ def encode_rows(schema: Any, words: Any, rows: Any, out: Any, ends: Any) -> int:
     return rows.shape[0]
 
 
-@kernel
-def read_topic(schema: Any, symbols: Any, ids: Any, words: Any, data: Any, start: int, stop: int, rows: Any, i: int) -> int:
-    """Read kind, symbol (learning it) and venue of the topic ``data[start:stop]`` into ``rows[i]``; return OK or the reason.
+@lean
+def read_topic(
+    schema: Any, symbols: Any, ids: Any, words: Any, data: Any, start: int, stop: int, rows: Any, i: int
+) -> int:
+    """Read kind, symbol (learning it) and venue of the topic ``data[start:stop]`` into ``rows[i]``; return OK or the
+    reason.
 
-    ``ids`` and ``words`` are those of ``symbols``, taken out once by the caller: that halves the cost of a call. Like all readers here it may load, but never uses, up to `READ_PAD` bytes past the end: ``data`` has room for them.
+    ``ids`` and ``words`` are those of ``symbols``, taken out once by the caller: that halves the cost of a call. Like
+    all readers here it may load, but never uses, up to `READ_PAD` bytes past the end: ``data`` has room for them.
     """
     base = data.ctypes.data
     first = load_int64(base + start)
@@ -197,7 +206,7 @@ def read_topic(schema: Any, symbols: Any, ids: Any, words: Any, data: Any, start
         return BAD_TOPIC
     venue = 0
     if stop - end == 2 and schema[kind, S_HAS_VENUE] == 1:
-        venue = np.int64(data[end + 1])
+        venue = int64(data[end + 1])
         if venue < 0x41 or venue > 0x5A:
             return BAD_TOPIC
     elif stop - end != 1:
@@ -215,9 +224,9 @@ def read_topic(schema: Any, symbols: Any, ids: Any, words: Any, data: Any, start
     return OK
 
 
-@kernel
+@lean
 def _skip(data: Any, length: int, pos: int, waiting: Any) -> int:
-    """Return the position after the value at ``pos``, or minus the reason. ``waiting`` is scratch of DEPTH_MAX counts."""
+    """Return the position after the value at ``pos``, or minus the reason; ``waiting`` is scratch, DEPTH_MAX counts."""
     depth = 0
     waiting[0] = 1
     while True:
@@ -228,7 +237,7 @@ def _skip(data: Any, length: int, pos: int, waiting: Any) -> int:
         waiting[depth] -= 1
         if pos >= length:
             return -TRUNCATED
-        tag = np.int64(data[pos])
+        tag = int64(data[pos])
         size = 0  # bytes that follow the tag
         width = 0  # bytes of a length that follow the tag
         count = -1  # values inside a container
@@ -265,7 +274,7 @@ def _skip(data: Any, length: int, pos: int, waiting: Any) -> int:
                 return -TRUNCATED
             value = 0
             for i in range(width):
-                value = (value << 8) | np.int64(data[pos + i])
+                value = (value << 8) | int64(data[pos + i])
             pos += width
             if tag >= 0xDC:
                 count = value
@@ -284,18 +293,18 @@ def _skip(data: Any, length: int, pos: int, waiting: Any) -> int:
             waiting[depth] = count * each
 
 
-@kernel
+@lean
 def _big_endian(data: Any, pos: int, width: int) -> int:
     value = 0
     for i in range(width):
-        value = (value << 8) | np.int64(data[pos + i])
+        value = (value << 8) | int64(data[pos + i])
     return value
 
 
-@kernel
+@lean
 def _read_int(data: Any, length: int, pos: int) -> tuple[int, int]:
-    """Return (value, position after it) of the integer at ``pos``; the position is minus the reason where it is none."""
-    tag = np.int64(data[pos])
+    """Return (value, position after it) of the integer at ``pos``; a position below 0 is minus the reason."""
+    tag = int64(data[pos])
     pos += 1
     if tag == 0xD3 or tag == 0xCF:
         if pos + 8 > length:
@@ -325,7 +334,7 @@ def _read_int(data: Any, length: int, pos: int) -> tuple[int, int]:
     return value, pos + width
 
 
-@kernel
+@lean
 def _read_price(data: Any, length: int, pos: int) -> tuple[int, int]:
     """As `_read_int`, for a decimal number above zero, as whole units of 1e-9."""
     tag = data[pos]
@@ -337,9 +346,7 @@ def _read_price(data: Any, length: int, pos: int) -> tuple[int, int]:
     elif tag == 0xCA:
         if pos + 5 > length:
             return 0, -TRUNCATED
-        single = np.empty(1, np.uint32)
-        single[0] = _big_endian(data, pos + 1, 4)
-        number = np.float64(single.view(np.float32)[0])
+        number = bits_single(_big_endian(data, pos + 1, 4))
         after = pos + 5
     else:
         whole, after = _read_int(data, length, pos)
@@ -348,20 +355,20 @@ def _read_price(data: Any, length: int, pos: int) -> tuple[int, int]:
         number = np.float64(whole)
     if not (number > 0.0 and number * 1e9 <= PRICE_MAX):  # NaN fails both
         return 0, -BAD_PRICE
-    return np.int64(np.rint(number * 1e9)), after
+    return int64(np.rint(number * 1e9)), after
 
 
-@kernel
+@lean
 def _read_text(data: Any, length: int, pos: int) -> tuple[int, int]:
     """As `_read_int`, for a string of at most eight ASCII characters, packed."""
-    tag = np.int64(data[pos])
+    tag = int64(data[pos])
     pos += 1
     if tag >= 0xA0 and tag <= 0xBF:
         size = tag & 31
     elif tag == 0xD9:
         if pos >= length:
             return 0, -TRUNCATED
-        size = np.int64(data[pos])
+        size = int64(data[pos])
         pos += 1
     else:
         return 0, -WRONG_TYPE
@@ -373,14 +380,14 @@ def _read_text(data: Any, length: int, pos: int) -> tuple[int, int]:
     for i in range(size):
         if data[pos + i] < 0x20 or data[pos + i] >= 0x7F:
             return 0, -BAD_TEXT
-        value |= np.int64(data[pos + i]) << (8 * i)
+        value |= int64(data[pos + i]) << (8 * i)
     return value, pos + size
 
 
-@kernel
+@lean
 def _read_list(data: Any, length: int, pos: int) -> tuple[int, int]:
     """As `_read_int`, for an array of at most eight one-character strings, packed."""
-    tag = np.int64(data[pos])
+    tag = int64(data[pos])
     if tag < 0x90 or tag > 0x9F:
         return 0, -WRONG_TYPE
     count = tag & 15
@@ -400,10 +407,12 @@ def _read_list(data: Any, length: int, pos: int) -> tuple[int, int]:
     return value, pos
 
 
-@kernel
+@lean
 def _read_key(data: Any, length: int, pos: int) -> tuple[int, int]:
-    """Return (fixstr header and key bytes packed, position after it); a longer key packs to 0, which is no key of ours."""
-    tag = np.int64(data[pos])
+    """Return (fixstr header and key bytes packed, position after it); a longer key packs to 0, which is no key of
+    ours.
+    """
+    tag = int64(data[pos])
     if tag >= 0xA0 and tag <= 0xA7:
         size = 1 + (tag & 7)
         if pos + size > length:
@@ -415,7 +424,7 @@ def _read_key(data: Any, length: int, pos: int) -> tuple[int, int]:
     elif tag == 0xD9:
         if pos + 1 >= length:
             return 0, -TRUNCATED
-        size = np.int64(data[pos + 1])
+        size = int64(data[pos + 1])
         pos += 2
     else:
         return 0, -WRONG_TYPE
@@ -424,16 +433,17 @@ def _read_key(data: Any, length: int, pos: int) -> tuple[int, int]:
     return 0, pos + size
 
 
-@kernel
+@lean
 def read_payload(schema: Any, words: Any, data: Any, start: int, length: int, rows: Any, i: int, waiting: Any) -> int:
-    """Read the map ``data[start:length]`` into ``rows[i]``, whose kind, symbol and venue the topic has given; return OK or the reason.
+    """Read the map ``data[start:length]`` into ``rows[i]``, whose kind, symbol and venue the topic has given; return
+    OK or the reason.
 
     ``waiting`` is scratch of DEPTH_MAX counts.
     """
     if length - start < 1:
         return TRUNCATED
     kind = rows[i, 0]
-    tag = np.int64(data[start])
+    tag = int64(data[start])
     pos = start + 1
     if tag >= 0x80 and tag <= 0x8F:
         count = tag & 15
@@ -476,7 +486,7 @@ def read_payload(schema: Any, words: Any, data: Any, start: int, length: int, ro
             seen |= 1 << field
             column = schema[kind, S_FIELD + 4 * field]
             wire = schema[kind, S_FIELD + 4 * field + 1]
-            tag = np.int64(data[pos])
+            tag = int64(data[pos])
             if tag == 0xC0:
                 value = NULL
                 pos += 1
@@ -517,7 +527,7 @@ def read_payload(schema: Any, words: Any, data: Any, start: int, length: int, ro
                 return TOPIC_MISMATCH
             seen |= 1 << (FIELD_BITS_MAX - 1)
         elif packed == KEY_S:
-            tag = np.int64(data[pos])
+            tag = int64(data[pos])
             size = tag & 31
             if tag < 0xA0 or tag > 0xBF:
                 return WRONG_TYPE
@@ -543,13 +553,13 @@ def read_payload(schema: Any, words: Any, data: Any, start: int, length: int, ro
     return OK
 
 
-@kernel
-def decode_frames(schema: Any, symbols: Any, data: Any, ends: Any, rows: Any, reasons: Any) -> int:
+@lean_kernel
+def decode_frames(schema: Any, symbols: Any, data: Any, ends: Any, rows: Any, reasons: Any, waiting: Any) -> int:
     """Read topics and payloads laid out as `encode_rows` writes them; return how many rows came of them.
 
-    ``reasons[i]`` is OK or why frame pair ``i`` gave no row. ``data`` has READ_PAD bytes after the last frame.
+    ``reasons[i]`` is OK or why frame pair ``i`` gave no row. ``data`` has READ_PAD bytes after the last frame;
+    ``waiting`` is scratch of DEPTH_MAX counts.
     """
-    waiting = np.empty(DEPTH_MAX, np.int64)
     ids = symbols.ids
     words = symbols.words
     start = 0
@@ -566,10 +576,10 @@ def decode_frames(schema: Any, symbols: Any, data: Any, ends: Any, rows: Any, re
 
 
 def warm_up() -> None:
-    """Compile or load what other kernels and `fabric.codec` call."""
-    from fabric import codec
-    from fabric.records import KIND_QUOTE, QUOTE, empty
-    from fabric.symbols import SymbolTable
-
-    symbols = SymbolTable(4)
-    codec.decode(codec.encode(empty(1, QUOTE, KIND_QUOTE), symbols), symbols)
+    """Compile or load what `fabric.codec` calls."""
+    symbols = make_symbols(2)
+    schema = np.zeros((1, SCHEMA_WIDTH), np.int64)
+    rows, ends = np.zeros((0, WIDTH), np.int64), np.zeros((0, 2), np.int64)
+    data = np.zeros(READ_PAD, np.uint8)
+    encode_rows(schema, symbols.words, rows, data, ends)
+    decode_frames(schema, symbols, data, ends, rows, np.zeros(0, np.int64), np.zeros(DEPTH_MAX, np.int64))

@@ -12,7 +12,7 @@ import ctypes.util
 from pathlib import Path
 from typing import Any
 
-from fabric.compiled import inlined  # first: it sets numba's cache folder
+from fabric.compiled import lean  # first: it sets numba's cache folder
 
 import llvmlite.binding as llvm  # isort: skip
 import zmq
@@ -98,7 +98,7 @@ def load_byte(typingctx: Any, address: Any) -> Any:
     return types.int64(types.uintp), generate
 
 
-@inlined
+@lean
 def errno() -> int:
     """The calling thread's errno."""
     return load_int32(_errno_location())
@@ -153,5 +153,16 @@ def bits_float(typingctx: Any, bits: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic
+def bits_single(typingctx: Any, bits: Any) -> Any:
+    """The 32-bit float whose bits are the low half of an int64, as a 64-bit float"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.trunc(arguments[0], ir.IntType(32))
+        return builder.fpext(builder.bitcast(word, ir.FloatType()), ir.DoubleType())
 
     return types.float64(types.int64), generate

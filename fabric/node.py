@@ -89,7 +89,9 @@ class Runtime:
             self._tell({"ready": True, "detail": detail})
 
     def report(self, counters: Counters | Callable[[], Counters]) -> None:
-        """Tell the launcher how things stand. May be called at every turn: one call a second is taken, the rest are free."""
+        """Tell the launcher how things stand. May be called at every turn: one call a second is taken, the rest are
+        free.
+        """
         now = self.clock.monotonic_ns()
         if now >= self._next_report_ns:
             self._next_report_ns = now + SECOND_NS
@@ -185,5 +187,3 @@ def _log_to_stderr(topology: Topology) -> None:
     text = logging.Formatter("%(levelname)s %(message)s")
     handler.setFormatter(_JsonLines() if topology.log_format == "json" else text)
     logging.basicConfig(level=topology.log_level, handlers=[handler], force=True)
-
-

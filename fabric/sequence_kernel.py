@@ -7,7 +7,7 @@ numbers start anew. A smaller epoch is a publisher that should be dead: fenced.
 
 from typing import Any
 
-from fabric.compiled import kernel
+from fabric.compiled import lean
 
 # A link's row of state, int64[links, STATE_WIDTH].
 EPOCH = 0
@@ -41,7 +41,7 @@ LETTERS = 128
 """Heads are kept by the first byte of the symbol (ASCII)."""
 
 
-@kernel
+@lean
 def slot_of(layout: Any, link: int, kind: int, symbol: int, venue: int) -> int:
     """Index of a topic in the tables of its link; ``layout[link, kind]`` is (first slot or -1, slots a symbol)."""
     first = layout[link, kind, 0]
@@ -52,7 +52,7 @@ def slot_of(layout: Any, link: int, kind: int, symbol: int, venue: int) -> int:
     return first + symbol * VENUE_STRIDE + (venue - 64 if venue > 0 else 0)
 
 
-@kernel
+@lean
 def judge_epoch(state: Any, link: int, epoch: int) -> int:
     """Return NEXT, OLD_EPOCH (counted) or NEW_EPOCH for a message of ``epoch``."""
     known = state[link, EPOCH]
@@ -64,7 +64,7 @@ def judge_epoch(state: Any, link: int, epoch: int) -> int:
     return NEW_EPOCH
 
 
-@kernel
+@lean
 def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epoch: int, symbols: int) -> None:
     """Forget all numbers of a link: its publisher has started anew."""
     if state[link, EPOCH] != 0:
@@ -73,11 +73,13 @@ def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epo
     for kind in range(layout.shape[1]):
         first = layout[link, kind, 0]
         if first >= 0:
-            last[first : first + symbols * layout[link, kind, 1]] = 0
-    advance[link] = 0
+            for slot in range(first, first + symbols * layout[link, kind, 1]):
+                last[slot] = 0
+        for letter in range(LETTERS):
+            advance[link, kind, letter] = 0
 
 
-@kernel
+@lean
 def judge(
     state: Any, last: Any, arrival: Any, advance: Any, link: int, kind: int, letter: int, slot: int, seq: int,
     now_ns: int, refresh_ns: int,

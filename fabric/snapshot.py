@@ -19,7 +19,7 @@ class LastValues:
     """What a publisher has last said on each of its topics. Memory is touched only for symbols in use."""
 
     def __init__(self, channels: tuple[str, ...], venues: str, symbols: SymbolTable) -> None:
-        """``venues`` are the letters that the publisher speaks for; venue channels have a slot for none and for each."""
+        """``venues``: letters that the publisher speaks for; venue channels have a slot for none and for each."""
         self.channels = channels
         self.symbols = symbols
         self.layout = np.full((KINDS, 2), -1, np.int64)  # first slot and slots a symbol, by kind

@@ -16,20 +16,12 @@ class SymbolTable:
 
     def __init__(self, capacity: int) -> None:
         """Room for ``capacity`` names, the empty one included."""
-        slots = 1 << (2 * capacity - 1).bit_length()
-        self.arrays = symbols_kernel.Symbols(
-            ids=np.full(slots, -1, np.int64),
-            names=np.zeros((capacity, SYMBOL_MAX), np.uint8),
-            lengths=np.zeros(capacity, np.int64),
-            count=np.zeros(1, np.int64),
-            refused=np.zeros(1, np.int64),
-            words=np.zeros((capacity, 3), np.int64),
-        )
+        self.arrays = symbols_kernel.make_symbols(capacity)
         self.capacity = capacity
         self.intern("")
 
     def __len__(self) -> int:
-        return int(self.arrays.count[0])
+        return int(self.arrays.used[0])
 
     @property
     def refused(self) -> int:

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import kernel
+from fabric.compiled import lean, lean_kernel
+from fabric.records import SYMBOL_MAX
+
+int64: Any = np.int64
 
 
 class Symbols(NamedTuple):
@@ -14,12 +17,25 @@ class Symbols(NamedTuple):
     ids: npt.NDArray[np.int64]  # [slots] id, or -1 where the slot is free
     names: npt.NDArray[np.uint8]  # [capacity, 16] zero-padded
     lengths: npt.NDArray[np.int64]  # [capacity]
-    count: npt.NDArray[np.int64]  # [1] names in the table
+    used: npt.NDArray[np.int64]  # [1] names in the table
     refused: npt.NDArray[np.int64]  # [1] names that did not fit
     words: npt.NDArray[np.int64]  # [capacity, 3] name bytes 0-7 and 8-15 as words, and the length
 
 
-@kernel
+def make_symbols(capacity: int) -> Symbols:
+    """An empty table for ``capacity`` names."""
+    slots = 1 << (2 * capacity - 1).bit_length()
+    return Symbols(
+        ids=np.full(slots, -1, np.int64),
+        names=np.zeros((capacity, SYMBOL_MAX), np.uint8),
+        lengths=np.zeros(capacity, np.int64),
+        used=np.zeros(1, np.int64),
+        refused=np.zeros(1, np.int64),
+        words=np.zeros((capacity, 3), np.int64),
+    )
+
+
+@lean
 def find_word(ids: Any, words: Any, low: int, high: int) -> int:
     """Return the id of the name of those sixteen bytes, or minus one minus the free slot where it would go."""
     mask = ids.size - 1
@@ -34,10 +50,10 @@ def find_word(ids: Any, words: Any, low: int, high: int) -> int:
         slot = (slot + 1) & mask
 
 
-@kernel
+@lean
 def learn(symbols: Any, slot: int, low: int, high: int, length: int) -> int:
     """Put a new name into the free ``slot``; return its id, or -1 (counted) when the table is full."""
-    new = symbols.count[0]
+    new = symbols.used[0]
     if new >= symbols.lengths.size:
         symbols.refused[0] += 1
         return -1
@@ -49,25 +65,25 @@ def learn(symbols: Any, slot: int, low: int, high: int, length: int) -> int:
     symbols.words[new, 1] = high
     symbols.words[new, 2] = length
     symbols.ids[slot] = new
-    symbols.count[0] = new + 1
+    symbols.used[0] = new + 1
     return new
 
 
-@kernel
+@lean
 def pack_name(source: Any, start: int, length: int) -> tuple[int, int]:
     """Read ``length`` (at most 16) bytes at ``source[start]`` as two words, first byte lowest."""
     low = 0
     high = 0
     for i in range(min(length, 8)):
-        low |= np.int64(source[start + i]) << (8 * i)
+        low |= int64(source[start + i]) << (8 * i)
     for i in range(8, length):
-        high |= np.int64(source[start + i]) << (8 * (i - 8))
+        high |= int64(source[start + i]) << (8 * (i - 8))
     return low, high
 
 
-@kernel
+@lean_kernel
 def intern(symbols: Any, source: Any, start: int, length: int) -> int:
-    """Return the id of the name at ``source[start:start + length]``, learning it; -1 (counted) when full or too long."""
+    """Return the id of the name at ``source[start:start + length]``, learning it; -1 (counted) when it does not fit."""
     if length > 16:
         symbols.refused[0] += 1
         return -1
@@ -76,7 +92,7 @@ def intern(symbols: Any, source: Any, start: int, length: int) -> int:
     return found if found >= 0 else learn(symbols, -1 - found, low, high, length)
 
 
-@kernel
+@lean_kernel
 def find(symbols: Any, source: Any, start: int, length: int) -> int:
     """Return the id of the name at ``source[start:start + length]``, or -1 when it is not known."""
     if length > 16:

@@ -48,7 +48,7 @@ def channel_of(prefix: str) -> str | None:
 
 
 def prefix_channels(prefix: str) -> tuple[str, ...]:
-    """The channels whose topics a subscription to ``prefix`` can deliver; a prefix may stop inside the channel's name."""
+    """The channels that a subscription to ``prefix`` can deliver; it may stop inside the channel's name."""
     whole = channel_of(prefix)
     if whole is not None:
         return (whole,)

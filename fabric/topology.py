@@ -61,6 +61,7 @@ class Limits:
 
     symbols_max: int = 20_000  # names a process learns before it refuses (and counts) new ones
     batch_max: int = 8_192  # rows a node takes at once
+    linger_ns: int = 500_000  # after a batch's first message let more gather: fewer wake-ups, later by this
     queue_max: int = 100_000  # messages that ZeroMQ holds for one slow peer before it drops (high-water mark)
     message_bytes_max: int = 1 << 20  # a longer bus message cuts its sender
     stale_after_ns: int = 2_500_000_000  # silence after which a line or publisher is stale
@@ -216,7 +217,7 @@ def load_text(text: str, path: str = "topology.yaml", environment: Mapping[str, 
 
 def endpoints(topology: Topology, topic: str) -> tuple[str, ...]:
     """The addresses that a raw SUB socket must connect to for this topic prefix; raises UsageError if nobody has it."""
-    found = tuple(p.endpoint for p in topology.publishers() if _may_publish(p, topic))
+    found = tuple(p.endpoint for p in topology.publishers() if may_publish(p, topic))
     if found:
         return found
     channels = [*sorted({channel for p in topology.publishers() for channel in p.channels}), "node"]
@@ -841,7 +842,7 @@ def _sources(channels: Mapping[str, Sequence[str]], publishers: Iterable[Publish
     return tuple(found)
 
 
-def _may_publish(publisher: Publisher, topic: str) -> bool:
+def may_publish(publisher: Publisher, topic: str) -> bool:
     """Whether any topic of this publisher may begin with ``topic``."""
     if "node.".startswith(topic) or f"node.{publisher.name}|".startswith(topic):
         return True
@@ -911,6 +912,7 @@ def _ranges(letters: str) -> str:
 _LIMITS: Mapping[str, tuple[str, int]] = {
     "symbols_max": ("", 16),
     "batch_max": ("", 16),
+    "linger": ("time", 0),
     "queue_max": ("", 1),
     "message_bytes_max": ("bytes", 1_024),
     "stale_after": ("time", 10 * MILLISECOND_NS),
