@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.connection import ConnectionPool
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, SystemClock
@@ -49,7 +50,7 @@ _OPTIONS: dict[str, Any] = {
     "protocol": 2,  # replies of one line each: see `_Link.exchange`
     "client_name": "fabric",
 }
-_ERRORS = (redis.RedisError, OSError)
+_ERRORS = (redis.RedisError, RedisClusterException, OSError)  # the second is no RedisError
 
 JsonObject = dict[str, Any]
 
@@ -416,7 +417,7 @@ class _Cluster(_Servers):
         if not error.startswith(("MOVED ", "ASK ", "TRYAGAIN ")):
             super().redirect(command, error)
         client = self._connected()
-        self._call(self._breaker, lambda: client.execute_command(*command))
+        self._call(self._breaker, lambda: client.execute_command(command[0].decode(), *command[1:]))
         self._mapped &= not error.startswith("MOVED ")
 
     def get(self, key: str, name: str) -> bytes | None:
