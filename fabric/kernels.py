@@ -1,15 +1,16 @@
 """All kernels in one list: found by walking the packages, compiled (or loaded from the cache) by calling each once.
 
-Compiling takes tens of seconds, once for each change of a kernel; loading a second or so. Whoever needs
-warm kernels calls `compile_all`: the fork server does before it forks the first node. `fabric up` and `fabric
-test` first run this module as a program (``python -m fabric.kernels``), which fills the cache in a process of
-its own and tells how far it is; so compiling costs the launcher neither memory nor, if LLVM should crash, its life.
+Compiling takes tens of seconds, once for each change of a kernel; loading a second or so. The fork server warms
+the kernels of the programs that it will fork; this module knows all of them. Run as a program (``python -m
+fabric.kernels``) it fills the cache beforehand, in a process of its own, and prints a line for each step: so do
+`fabric test` and whoever builds an image.
 """
 
 import importlib
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from fabric import compiled
 
@@ -51,16 +52,19 @@ def compile_all(progress: Progress | None = None) -> None:
         progress(len(names), len(names), "")
     if compiled.CACHE_FOLDER is not None and not complete():
         (compiled.CACHE_FOLDER / STAMP).touch()
-        prune()
+    prune()
 
 
 def prune() -> None:
     """Remove all but the newest caches beside the one in use."""
-    assert compiled.CACHE_FOLDER is not None
-    folders = [path for path in compiled.CACHE_FOLDER.parent.iterdir() if path.is_dir()]
-    newest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for folder in newest_first[FOLDERS_KEPT:]:
-        if folder != compiled.CACHE_FOLDER and time.time() - folder.stat().st_mtime > FOLDER_AGE_MIN_S:
+    if compiled.CACHE_FOLDER is None:
+        return
+    ages_s = {}
+    for folder in compiled.CACHE_FOLDER.parent.iterdir():
+        with suppress(FileNotFoundError):  # another process prunes too
+            ages_s[folder] = time.time() - folder.stat().st_mtime
+    for folder in sorted(ages_s, key=ages_s.__getitem__)[FOLDERS_KEPT:]:
+        if folder != compiled.CACHE_FOLDER and ages_s[folder] > FOLDER_AGE_MIN_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 

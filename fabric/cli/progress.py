@@ -1,8 +1,11 @@
-"""Compile the kernels in a process of their own while the terminal shows how far it is."""
+"""How far the kernels are, shown on the terminal, whoever compiles them: the fork server or a process of their own."""
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -10,56 +13,75 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fabric import compiled
 from fabric.errors import FabricError
 
+SILENT_S = 1.0
+"""Kernels that come from the cache are loaded by then, and nothing need be said about them."""
 NO_CACHE = "the kernel cache cannot be written: kernels are compiled anew at each start (FABRIC_KERNEL_CACHE moves it)"
 
 
-def compile_kernels(label: str = "compiling kernels", variables: Mapping[str, str] | None = None) -> None:
-    """Fill the kernel cache that ``variables`` (default: this process's environment) name; silent when it is full.
+class KernelProgress:
+    """A bar on a terminal, a line for each module elsewhere, if the kernels take longer than loading them does."""
 
-    A bar on a terminal, a line for each module elsewhere, both on stderr. A cache that cannot be written is said
-    and is no error: nodes then compile in memory, at each start. Raises FabricError when a kernel does not compile.
+    def __init__(self, label: str = "compiling kernels") -> None:
+        self._label = label
+        self._console = Console(stderr=True)
+        self._started = time.monotonic()
+        self._resources = ExitStack()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if not compiled.CACHED:
+            self._console.print(NO_CACHE, soft_wrap=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def step(self, done: int, total: int, module: str) -> None:
+        """``done`` of ``total`` kernel modules are compiled or loaded, ``module`` is next; empty at the end."""
+        if done == total:
+            self._resources.close()
+        elif time.monotonic() - self._started < SILENT_S:
+            return
+        elif not self._console.is_terminal:
+            self._console.print(f"{self._label}: {done + 1}/{total} {module}", soft_wrap=True, highlight=False)
+        else:
+            if self._bar is None:
+                columns = (
+                    TextColumn(self._label),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                    TextColumn("{task.description}"),
+                )
+                self._bar = self._resources.enter_context(Progress(*columns, console=self._console, transient=True))
+                self._bar.add_task(module, total=total)
+            self._bar.update(self._bar.task_ids[0], completed=done, description=module)
+
+
+def compile_kernels(label: str = "compiling kernels", variables: Mapping[str, str] | None = None) -> None:
+    """Fill the kernel cache that ``variables`` (default: this process's environment) name, before anything runs.
+
+    A cache that cannot be written is said and is no error: kernels then compile where they are used. Raises
+    FabricError, naming the module, when a kernel does not compile.
     """
-    console = Console(stderr=True)
-    if not compiled.CACHED:
-        console.print(NO_CACHE, soft_wrap=True)
-        return
-    with subprocess.Popen(
-        [sys.executable, "-m", "fabric.kernels"],
-        cwd=compiled.ROOT,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    module = ""
+    with (
+        KernelProgress(label) as progress,
+        subprocess.Popen(
+            [sys.executable, "-m", "fabric.kernels"],
+            cwd=compiled.ROOT,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         assert process.stderr is not None
-        steps = (line.rstrip("\n").split(" ", 2) for line in process.stdout)
-        name = _show(console, label, ((int(done), int(total), module) for done, total, module in steps))
+        for line in process.stdout:
+            done, total, module = line.rstrip("\n").split(" ", 2)
+            progress.step(int(done), int(total), module)
         complaint = process.stderr.read().strip()
     if process.returncode:
         reason = complaint.splitlines()[-1] if complaint else f"exit code {process.returncode}"
-        raise FabricError(f"kernel {name} did not compile: {reason}")
-
-
-def _show(console: Console, label: str, steps: Iterator[tuple[int, int, str]]) -> str:
-    """Show each step; return the module of the last one."""
-    module = "?"
-    if not console.is_terminal:
-        for done, total, module in steps:
-            if module:
-                console.print(f"{label}: {done + 1}/{total} {module}", soft_wrap=True, highlight=False)
-        return module
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[module]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = None
-        for done, total, module in steps:
-            if task is None:
-                task = progress.add_task(label, total=total, module=module)
-            progress.update(task, completed=done, module=module)
-    return module
+        raise FabricError(f"{module or 'kernels'} did not compile: {reason}")

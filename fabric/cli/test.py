@@ -9,7 +9,7 @@ import click
 
 from fabric.cli.progress import compile_kernels
 from fabric.compiled import ROOT
-from fabric.errors import UnavailableError
+from fabric.errors import FabricError, UnavailableError
 
 CHECKS = {
     "format": ("ruff", "format", "--check", "."),
@@ -34,10 +34,8 @@ def command(arguments: tuple[str, ...]) -> int:
     missing = sorted({tool[0] for tool in CHECKS.values() if importlib.util.find_spec(tool[0]) is None})
     if missing:
         raise UnavailableError(f"{', '.join(missing)} not installed: run `python3 -m fabric test` in {ROOT}")
-    compile_kernels("compiling kernels")
-    compile_kernels("compiling kernels with bounds checks", {**os.environ, **TEST_KERNELS})
+    codes = {"kernels": _compile()}
     checks = {"tests": ("pytest", *arguments)} if arguments else CHECKS
-    codes = {}
     for name, tool in checks.items():
         click.secho(f"── {name}: {' '.join(tool)}", bold=True)
         codes[name] = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, check=False).returncode
@@ -45,3 +43,14 @@ def command(arguments: tuple[str, ...]) -> int:
     if failed:
         click.secho(f"── failed: {', '.join(failed)}", bold=True, err=True)
     return codes[failed[0]] if failed else 0
+
+
+def _compile() -> int:
+    """Fill both caches beforehand, so that no test waits for the compiler; return an exit code."""
+    try:
+        compile_kernels("compiling kernels")
+        compile_kernels("compiling kernels with bounds checks", os.environ | TEST_KERNELS)
+    except FabricError as error:
+        click.echo(f"fabric: error: {error}", err=True)
+        return error.exit_code
+    return 0

@@ -1,18 +1,14 @@
 """``fabric up``: start a topology and supervise it until Ctrl-C, SIGTERM or the end of ``--for``."""
 
 import sys
-import time
-from contextlib import ExitStack
-from typing import Self
 
 import click
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fabric import topology as topologies
 from fabric.cli import tables
 from fabric.cli.arguments import DURATION, run_folder
+from fabric.cli.progress import KernelProgress
 from fabric.control import RunFolder
 from fabric.environment import Environment
 from fabric.errors import FabricError
@@ -20,8 +16,6 @@ from fabric.launcher import Launcher, Running, supervise
 from fabric.logs import Console
 from fabric.topology import Topology
 
-SILENT_S = 1.0
-"""Kernels that come from the cache are loaded by then, and nothing need be said about them."""
 READY_WITHIN_S = 300.0
 
 
@@ -79,41 +73,3 @@ def _detached(topology: Topology, folder: RunFolder) -> int:
     if failed:
         raise FabricError(f"{', '.join(failed)}: given up (`fabric logs {failed[0]}`); the other nodes run")
     return 0
-
-
-class KernelProgress:
-    """A bar on a terminal, a line for each module elsewhere, if the kernels take longer than loading them does."""
-
-    def __init__(self) -> None:
-        self._console = RichConsole(stderr=True)
-        self._started = time.monotonic()
-        self._resources = ExitStack()
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
-
-    def step(self, done: int, total: int, module: str) -> None:
-        """``done`` of ``total`` kernel modules are compiled or loaded, ``module`` is next; empty at the end."""
-        if done == total:
-            self._resources.close()
-        elif time.monotonic() - self._started < SILENT_S:
-            return
-        elif not self._console.is_terminal:
-            self._console.print(f"compiling kernels: {done + 1}/{total} {module}", soft_wrap=True, highlight=False)
-        else:
-            if self._bar is None:
-                text = TextColumn("compiling kernels")
-                columns = (
-                    text,
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TimeElapsedColumn(),
-                    TextColumn("{task.description}"),
-                )
-                self._bar = self._resources.enter_context(Progress(*columns, console=self._console, transient=True))
-                self._bar.add_task(module, total=total)
-            self._bar.update(self._bar.task_ids[0], completed=done, description=module)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from fabric.cli import main, test
+from fabric.errors import FabricError
 
 RUFF_FORMAT, RUFF_CHECK, MYPY, PYTEST = test.CHECKS.values()
 
@@ -45,6 +46,18 @@ def test_the_first_failure_gives_the_code_and_the_others_still_run(
     assert main.run(["test"]) == 2
     assert tools.ran[-1] == PYTEST
     assert "failed: types, tests" in capfd.readouterr().err
+
+
+def test_a_kernel_that_does_not_compile_fails_the_run_but_does_not_end_it(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(label: str, variables: object = None) -> None:
+        raise FabricError("nodes.a_kernel did not compile: TypeError")
+
+    monkeypatch.setattr(test, "compile_kernels", refuse)
+    assert main.run(["test"]) == 1
+    assert tools.ran[-1] == PYTEST
+    assert "fabric: error: nodes.a_kernel did not compile: TypeError" in capsys.readouterr().err
 
 
 def test_arguments_are_pytests(tools: Tools) -> None:
