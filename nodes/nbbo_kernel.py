@@ -293,7 +293,7 @@ def status(book: Any, market: Any, statuses: Any, i: int, out: Any, count: int) 
     return count
 
 
-@lean
+@lean_kernel
 def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, i: int, out: Any, count: int) -> int:
     """Withdraw every quote of the venues in ``mask``: none counts again until the line is up and it has quoted anew."""
     fresh = mask & ~(book.down[BY_VENUE] | book.down[BY_LINK])

@@ -1,0 +1,118 @@
+"""Trades in, candles of 1 minute, 5 minutes and 1 hour out: the node. It owns the arrays; the rule is the kernel's.
+
+A bar covers ``[start, end)`` by exchange time in UTC. What a trade changes is a matter of its sale conditions
+(`nodes.conditions`): open, high and low by one bit, close by another, volume and count by a third; the
+volume-weighted price is over the trades that count for both volume and high/low. A bar of nothing but odd lots has
+a volume and no prices. No trade, no bar.
+
+Life of a bar:
+
+* While it runs it is revision 0, published when changed, each second at most (`publish_every_ns`).
+* It closes, revision 1, when the exchange time is `grace_ns` past its end.
+* A trade that comes later revises it at once, revision + 1, until `horizon_ns` past the end.
+* Then it is published once more, unchanged, as final. Later trades are counted and not applied.
+
+Exchange time is the latest time in any trade or status, carried on by the monotonic clock, so a quiet minute
+closes too and a step of the wall clock closes nothing. The wall clock only guards against a broken clock at
+an exchange: a trade more than five seconds ahead of it is counted and kept in the running bar. Under
+event time (a replay) the clock is the events themselves, nothing is carried or guarded, and the rows with a revision
+above 0 are a function of the rows read.
+
+``gap`` is 1 on a bar in which trades may be missing: a message of its symbol was lost, or the line or
+publisher of a venue on which the symbol trades was down. Cancels and corrections are not applied: they are
+counted, and the bar of that moment has ``gap`` too, because it may not be exact.
+"""
+
+import numpy as np
+
+from fabric import node
+from fabric.clock import SECOND_NS, Clock
+from fabric.node import Runtime
+from fabric.records import BAR, Rows, venue_mask
+from nodes import candles_kernel, conditions
+
+AHEAD_MAX_NS = 5 * SECOND_NS
+"""How far ahead of the wall clock an exchange's time is believed."""
+ROWS_MAX = 16_384
+"""Rows that one step returns, so that the end of an hour does not overrun what a subscriber's queue holds."""
+BACKLOG_MAX = 8 * ROWS_MAX
+"""Rows that may wait for the next steps; with more, all are returned at once."""
+
+
+class Candles:
+    """The candles of some symbols."""
+
+    def __init__(
+        self,
+        symbols_max: int,
+        publishers: tuple[str, ...],
+        batch_max: int,
+        clock: Clock,
+        *,
+        event_time: bool = False,
+        publish_every_ns: int = SECOND_NS,
+        grace_ns: int = SECOND_NS,
+        horizon_ns: int = 900 * SECOND_NS,
+        silence_ns: int = 2_500_000_000,
+    ) -> None:
+        """``publishers`` are the venue letters that each source of the inbox speaks for; ``clock`` gives the monotonic
+        time; with ``event_time`` the ``now_ns`` of `step` is the time of the events."""
+        self.plan = candles_kernel.make_plan(
+            grace_ns,
+            horizon_ns,
+            silence_ns,
+            np.array([venue_mask(letters) for letters in publishers], np.int64),
+            conditions.sale_table(),
+        )
+        self.bars = candles_kernel.no_bars(symbols_max, self.plan)
+        self._clock = clock
+        self._event_time = event_time
+        self._publish_every_ns = publish_every_ns
+        self._stepped_ns = self._published_ns = clock.monotonic_ns()
+        # Zeroed pages cost nothing until the worst case, a jump of time by more than the horizon, writes to them.
+        self._out = np.zeros(BACKLOG_MAX + candles_kernel.rows_max(symbols_max, batch_max, horizon_ns), BAR)
+        self._made = self._sent = 0
+
+    def step(self, batch: Rows, now_ns: int) -> Rows:
+        """Apply rows of any kinds in the order of arrival; return bars that are due, good until the next step."""
+        monotonic_ns = self._clock.monotonic_ns()
+        if self._event_time:
+            carried_ns, latest_ns = now_ns, candles_kernel.NO_LIMIT
+        else:
+            carried_ns = int(self.bars.clock[0]) + monotonic_ns - self._stepped_ns
+            latest_ns = now_ns + AHEAD_MAX_NS
+        self._stepped_ns = monotonic_ns
+        publish = monotonic_ns - self._published_ns >= self._publish_every_ns
+        if publish:
+            self._published_ns = monotonic_ns
+        if self._sent == self._made:
+            self._made = self._sent = 0
+        self._made = candles_kernel.step(
+            self.bars, self.plan, *candles_kernel.views(batch), now_ns, carried_ns, latest_ns, publish,
+            self._out, self._made,
+        )  # fmt: skip
+        first = self._sent
+        self._sent = self._made if self._made > BACKLOG_MAX else min(self._made, first + ROWS_MAX)
+        return self._out[first : self._sent]
+
+    def warm_up(self) -> None:
+        """Compile, or load, the kernel before the first trade."""
+        candles_kernel.warm_up()
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the start, by the names in `candles_kernel.COUNTERS`."""
+        return dict(zip(candles_kernel.COUNTERS, self.bars.counters.tolist(), strict=True))
+
+
+def main(runtime: Runtime) -> None:
+    """The program: one shard's candles until told to stop."""
+    limits = runtime.topology.limits
+    processor = Candles(
+        limits.symbols_max,
+        tuple(source.publisher.venues for source in runtime.spec.reads),
+        limits.batch_max,
+        runtime.clock,
+        event_time=runtime.topology.clock == "event",
+        silence_ns=limits.stale_after_ns,
+    )
+    node.run(processor, runtime.inbox(), runtime.outbox(), runtime)
