@@ -1,7 +1,7 @@
 """Market events -> IEX-TP packets with TOPS 1.6 messages, compiled (pure).
 
-Layouts: "IEX Transport Protocol" 1.25 and "TOPS Specification" 1.66 of IEX; all integers little endian,
-prices in 1e-4 of a dollar. One packet holds as many messages as fit into `PACKET_BYTES`.
+Layouts: IEX's "Transport Specification" and "TOPS Specification" for 1.6; all integers little endian, prices in
+1e-4 of a dollar. One packet holds as many messages as fit into `PACKET_BYTES`.
 """
 
 from typing import Any

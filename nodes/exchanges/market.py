@@ -184,7 +184,7 @@ class Market:
         if shape == "intraday":
             self._arrays.minutes[:] = intraday_shape()
         flow = self._arrays.flow
-        flow["random"] = market_kernel.mix(market_kernel.mix(seed) + self._venue)
+        flow["random"] = market_kernel.mix(market_kernel.mix(seed) ^ self._venue)
         self._earliest_ns = start_ns + SPIN_NS  # the flow begins here, or where it was resumed
         flow["next_ns"] = self._earliest_ns
         flow["trade_id"] = start_ns // 1_000  # so that the numbers of a restarted exchange do not repeat
@@ -203,7 +203,7 @@ class Market:
         At most `BATCH_MAX`; call again until it returns none.
         """
         if self._made.size == 0:
-            self._opened = True
+            self._opened = True  # the opening is over
             self._made = self._make(until_ns)
         count = bisect_right(self._made["event_ns"], until_ns, hi=min(self._made.size, BATCH_MAX))
         due, self._made = self._made[:count], self._made[count:]
@@ -215,8 +215,8 @@ class Market:
         The opening spin is moved instead: a symbol that was never listed would never be seen.
         """
         flow = self._arrays.flow
-        if not self._opened:
-            late_ns = max(0, at_ns - int(self._made["event_ns"][0])) if self._made.size else 0
+        if self._made.size and not self._opened:
+            late_ns = max(0, at_ns - int(self._made["event_ns"][0]))
             self._made["event_ns"] += late_ns
             self._earliest_ns += late_ns
             flow["next_ns"] = self._earliest_ns
