@@ -41,13 +41,16 @@ def complete() -> bool:
 def compile_all(progress: Progress | None = None) -> None:
     """Import each kernel module and call its ``warm_up``; mark the cache complete; forget old caches.
 
-    What a kernel raises is a mistake of ours and comes through as it is.
+    A module without one holds helpers only, which are compiled into their callers. What a kernel raises is a
+    mistake of ours and comes through as it is.
     """
     names = modules()
     for done, name in enumerate(names):
         if progress:
             progress(done, len(names), name)
-        importlib.import_module(name).warm_up()
+        module = importlib.import_module(name)
+        if hasattr(module, "warm_up"):
+            module.warm_up()
     if progress:
         progress(len(names), len(names), "")
     if compiled.CACHE_FOLDER is not None and not complete():

@@ -99,3 +99,10 @@ def find(symbols: Any, source: Any, start: int, length: int) -> int:
         return -1
     low, high = pack_name(source, start, length)
     return max(find_word(symbols.ids, symbols.words, low, high), -1)
+
+
+def warm_up() -> None:
+    """Compile or load the kernels with the array types of a `SymbolTable`."""
+    symbols, name = make_symbols(2), np.zeros(1, np.uint8)
+    intern(symbols, name, 0, 0)
+    find(symbols, name, 0, 0)

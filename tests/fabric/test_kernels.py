@@ -52,6 +52,12 @@ def test_each_is_called_once_with_its_progress_and_then_the_cache_is_complete(tr
     assert one_kernel.calls == [1, 1]
 
 
+def test_a_module_of_helpers_needs_no_call(tree: Path) -> None:
+    (tree / "sample_package" / "zero_kernel.py").write_text("")
+    kernels.compile_all()
+    assert kernels.complete()
+
+
 def test_a_kernel_that_fails_leaves_the_cache_incomplete(tree: Path) -> None:
     (tree / "sample_package" / "three_kernel.py").write_text("def warm_up():\n    raise IndexError('row 9')\n")
     with pytest.raises(IndexError, match="row 9"):
@@ -87,6 +93,9 @@ def test_a_cache_that_someone_may_be_filling_is_kept(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("name", kernels.modules())
-def test_every_kernel_module_can_be_warmed_up(name: str) -> None:
+def test_every_module_with_a_kernel_can_be_warmed_up(name: str) -> None:
     body = ast.parse(ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text()).body
-    assert "warm_up" in {statement.name for statement in body if isinstance(statement, ast.FunctionDef)}
+    functions = [statement for statement in body if isinstance(statement, ast.FunctionDef)]
+    decorators = {ast.unparse(decorator) for function in functions for decorator in function.decorator_list}
+    entries = decorators & {"kernel", "waiting_kernel", "lean_kernel"}
+    assert entries == set() or "warm_up" in {function.name for function in functions}
