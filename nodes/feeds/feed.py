@@ -9,18 +9,15 @@ the first rows that came with it: readers take no quote from a line that they ho
 
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-from fabric.clock import SECOND_NS
+from fabric.node import Runtime
 from fabric.records import EVENT, KIND_STATUS, STATUS, Rows, empty, pack
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
 from nodes.feeds import iex
 from nodes.feeds.lines import Lines
 from nodes.feeds.wire import Packets, Wire
-
-if TYPE_CHECKING:
-    from fabric.node import Runtime
 
 WIRES: Final[dict[str, Callable[[SymbolTable], Wire]]] = {"iex-tops-1.6": iex.tops, "iex-deep-1.0": iex.deep}
 """Name in the topology -> decoder."""
@@ -97,15 +94,13 @@ def venue_states(venues: str, state: str, now_ns: int) -> Rows:
     return rows.view(EVENT)
 
 
-def main(runtime: "Runtime") -> None:
+def main(runtime: Runtime) -> None:
     """The program: one feed until told to stop."""
     settings, clock = runtime.spec.settings, runtime.clock
     assert isinstance(settings, FeedSettings)
     outbox = runtime.outbox()
-    started_ns = clock.monotonic_ns()
     wire = WIRES[settings.wire](runtime.symbols)
-    feed = Feed(wire, settings.venues, outbox, runtime.topology.limits.stale_after_ns, started_ns)
-    reported_ns, reported = started_ns, wire.counters()["messages"]
+    feed = Feed(wire, settings.venues, outbox, runtime.topology.limits.stale_after_ns, clock.monotonic_ns())
     with closing(Lines(settings.lines)) as lines:
         runtime.ready(", ".join(f"udp://{host}:{port}" for host, port in lines.addresses))
         while not runtime.stopping():
@@ -113,9 +108,4 @@ def main(runtime: "Runtime") -> None:
             now_ns = clock.now_ns()
             feed.take(lines.receive(now_ns), now_ns, clock.monotonic_ns())
             outbox.tick()
-            elapsed_ns = clock.monotonic_ns() - reported_ns
-            if elapsed_ns >= SECOND_NS:
-                messages = wire.counters()["messages"]
-                rate = round((messages - reported) * SECOND_NS / elapsed_ns)
-                runtime.report({"rate": rate, **feed.counters(), **lines.counters()})
-                reported_ns, reported = reported_ns + elapsed_ns, messages
+            runtime.report(lambda: {**feed.counters(), **lines.counters(), **outbox.counters()})

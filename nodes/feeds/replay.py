@@ -12,23 +12,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fabric.bus import Outbox
 from fabric.clock import MILLISECOND_NS, SECOND_NS, EventClock
 from fabric.errors import CaptureError
+from fabric.node import Runtime
 from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
 from nodes.feeds import capture, taq
 from nodes.feeds.feed import WIRES, venue_states
 from nodes.feeds.wire import Packets, Wire
-
-if TYPE_CHECKING:
-    from fabric.bus import Outbox
-    from fabric.node import Runtime
 
 TAQ: Final = "taq"
 SKEW_MAX_NS: Final = 5 * SECOND_NS
@@ -38,7 +36,7 @@ _NAP_MAX_NS: Final = 50 * MILLISECOND_NS
 _PROTOCOLS: Final = {0x8003: "iex-tops-1.6", 0x8004: "iex-deep-1.0"}
 _IDLE_S: Final = 0.05
 JOIN_NS: Final = SECOND_NS
-"""Before the first row, however short the delay: readers that started earlier look for our socket several times a second."""
+"""Before the first row, however short the delay: earlier nodes look for our socket several times a second."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ class Recording:
     def counters(self) -> dict[str, int | float | str]:
         """Packets, messages in all and by type, quotes, trades, gaps, duplicates, malformed, first and last time."""
         if self._capture:
-            counts: dict[str, int | float | str] = {**self._wire.counters(), **self._capture.counters()}
+            counts = {**self._capture.counters(), **self._wire.counters()}
             by_type = self._wire.messages_by_type()
         else:
             counts = {"packets": 0, "messages": self._taken, "gaps": 0, "duplicates": 0, "malformed": 0}
@@ -214,14 +212,24 @@ class Pacer:
 class Replay:
     """Publishes a recording."""
 
-    def __init__(self, recording: Recording, settings: FeedSettings, outbox: "Outbox", runtime: "Runtime") -> None:
+    def __init__(self, recording: Recording, settings: FeedSettings, outbox: Outbox, runtime: Runtime) -> None:
         self._recording, self._settings = recording, settings
         self._outbox, self._runtime, self._clock = outbox, runtime, runtime.clock
-        self._reported_ns = self._clock.monotonic_ns()
+        self._error = ""
 
     def run(self) -> None:
         """Publish all of it, then keep its last values available until told to stop."""
         self._nap(max(JOIN_NS, self._settings.delay_ns))
+        try:
+            self._publish_all()
+        except CaptureError as error:  # what came before the break has been published and stays
+            self._runtime.log.error("%s", error)
+            self._error = str(error)
+        while not self._runtime.stopping():
+            self._turn(done=1)
+            time.sleep(_IDLE_S)
+
+    def _publish_all(self) -> None:
         pacer: Pacer | None = None
         for section in self._recording.sections():
             if pacer is None:
@@ -239,9 +247,6 @@ class Replay:
                 self._turn(done=0)
             if self._runtime.stopping():
                 return
-        while not self._runtime.stopping():
-            self._turn(done=1)
-            time.sleep(_IDLE_S)
 
     def _publish(self, section: Section, start: int, stop: int) -> None:
         for rows in section.rows(start, stop):
@@ -256,10 +261,11 @@ class Replay:
 
     def _turn(self, done: int) -> None:
         self._outbox.tick()
-        now_ns = self._clock.monotonic_ns()
-        if now_ns - self._reported_ns >= SECOND_NS:
-            self._reported_ns = now_ns
-            self._runtime.report({"done": done, **self._recording.counters()})
+        self._runtime.report(lambda: {"done": done, "error": self._error, **self._counters()})
+
+    def _counters(self) -> dict[str, int | float | str]:
+        sent = {name: count for name, count in self._outbox.counters().items() if name in ("published", "position")}
+        return {**self._recording.counters(), **sent, "symbols": len(self._runtime.symbols) - 1}
 
     def _nap(self, nanoseconds: int) -> None:
         """Sleep so long, ticking, unless told to stop."""
@@ -269,7 +275,7 @@ class Replay:
             self._turn(done=0)
 
 
-def main(runtime: "Runtime") -> None:
+def main(runtime: Runtime) -> None:
     """The program: replay one recording, then stay."""
     settings = runtime.spec.settings
     assert isinstance(settings, FeedSettings)

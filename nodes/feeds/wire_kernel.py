@@ -56,3 +56,7 @@ def text(data: Any, at: int, length: int) -> Any:
             return np.int64(0)
         packed |= character << (8 * i)
     return packed
+
+
+def warm_up() -> None:
+    """Nothing to do: these helpers are compiled into the kernels that use them."""

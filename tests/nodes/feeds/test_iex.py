@@ -1,14 +1,14 @@
-"""The IEX decoder: golden bytes from the specification's offsets, recorded captures, sequence rules, lies and mutations."""
+"""The IEX decoder: golden bytes from the specification's offsets, recordings, sequence rules, lies, mutations."""
 
 import random
 import struct
 from collections import Counter
 from pathlib import Path
 
-import naive_iex
 import numpy as np
 import pytest
 
+import naive_iex
 from fabric.records import (
     EVENT,
     KIND_QUOTE,
@@ -35,7 +35,7 @@ CENT = 10_000_000
 # One TOPS packet written by hand from the specification's tables, byte by byte.
 GOLDEN_TOPS = bytes.fromhex(
     "01 00 0380 01000000 0000cd43"  # version, reserved, protocol 0x8003, channel 1, session
-    "2c00 0100 0000000000000000 0700000000000000 0100000000000000"  # 44 bytes, 1 message, offset 0, number 7, sent at 1 ns
+    "2c00 0100 0000000000000000 0700000000000000 0100000000000000"  # 44 bytes, 1 message, number 7, sent at 1 ns
     "2a00"  # 42 bytes
     "51 00 0200000000000000 42524b2e42202020"  # Q, flags, 2 ns, "BRK.B   "
     "64000000 2410120000000000 8810120000000000 c8000000"  # 100 at 118.3780, 118.3880 for 200
