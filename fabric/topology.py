@@ -305,7 +305,7 @@ def with_source(
 
 CACHE_NODE = "redis"
 WRITER_NODE = "redis-writer"
-_CACHED_CHANNELS = ("nbbo", "trade", "bar.1m", "bar.5m", "bar.1h")
+_CACHED_CHANNELS = ("nbbo", "bar.1m", "bar.5m", "bar.1h")
 _NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 _RUN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 _PREFIX = r"\*|(?:[A-Z0-9][!-)+-{}~]{0,15})?\*?"

@@ -119,7 +119,7 @@ class Server:
         """Raise UnavailableError when it has ended."""
         if self.process.poll() is not None:
             self._reader.join(1.0)  # its last words
-            words = f": {self._last_line}" if self._last_line else ""
+            words = f": {self._last_line}" if self.process.returncode > 0 else ""
             raise UnavailableError(f"the embedded server on {self._url} ended ({self.process.returncode}){words}")
 
     def stop(self, grace_s: float) -> None:
@@ -136,7 +136,10 @@ class Server:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                if text := line.strip():
+                text = line.strip()
+                if (
+                    text and "vm.overcommit_memory" not in text
+                ):  # it warns for snapshots on disk, of which there are none
                     self._last_line = text
                     self._log(text)
 

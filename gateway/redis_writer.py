@@ -32,6 +32,7 @@ def main(runtime: Runtime) -> None:
     pending = Pending(settings, runtime.topology.limits, runtime.spec.reads, runtime.symbols)
     writer = Writer(runtime, Store(settings, clock), pending)
     inbox = runtime.inbox()
+    redis_kernel.warm_up()
     interval_ns = SECOND_NS // settings.writes_per_second
     flush_ns = clock.monotonic_ns() + interval_ns
     try:
@@ -42,10 +43,9 @@ def main(runtime: Runtime) -> None:
             pending.apply(batch, clock.now_ns())
             if (now_ns := clock.monotonic_ns()) >= flush_ns:
                 writer.flush(now_ns, clock.now_ns())
-                runtime.report(inbox.counters() | writer.counters())
+                runtime.report(lambda: {**inbox.counters(), **writer.counters()})
                 flush_ns = max(flush_ns + interval_ns, now_ns)
     finally:
-        inbox.close()
         writer.close()
 
 
@@ -91,7 +91,7 @@ class Pending:
         bars = redis_kernel.due_bars(tables, known, self._bars, now_ns, self._due_bars)
         return Due(self._due_quotes[:quotes].copy(), self._changed[:quotes].copy(), self._due_bars[:bars].copy())
 
-    def failed(self, due: Due, written: Written) -> None:
+    def settle(self, due: Due, written: Written) -> None:
         """Make due again what was not written; everything, when a server lost what it had."""
         if written.emptied:
             self._quotes["at_ns"], self._bars["seq"] = _LONG_AGO_NS, NULL
@@ -168,7 +168,7 @@ class Writer:
             self._emptied_ns = monotonic_ns
             self.emptied += 1
             self._runtime.log.warning("redis lost its keys; writing all of them again")
-        self._pending.failed(self._due, written)
+        self._pending.settle(self._due, written)
         if bool(written.problem) != bool(self._problem):
             if written.problem:
                 self._runtime.log.error("redis: %s", written.problem)

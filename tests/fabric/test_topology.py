@@ -146,7 +146,7 @@ def test_shards_read_their_letters_and_the_states_of_whole_venues() -> None:
     found = load("shards: [A-B, C-Z 0-9]\nprocessors:\n  " + NBBO)
     assert reads(found, "nbbo-1") == {"iex": ("quote.A", "quote.B", "status.A", "status.B", "status.|")}
     assert found.node("nbbo-1").publishes.letters == "AB"  # type: ignore[union-attr]
-    assert reads(found, "redis-writer") == {"iex": ("trade.",), "nbbo-1": ("nbbo.",), "nbbo-2": ("nbbo.",)}
+    assert reads(found, "redis-writer") == {"nbbo-1": ("nbbo.",), "nbbo-2": ("nbbo.",)}
 
 
 def test_a_processor_without_shards_is_one_node_that_reads_all() -> None:
