@@ -1,0 +1,464 @@
+"""The fan-out: who is due, what has changed, one frame each. The compiled half is `fanout_kernel`.
+
+`apply` takes the rows of the bus, `flush` is called every few milliseconds from the loop that owns the sockets
+and works at most `SLICE_NS` at a time. Clients with an interval are spread over it in cohorts, so that the work
+is even; a client that does not read is skipped, conflated, told, and at last cut.
+
+Bounds: `limits.clients_max` clients; `limits.client_symbols_max` symbols a client and channel; a queue of
+`QUEUE_PER_ENTRY` events a subscription, `QUEUE_MAX` at most; one unsent frame (64 KiB) a client.
+"""
+
+import heapq
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
+from fabric.records import KIND_LINK, KIND_STATUS, LINK, Rows, columns
+from fabric.symbols import SymbolTable
+from fabric.topology import GatewaySettings, Topology
+from gateway import fanout_kernel, protocol
+from gateway.latest import Latest
+from gateway.protocol import Feed, ProtocolError
+from gateway.subscriptions import Subscriptions
+
+SLICE_NS: Final = 2 * MILLISECOND_NS
+"""The longest that a flush keeps the loop from its sockets, but for the last batch of clients."""
+CLIENTS_AT_ONCE: Final = 64
+CUT_AFTER_NS: Final = 2 * SECOND_NS
+"""A client whose socket has not taken one frame for so long is cut."""
+TELL_AFTER_NS: Final = SECOND_NS // 4
+"""A client that was unable to read for so long is told (`slow`)."""
+STALLED_NS: Final = SECOND_NS
+"""Between two flushes: the loop was blocked, and what waits in queues and on the bus is old."""
+CAUGHT_UP_ROWS: Final = 1_024
+"""A batch smaller than this ends the catching up after a stall."""
+QUEUE_PER_ENTRY: Final = 16
+QUEUE_MIN: Final = 64
+QUEUE_MAX: Final = 8_192
+
+_Slots = npt.NDArray[np.int64]
+_log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """A client's connection, as the fan-out uses it."""
+
+    def writing(self) -> bool:
+        """Whether bytes are waiting that the socket has not taken yet."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send bytes after those that are waiting. Never raises: a connection that is gone says so by `drop`."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with a Close frame after the bytes that are waiting."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One client of the fan-out, made by whoever owns its connection; a `session.Subscriber`."""
+
+    sink: Sink
+    fd: int  # descriptor that frames may be sent to; -1: everything goes through `sink.write` (TLS)
+    feed: Feed
+    encoding: int  # JSON or MSGPACK
+    name: str  # for the log
+    interval_ms: int = 0
+    fanout: "Fanout | None" = None
+    row: int = -1
+    busy_since_ns: int = 0  # 0: its socket has taken everything
+    capped: bool = False  # it was told that a new symbol exceeded its limit
+
+    def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
+        """See `Fanout.subscribe`."""
+        assert self.fanout is not None
+        self.fanout.subscribe(self, channels, interval_ms, snapshot)
+
+    def unsubscribe(self, channels: Mapping[str, Sequence[str]]) -> None:
+        """See `Fanout.unsubscribe`."""
+        assert self.fanout is not None
+        self.fanout.unsubscribe(self, channels)
+
+    def subscribed(self) -> dict[str, list[str]]:
+        """Its patterns by channel."""
+        assert self.fanout is not None
+        return self.fanout.subscriptions.of(self.row)
+
+
+class _Blocks:
+    """Gives out blocks of a growing array, in sizes of powers of two; those given back are used again."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self._free: defaultdict[int, list[int]] = defaultdict(list)
+
+    def take(self, size: int) -> int:
+        if self._free[size]:
+            return self._free[size].pop()
+        self.end += size
+        return self.end - size
+
+    def give(self, start: int, size: int) -> None:
+        self._free[size].append(start)
+
+
+class Fanout:
+    """All clients of one gateway process. One thread owns it: that of the sockets."""
+
+    def __init__(
+        self, topology: Topology, settings: GatewaySettings, symbols: SymbolTable, latest: Latest, clock: Clock
+    ) -> None:
+        self.topology = topology
+        self.settings = settings
+        self.clock = clock
+        self.subscriptions = Subscriptions()
+        self._symbols = symbols
+        self._known = 1  # symbols that subscriptions have been matched with; the empty one is nobody's
+        self._venues = len(topology.venues)
+        self._values = fanout_kernel.values_of(latest.tables)
+        self._fan = fanout_kernel.make(symbols.capacity, self._venues, topology.limits.clients_max)
+        self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
+        self._epochs = self._values.epochs.copy()
+        self._clients: list[Client | None] = [None] * topology.limits.clients_max
+        self._free: list[int] = []  # rows below `_rows` that are free, the lowest first
+        self._rows = 0  # rows that have ever been used
+        self._count = 0
+        self._entry_blocks = _Blocks()
+        self._entry_sizes: dict[int, int] = {}  # row -> size of its block
+        self._queue_blocks = _Blocks()
+        self._frame = np.zeros(fanout_kernel.FRAME_BYTES, np.uint8)
+        self._picked = np.zeros(CLIENTS_AT_ONCE, np.int64)
+        self._cursor = 0
+        self._flushed_ns: int | None = None
+        self._catching_up = False
+        self._batch_rows = 0
+        self._refused = self._cut = self._stalls = self._capped = 0
+
+    # --- clients ---
+
+    def add(self, client: Client) -> bool:
+        """Take a client in; False when there is no room. Its interval is its feed's until it asks for another."""
+        if not self._free and self._rows == len(self._clients):
+            self._refused += 1
+            return False
+        if self._free:
+            row = heapq.heappop(self._free)
+        else:
+            row = self._rows
+            self._rows += 1
+        self._clients[row] = client
+        self._count += 1
+        client.fanout, client.row = self, row
+        mine = self._fan.clients[row]
+        mine["form"] = client.feed.dialect * 2 + client.encoding
+        mine["fd"] = client.fd
+        for name in ("start", "count", "scan", "queue_start", "queue_size", "queue_first", "queue_count"):
+            mine[name] = 0
+        mine["lost"] = mine["slow_ms"] = 0
+        self._set_interval(client, 0 if client.feed.alpaca else self.settings.interval_ms)
+        return True
+
+    def drop(self, client: Client) -> None:
+        """Let a client go, before its descriptor is closed: the number may be another's at once."""
+        row = client.row
+        if row < 0:
+            return
+        client.row = -1
+        self.subscriptions.drop(row)
+        mine = self._fan.clients[row]
+        if row in self._entry_sizes:
+            self._entry_blocks.give(int(mine["start"]), self._entry_sizes.pop(row))
+        if mine["queue_size"]:
+            self._queue_blocks.give(int(mine["queue_start"]), int(mine["queue_size"]))
+        fanout_kernel.release(self._fan, row)
+        self._clients[row] = None
+        self._count -= 1
+        heapq.heappush(self._free, row)
+
+    def close_all(self, code: int, reason: str) -> None:
+        """Close every client, as before a restart."""
+        for client in list(self._each()):
+            client.sink.close(code, reason)
+
+    def subscribe(
+        self, client: Client, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool = True
+    ) -> None:
+        """Add to what a client gets; with ``snapshot``, each value that exists comes first.
+
+        Raises ProtocolError (405), and changes nothing, when a channel would have more than
+        `limits.client_symbols_max` symbols. The interval is that of all its subscriptions.
+        """
+        held = self.subscriptions.of(client.row)
+        for channel, patterns in channels.items():
+            count = self._symbols_in([*held.get(channel, ()), *patterns])
+            if count > self._limit:
+                raise ProtocolError(405, channel, f"{count} symbols, at most {self._limit}")
+        self.subscriptions.add(client.row, channels)
+        if interval_ms != client.interval_ms:
+            self._set_interval(client, interval_ms)
+        for channel, patterns in channels.items():
+            self._extend(client, self._slots(client.feed, channel, self._matching(patterns)), snapshot)
+
+    def unsubscribe(self, client: Client, channels: Mapping[str, Sequence[str]]) -> None:
+        """Take away from what a client gets; what other patterns of it still want stays."""
+        self.subscriptions.remove(client.row, channels)
+        wanted = [
+            self._slots(client.feed, channel, self._matching(patterns))
+            for channel, patterns in self.subscriptions.of(client.row).items()
+        ]
+        held = self._held(client)
+        keep = np.isin(held, np.concatenate(wanted) if wanted else []).astype(np.int64)
+        fanout_kernel.retain(self._fan, client.row, keep, np.empty_like(keep))
+
+    @property
+    def _limit(self) -> int:
+        return self.topology.limits.client_symbols_max
+
+    def _each(self) -> Iterator[Client]:
+        return (client for client in self._clients[: self._rows] if client is not None)
+
+    def _set_interval(self, client: Client, interval_ms: int) -> None:
+        """Serve the client at this interval, from an instant within it that its row decides: its cohort."""
+        client.interval_ms = interval_ms
+        interval_ns = interval_ms * MILLISECOND_NS
+        phase_ns = client.row * 0x9E3779B1 % (1 << 32) * interval_ns >> 32  # golden ratio: any rows spread evenly
+        due_ns = self.clock.monotonic_ns() + phase_ns
+        fanout_kernel.set_interval(self._fan, client.row, interval_ns, due_ns, self._streams)
+        self._fit_queue(client)
+
+    def _matching(self, patterns: Sequence[str]) -> _Slots:
+        """The ids of the known symbols that any of the patterns means, in order."""
+        names = self._symbols.arrays.names[: self._known]
+        found = [np.empty(0, np.int64)]
+        exact: list[int] = []
+        for pattern in patterns:
+            if pattern.endswith("*"):
+                prefix = np.frombuffer(pattern[:-1].encode("ascii"), np.uint8)
+                found.append(1 + np.flatnonzero((names[1:, : prefix.size] == prefix).all(axis=1)))
+            else:
+                exact.append(self._symbols.find(pattern))
+        ids = np.unique(np.concatenate([*found, np.array(exact, np.int64)]))
+        return ids[(ids > 0) & (ids < self._known)]
+
+    def _symbols_in(self, patterns: Sequence[str]) -> int:
+        """How many symbols the patterns stand for, those included that are named and not known yet."""
+        unknown = {
+            name for name in patterns if not name.endswith("*") and not 0 < self._symbols.find(name) < self._known
+        }
+        return int(self._matching(patterns).size) + len(unknown)
+
+    def _slots(self, feed: Feed, channel: str, symbols: _Slots) -> _Slots:
+        """The slots that a channel of a feed has for some symbols (`fanout_kernel`)."""
+        streams = fanout_kernel.states(self._venues)
+        by_venue = streams + fanout_kernel.STREAMS_BY_VENUE
+        match channel:
+            case "quotes":
+                found = [feed.venue + 1]
+            case "venueQuotes":
+                found = list(range(1, self._venues + 1))
+            case "barsNow":
+                found = [streams - 1]
+            case "bars" | "updatedBars" | "bars5m" | "bars1h":
+                found = [streams + ("bars", "updatedBars", "bars5m", "bars1h").index(channel)]
+            case "trades" | "statuses" | "lulds":
+                group = ("trades", "statuses", "lulds").index(channel)
+                found = [by_venue + group * (self._venues + 1) + feed.venue + 1]
+            case _:  # dailyBars: accepted for the sake of stock clients; nothing publishes them
+                found = []
+        if channel == "statuses":  # and the state of the lines, which has no symbol
+            symbols = np.concatenate([[0], symbols])
+        capacity = self._symbols.capacity
+        return np.concatenate([np.empty(0, np.int64), *(plane * capacity + symbols for plane in found)])
+
+    def _held(self, client: Client) -> _Slots:
+        """The slots that a client has entries for."""
+        mine = self._fan.clients[client.row]
+        held: _Slots = self._fan.entries["slot"][mine["start"] : mine["start"] + mine["count"]].astype(np.int64)
+        return held
+
+    def _extend(self, client: Client, slots: _Slots, snapshot: bool) -> None:
+        """Give a client entries for those of ``slots`` that it has not."""
+        slots = np.setdiff1d(slots, self._held(client))
+        if slots.size:
+            self._fit_entries(client, int(self._fan.clients[client.row]["count"]) + slots.size)
+            fanout_kernel.append(self._fan, client.row, slots, self._streams, snapshot)
+            self._fit_queue(client)
+
+    def _fit_entries(self, client: Client, count: int) -> None:
+        """See to it that a client's block holds ``count`` entries."""
+        size = self._entry_sizes.get(client.row, 0)
+        if count <= size:
+            return
+        larger = max(8, 1 << (count - 1).bit_length())
+        start = self._entry_blocks.take(larger)
+        while self._entry_blocks.end > self._fan.entries.size:
+            self._fan = self._fan._replace(
+                entries=np.concatenate([self._fan.entries, np.zeros_like(self._fan.entries)])
+            )
+        before = int(self._fan.clients[client.row]["start"])
+        fanout_kernel.move_entries(self._fan, client.row, start)
+        if size:
+            self._entry_blocks.give(before, size)
+        self._entry_sizes[client.row] = larger
+
+    def _fit_queue(self, client: Client) -> None:
+        """See to it that a client's queue is in proportion to what may come into it."""
+        mine = self._fan.clients[client.row]
+        held = self._held(client)
+        linked = held.size if client.interval_ms == 0 else int(np.count_nonzero(held >= self._streams))
+        size = min(max(QUEUE_MIN, 1 << (QUEUE_PER_ENTRY * linked - 1).bit_length()), QUEUE_MAX) if linked else 0
+        if size <= mine["queue_size"]:
+            return
+        start = self._queue_blocks.take(size)
+        while self._queue_blocks.end > self._fan.queue.size:
+            self._fan = self._fan._replace(queue=np.concatenate([self._fan.queue, np.zeros_like(self._fan.queue)]))
+        before, size_before = int(mine["queue_start"]), int(mine["queue_size"])
+        fanout_kernel.move_queue(self._fan, client.row, start, size)
+        if size_before:
+            self._queue_blocks.give(before, size_before)
+
+    # --- in ---
+
+    def apply(self, batch: Rows) -> None:
+        """Take over a batch of the inbox that `latest` has applied already."""
+        self._meet_symbols()
+        self._batch_rows = batch.size
+        fanout_kernel.apply(self._fan, self._values, columns(batch))
+        self._restate(batch)
+
+    def _meet_symbols(self) -> None:
+        """Give new symbols to those who asked for them before they were known."""
+        known, self._known = self._known, len(self._symbols)
+        for symbol in range(known, self._known):
+            for row, channel in self.subscriptions.wanting(self._symbols.name(symbol)):
+                client = self._clients[row]
+                assert client is not None
+                if self._symbols_in(self.subscriptions.of(row)[channel]) > self._limit:
+                    self._cap(client, channel)
+                else:
+                    self._extend(client, self._slots(client.feed, channel, np.array([symbol])), True)
+
+    def _cap(self, client: Client, channel: str) -> None:
+        """Tell a client, once, that a prefix has outgrown its limit: it does not get the newest symbols."""
+        self._capped += 1
+        if not client.capped:
+            client.capped = True
+            error = ProtocolError(405, channel, f"new symbols beyond {self._limit} are not subscribed")
+            client.sink.write(protocol.frame([error.message()], client.encoding))
+
+    def _restate(self, batch: Rows) -> None:
+        """Tell everyone at once which values went stale, or came back, with a link, a publisher or a venue's line."""
+        links = batch.view(LINK)[batch["kind"] == KIND_LINK]
+        publishers = set(links["publisher"].tolist())
+        reborn = np.flatnonzero(self._values.epochs != self._epochs)
+        if reborn.size:
+            publishers |= set(reborn.tolist())
+            self._epochs[:] = self._values.epochs
+        lines = batch["venue"][(batch["kind"] == KIND_STATUS) & (batch["symbol"] == 0)]
+        letters = self._symbols.arrays.names
+        concerned = [(publisher, -1) for publisher in publishers]
+        concerned += [(-1, int(self._values.venue_slots[letter & 127])) for letter in set(lines.tolist())]
+        for publisher, line in concerned:
+            fanout_kernel.restate(self._fan, self._values, letters, publisher, line, self._known, self._rows)
+
+    # --- out ---
+
+    def flush(self, now_ns: int) -> bool:
+        """Serve those who are due, for at most `SLICE_NS`; ``now_ns`` is monotonic. True when some still wait."""
+        if self._held_back(now_ns):
+            return False
+        deadline_ns = self.clock.monotonic_ns() + SLICE_NS
+        left = self._rows
+        while left > 0:
+            count, self._cursor, seen = fanout_kernel.pick(
+                self._fan, self._cursor, self._rows, left, now_ns, self._picked
+            )
+            left -= seen
+            self._serve(self._picked[:count].tolist(), now_ns)
+            if left > 0 and self.clock.monotonic_ns() >= deadline_ns:
+                return True
+        return False
+
+    def counters(self) -> dict[str, int]:
+        """What has been done; `fanout_kernel.COUNTERS` says what the words mean."""
+        counts = dict(zip(fanout_kernel.COUNTERS, self._fan.counters.tolist(), strict=True))
+        return counts | {
+            "clients": self._count,
+            "entries": int(self._fan.clients["count"][: self._rows].sum()),
+            "clients_refused": self._refused,
+            "slow_cut": self._cut,
+            "stalls": self._stalls,
+            "symbols_capped": self._capped,
+        }
+
+    def _held_back(self, now_ns: int) -> bool:
+        """After the loop was blocked: first take what waits on the bus, then send only what is new.
+
+        Old ticks must not be replayed as live. Quotes fall back to their slots, streams tell their gap.
+        """
+        late = self._flushed_ns is not None and now_ns - self._flushed_ns > STALLED_NS
+        self._flushed_ns = now_ns
+        if late and not self._catching_up:
+            self._stalls += 1
+            self._catching_up = True
+        elif self._catching_up and self._batch_rows < CAUGHT_UP_ROWS:
+            self._catching_up = False
+            fanout_kernel.spill(self._fan, self._rows)
+        self._batch_rows = 0
+        return self._catching_up
+
+    def _serve(self, rows: list[int], now_ns: int) -> None:
+        """Send to those of some clients whose sockets are free."""
+        ready = np.array([row for row in rows if self._ready(row, now_ns)], np.int64)
+        names = self._symbols.arrays
+        done = 0
+        while done < ready.size:
+            done, start, end, error = fanout_kernel.flush(
+                self._fan, self._values, names, ready, done, now_ns, self._frame
+            )
+            client = self._clients[int(ready[done - 1])]
+            if client is None:
+                continue
+            if error:
+                client.sink.abort()
+            elif end > start:
+                if client.fd >= 0:
+                    client.busy_since_ns = now_ns
+                client.sink.write(self._frame[start:end].tobytes())
+
+    def _ready(self, row: int, now_ns: int) -> bool:
+        """Whether a client's socket has taken what it was given; cuts the client that has not for too long."""
+        client = self._clients[row]
+        if client is None:  # cut a moment ago
+            return False
+        if not client.sink.writing():
+            if client.busy_since_ns:
+                self._tell(client, now_ns - client.busy_since_ns)
+                client.busy_since_ns = 0
+            return True
+        if not client.busy_since_ns:
+            client.busy_since_ns = now_ns
+        elif now_ns - client.busy_since_ns > CUT_AFTER_NS:
+            self._cut += 1
+            _log.warning("%s: cut: its socket took nothing for %d ms", client.name, CUT_AFTER_NS // MILLISECOND_NS)
+            client.sink.write(protocol.frame([ProtocolError(407).message()], client.encoding))
+            client.sink.close(protocol.CLOSE_SLOW, protocol.WORDS[407])
+        return False
+
+    def _tell(self, client: Client, busy_ns: int) -> None:
+        """Have the next frame begin with `slow`, if there is something to tell."""
+        mine = self._fan.clients[client.row]
+        if busy_ns >= TELL_AFTER_NS or mine["lost"]:
+            mine["slow_ms"] = max(1, busy_ns // MILLISECOND_NS)

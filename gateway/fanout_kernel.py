@@ -1,0 +1,897 @@
+"""The compiled half of the fan-out: rows become versions and events, and those become one frame a client.
+
+Everything that a client can subscribe is a **slot**: ``plane * symbols_max + symbol``, with a version that
+counts its updates. The first planes hold a state (the composite's quote, each venue's quote, the candle in
+progress), of which the latest value counts. The others are streams (bars, trades, statuses, bands), of which
+every message counts.
+
+A client has one **entry** for each slot it subscribed, with the version it was sent last. Streams, and the
+quotes of clients that want every tick, are **linked**: each update becomes an event in a ring, and its number
+goes into the bounded queue of every linked client. All other entries are compared with their slots when the
+client is due. Because every message carries its slot's version, whatever did not fit into a queue shows as a
+jump: on a quote it becomes ``k``, on a stream a ``gap`` message.
+
+Messages are encoded at most once a form (`protocol_kernel`), when the first client needs them, into one
+circular byte cache a form; what the cache has lost is simply encoded again.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric import native
+from fabric.compiled import kernel
+from fabric.records import (
+    BAR,
+    EVENT,
+    GAP,
+    KIND_BAR_1H,
+    KIND_BAR_1M,
+    KIND_BAR_5M,
+    KIND_GAP,
+    KIND_NBBO,
+    KIND_QUOTE,
+    KIND_STATUS,
+    KIND_TRADE,
+    NBBO,
+    NULL,
+    STATUS,
+    TRADE,
+    WIDTH,
+    Rows,
+    columns,
+    empty,
+    pack,
+)
+from fabric.symbols import SymbolTable
+from gateway import latest_kernel, protocol_kernel
+from gateway.latest_kernel import owner, source_lost
+from gateway.protocol_kernel import (
+    BANDS,
+    BEST,
+    CANCEL,
+    CLOSED,
+    CLOSED_1H,
+    CLOSED_5M,
+    CORRECTION,
+    FORMS,
+    HALT,
+    JSON,
+    LAGGED,
+    LINE,
+    MESSAGE_MAX,
+    MISSED,
+    NOW,
+    OWN,
+    REVISED,
+    TRADED,
+    append_count,
+    encode,
+)
+
+EVENTS_KEPT: Final = 16_384
+"""Events in the ring. A client that is further behind falls back to the slot (quotes) or is told of a gap."""
+CACHE_BYTES: Final = 4 << 20
+"""Encoded messages kept a form."""
+FRAME_BYTES: Final = 64 << 10
+"""A longer answer goes out as several frames: a burst must not exceed what stock clients accept (1 MiB)."""
+FRAMES_AT_ONCE: Final = 4
+"""Frames for one client before others have their turn."""
+
+CLIENT: Final = np.dtype(
+    [
+        ("fd", "<i8"),  # descriptor; -1: the bytes go through Python
+        ("form", "<i8"),  # `protocol_kernel` form; -1: the row is free
+        ("interval_ns", "<i8"),  # 0: every tick
+        ("due_ns", "<i8"),  # of its cohort; the phase never changes
+        ("pending", "<i8"),  # 1: serve at the next flush, whatever the interval
+        ("behind", "<i8"),  # 1: linked entries must be compared with their slots as well
+        ("start", "<i8"),  # its entries: [start, start + count)
+        ("count", "<i8"),
+        ("scan", "<i8"),  # entry where the last frame was full
+        ("queue_start", "<i8"),  # its queue: `queue_size` items, a power of two or 0, from here
+        ("queue_size", "<i8"),
+        ("queue_first", "<i8"),
+        ("queue_count", "<i8"),
+        ("lost", "<i8"),  # events that its queue lost since the last `slow`
+        ("slow_ms", "<i8"),  # time without reading that the next frame must tell, or 0
+    ]
+)
+ENTRY: Final = np.dtype(
+    [
+        ("last", "<i8"),  # version that was sent last, or _OWED
+        ("slot", "<i4"),
+        ("owner", "<i4"),  # the client
+        ("next", "<i4"),  # next linked entry of the same slot + 1, 0 at the end, -1 when not linked
+        ("prev", "<i4"),
+    ]
+)
+ITEM: Final = np.dtype([("event", "<i8"), ("entry", "<i8")])  # the entry relative to the client's `start`
+MARK: Final = np.dtype([("version", "<i8"), ("message", "<i8")])
+CACHED: Final = np.dtype(
+    [
+        ("at", "<i8"),  # where in the bytes ever written to the form's cache
+        ("known", "<i8"),  # version (of a slot) or number (of an event) that was encoded
+        ("size", "<i8"),
+    ]
+)
+COUNTERS: Final = (
+    "frames",
+    "bytes",
+    "updates",  # messages delivered, gaps and notices included
+    "replaced",  # updates that a later one stood for (`k`)
+    "missed",  # stream messages that were announced as a gap
+    "refused",  # events that a client's queue had no room for, or that left the ring first
+    "partial",  # frames that the socket did not take whole
+    "events",  # written into the ring
+    "encoded",
+    "unplaced",  # rows of a venue that the topology does not have
+    "late_ns_max",  # the latest that a cohort was served after it was due
+)
+
+_HEAD: Final = 16  # room before the first item: WebSocket header (10 at most) and array header (3)
+_SEND_FLAGS: Final = native.MSG_DONTWAIT | native.MSG_NOSIGNAL
+_OWED: Final = -1  # the value exists and was never sent: a snapshot
+_UNLINKED: Final = -1
+_STALE_LINE: Final = pack("stale")
+_CANCELLED: Final = pack("x")
+_CORRECTED: Final = pack("c")
+
+# Bars kept for snapshots: `Fan.bars[...]`.
+_BAR_NOW, _BAR_1M, _BAR_5M, _BAR_1H = range(4)
+# Streams, as planes above the states. From _TRADES on a stream has one plane for all venues and one for each.
+_BARS, _REVISIONS, _BARS_5M, _BARS_1H, _TRADES = range(5)
+STREAMS_BY_VENUE: Final = _TRADES
+
+(_FRAMES, _BYTES, _UPDATES, _REPLACED, _MISSED, _REFUSED, _PARTIAL, _EVENTS, _ENCODED, _UNPLACED, _LATE) = range(
+    len(COUNTERS)
+)
+
+
+def _columns(dtype: np.dtype[np.void], *names: str) -> tuple[int, ...]:
+    """Where fields stand in a row: a batch mixes kinds in one ``int64[n, WIDTH]``, which no record type describes."""
+    assert dtype.names is not None
+    return tuple(dtype.names.index(name) for name in names)
+
+
+_KIND, _SYMBOL, _VENUE, _SEQ, _EPOCH, _EVENT_NS = _columns(EVENT, "kind", "symbol", "venue", "seq", "epoch", "event_ns")
+_BID_PX, _ASK_PX = _columns(NBBO, "bid_px", "ask_px")
+(_MARK,) = _columns(TRADE, "mark")
+(_REV,) = _columns(BAR, "rev")
+_TRADING, _UPPER_PX, _LOWER_PX, _VENUE_STATE = _columns(STATUS, "trading", "upper_px", "lower_px", "venue_state")
+_CHANNEL_KIND, _GAP_FROM, _GAP_TO = _columns(GAP, "channel_kind", "gap_from", "gap_to")
+
+
+class Fan(NamedTuple):
+    """Every array of the fan-out, as kernels take them."""
+
+    version: npt.NDArray[np.int64]  # [slots] updates so far; 0: no value yet
+    head: npt.NDArray[np.int32]  # [slots] first linked entry + 1, or 0
+    bars: npt.NDArray[np.int64]  # [4, symbols, WIDTH] in progress, last closed 1m, 5m, 1h
+    clients: Rows  # CLIENT[clients]
+    entries: Rows  # ENTRY[...] in one block a client
+    queue: Rows  # ITEM[...] in one block a client
+    ring: npt.NDArray[np.int64]  # [EVENTS_KEPT, WIDTH] rows of events; event n is at n % EVENTS_KEPT
+    marks: Rows  # MARK[EVENTS_KEPT] of the same events
+    cache: npt.NDArray[np.uint8]  # [forms, CACHE_BYTES]
+    cached: npt.NDArray[np.int64]  # [forms] bytes ever written
+    slot_cache: Rows  # CACHED[forms, state slots]
+    event_cache: Rows  # CACHED[forms, EVENTS_KEPT]
+    counters: npt.NDArray[np.int64]  # COUNTERS
+    chars: npt.NDArray[np.uint8]  # [8] to encode with
+    report: npt.NDArray[np.int64]  # [WIDTH] a gap or slow message before it is encoded
+    routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
+
+
+class Values(NamedTuple):
+    """What `Latest` holds, as columns, and what its rule of staleness needs."""
+
+    nbbo: npt.NDArray[np.int64]  # [symbols, WIDTH]
+    quotes: npt.NDArray[np.int64]  # [symbols, venues, WIDTH]
+    trades: npt.NDArray[np.int64]  # [symbols, WIDTH]
+    statuses: npt.NDArray[np.int64]  # [symbols, WIDTH]
+    venue_statuses: npt.NDArray[np.int64]  # [venues, WIDTH]
+    venue_slots: npt.NDArray[np.int64]  # [128] as in `latest_kernel.Tables`, like the following
+    owners: npt.NDArray[np.int64]
+    link_up: npt.NDArray[np.int64]
+    epochs: npt.NDArray[np.int64]
+
+
+def states(venues: int) -> int:
+    """How many planes hold a state: the composite's quote, each venue's, the candle in progress."""
+    return venues + 2
+
+
+def planes(venues: int) -> int:
+    """How many planes there are."""
+    return states(venues) + _TRADES + 3 * (venues + 1)
+
+
+def make(symbols_max: int, venues: int, clients_max: int) -> Fan:
+    """Allocate. Zeroed memory costs nothing until it is used, so the tables may be as large as the bounds."""
+    clients = np.zeros(clients_max, CLIENT)
+    clients["fd"] = clients["form"] = -1
+    return Fan(
+        version=np.zeros(planes(venues) * symbols_max, np.int64),
+        head=np.zeros(planes(venues) * symbols_max, np.int32),
+        bars=np.zeros((4, symbols_max, WIDTH), np.int64),
+        clients=clients,
+        entries=np.zeros(1_024, ENTRY),
+        queue=np.zeros(1_024, ITEM),
+        ring=np.zeros((EVENTS_KEPT, WIDTH), np.int64),
+        marks=np.zeros(EVENTS_KEPT, MARK),
+        cache=np.zeros((FORMS, CACHE_BYTES), np.uint8),
+        cached=np.zeros(FORMS, np.int64),
+        slot_cache=np.zeros((FORMS, states(venues) * symbols_max), CACHED),
+        event_cache=np.zeros((FORMS, EVENTS_KEPT), CACHED),
+        counters=np.zeros(len(COUNTERS), np.int64),
+        chars=np.zeros(8, np.uint8),
+        report=np.zeros(WIDTH, np.int64),
+        routes=np.zeros((4, 2), np.int64),
+    )
+
+
+# --- entries: who has subscribed what -------------------------------------------------------------------------------
+
+
+@kernel
+def _link(head: Any, entries: Any, place: int) -> None:
+    slot = entries[place]["slot"]
+    first = head[slot]
+    entries[place]["next"] = first
+    entries[place]["prev"] = 0
+    if first > 0:
+        entries[first - 1]["prev"] = place + 1
+    head[slot] = place + 1
+
+
+@kernel
+def _unlink(head: Any, entries: Any, place: int) -> None:
+    after = entries[place]["next"]
+    if after == _UNLINKED:
+        return
+    before = entries[place]["prev"]
+    if before > 0:
+        entries[before - 1]["next"] = after
+    else:
+        head[entries[place]["slot"]] = after
+    if after > 0:
+        entries[after - 1]["prev"] = before
+    entries[place]["next"] = _UNLINKED
+
+
+@kernel
+def _move_entry(head: Any, entries: Any, source: int, target: int) -> None:
+    """Move one entry to a place that holds none, its links included."""
+    linked = entries[source]["next"] != _UNLINKED
+    _unlink(head, entries, source)
+    entries[target] = entries[source]
+    if linked:
+        _link(head, entries, target)
+
+
+@kernel
+def append(fan: Any, client: int, slots: Any, streams: int, snapshot: bool) -> None:
+    """Give ``client`` an entry for each of ``slots``, which it has not; its block of entries has room for them.
+
+    ``streams`` is the first slot of a stream.
+    """
+    mine = fan.clients[client]
+    for slot in slots:
+        place = mine["start"] + mine["count"]
+        mine["count"] += 1
+        fan.entries[place]["slot"] = slot
+        fan.entries[place]["owner"] = client
+        fan.entries[place]["next"] = _UNLINKED
+        fan.entries[place]["last"] = _OWED if snapshot and fan.version[slot] > 0 else fan.version[slot]
+        if slot >= streams or mine["interval_ns"] == 0:
+            _link(fan.head, fan.entries, place)
+    mine["behind"] = 1
+    mine["pending"] = 1
+
+
+@kernel
+def retain(fan: Any, client: int, keep: Any, places: Any) -> None:
+    """Take away the client's entries that ``keep`` marks with 0, and their events; ``places`` is of the same size."""
+    mine = fan.clients[client]
+    kept = 0
+    for i in range(mine["count"]):
+        if keep[i] == 0:
+            _unlink(fan.head, fan.entries, mine["start"] + i)
+            places[i] = -1
+        else:
+            if kept != i:
+                _move_entry(fan.head, fan.entries, mine["start"] + i, mine["start"] + kept)
+            places[i] = kept
+            kept += 1
+    mine["count"] = kept
+    mine["scan"] = 0
+    queued = 0
+    for i in range(mine["queue_count"]):
+        item = fan.queue[mine["queue_start"] + ((mine["queue_first"] + i) & (mine["queue_size"] - 1))]
+        place = places[item["entry"]]
+        if place >= 0:
+            target = fan.queue[mine["queue_start"] + ((mine["queue_first"] + queued) & (mine["queue_size"] - 1))]
+            target["event"] = item["event"]
+            target["entry"] = place
+            queued += 1
+    mine["queue_count"] = queued
+
+
+@kernel
+def move_entries(fan: Any, client: int, start: int) -> None:
+    """Move the client's entries to another block."""
+    for i in range(fan.clients[client]["count"]):
+        _move_entry(fan.head, fan.entries, fan.clients[client]["start"] + i, start + i)
+    fan.clients[client]["start"] = start
+
+
+@kernel
+def move_queue(fan: Any, client: int, start: int, size: int) -> None:
+    """Move the client's queue to another block, which is not smaller."""
+    mine = fan.clients[client]
+    for i in range(mine["queue_count"]):
+        item = fan.queue[mine["queue_start"] + ((mine["queue_first"] + i) & (mine["queue_size"] - 1))]
+        fan.queue[start + i] = item
+    mine["queue_start"] = start
+    mine["queue_size"] = size
+    mine["queue_first"] = 0
+
+
+@kernel
+def set_interval(fan: Any, client: int, interval_ns: int, due_ns: int, streams: int) -> None:
+    """Serve the client each ``interval_ns`` from ``due_ns`` on, or at every tick (0)."""
+    mine = fan.clients[client]
+    mine["interval_ns"] = interval_ns
+    mine["due_ns"] = due_ns
+    mine["behind"] = 1
+    mine["pending"] = 1
+    for place in range(mine["start"], mine["start"] + mine["count"]):
+        if fan.entries[place]["slot"] < streams:
+            linked = fan.entries[place]["next"] != _UNLINKED
+            if linked and interval_ns > 0:
+                _unlink(fan.head, fan.entries, place)
+            elif not linked and interval_ns == 0:
+                _link(fan.head, fan.entries, place)
+
+
+@kernel
+def release(fan: Any, client: int) -> None:
+    """Free the client's row: no kernel touches its descriptor after this."""
+    mine = fan.clients[client]
+    for place in range(mine["start"], mine["start"] + mine["count"]):
+        _unlink(fan.head, fan.entries, place)
+    mine["count"] = 0
+    mine["queue_count"] = 0
+    mine["queue_size"] = 0
+    mine["pending"] = 0
+    mine["fd"] = -1
+    mine["form"] = -1
+
+
+# --- in: rows become versions and events ----------------------------------------------------------------------------
+
+
+@kernel
+def _mark(fan: Any, slot: int) -> None:
+    """Have the linked clients of ``slot`` compare their entries."""
+    after = fan.head[slot]
+    while after > 0:
+        mine = fan.clients[fan.entries[after - 1]["owner"]]
+        mine["behind"] = 1
+        if mine["interval_ns"] == 0:
+            mine["pending"] = 1
+        after = fan.entries[after - 1]["next"]
+
+
+@kernel
+def _publish(fan: Any, slot: int, message: int, row: Any) -> None:
+    """Count an update of ``slot``; give it to the queues of those who are linked to it."""
+    fan.version[slot] += 1
+    after = fan.head[slot]
+    if after == 0:
+        return
+    fan.counters[_EVENTS] += 1
+    event = fan.counters[_EVENTS]
+    place = event % EVENTS_KEPT
+    for column in range(WIDTH):
+        fan.ring[place, column] = row[column]
+    fan.marks[place]["version"] = fan.version[slot]
+    fan.marks[place]["message"] = message
+    while after > 0:
+        entry = fan.entries[after - 1]
+        mine = fan.clients[entry["owner"]]
+        if mine["queue_count"] < mine["queue_size"]:
+            free = (mine["queue_first"] + mine["queue_count"]) & (mine["queue_size"] - 1)
+            fan.queue[mine["queue_start"] + free]["event"] = event
+            fan.queue[mine["queue_start"] + free]["entry"] = after - 1 - mine["start"]
+            mine["queue_count"] += 1
+        else:
+            mine["behind"] = 1
+            mine["lost"] += 1
+            fan.counters[_REFUSED] += 1
+        if mine["interval_ns"] == 0:
+            mine["pending"] = 1
+        after = entry["next"]
+
+
+@kernel
+def _keep_bar(fan: Any, kept: int, slot: int, bar: Any) -> bool:
+    """Keep the bar for snapshots if none of its slot is newer; return whether it was kept."""
+    held = fan.bars[kept, bar[_SYMBOL]]
+    if fan.version[slot] > 0 and bar[_EVENT_NS] < held[_EVENT_NS]:
+        return False
+    for column in range(WIDTH):
+        held[column] = bar[column]
+    return True
+
+
+@kernel
+def _add_route(fan: Any, count: int, slot: int, message: int) -> int:
+    fan.routes[count, 0] = slot
+    fan.routes[count, 1] = message
+    return count + 1
+
+
+@kernel
+def _route_bar(fan: Any, bar: Any, streams: int, symbols_max: int) -> int:
+    """Keep a bar and write where it goes into ``fan.routes``; return how many slots that are."""
+    count = 0
+    symbol = bar[_SYMBOL]
+    rev = max(bar[_REV], 0)
+    if bar[_KIND] == KIND_BAR_1M and rev <= 1:
+        slot = streams - symbols_max + symbol  # in progress: the last plane of the states
+        if _keep_bar(fan, _BAR_NOW, slot, bar):
+            count = _add_route(fan, count, slot, NOW)
+    if rev == 0:
+        return count
+    plane = _BARS
+    kept = _BAR_1M
+    message = CLOSED
+    if bar[_KIND] == KIND_BAR_5M:
+        plane = _BARS_5M
+        kept = _BAR_5M
+        message = CLOSED_5M
+    elif bar[_KIND] == KIND_BAR_1H:
+        plane = _BARS_1H
+        kept = _BAR_1H
+        message = CLOSED_1H
+    slot = streams + plane * symbols_max + symbol
+    _keep_bar(fan, kept, slot, bar)
+    if bar[_KIND] == KIND_BAR_1M and rev > 1:
+        fan.version[slot] = max(fan.version[slot], 1)  # it was closed before we came: there is a snapshot
+        slot = streams + _REVISIONS * symbols_max + symbol
+        message = REVISED
+    return _add_route(fan, count, slot, message)
+
+
+@kernel
+def _route(fan: Any, values: Any, kind: int, row: Any) -> int:
+    """Write the slots and messages that a row becomes, as one of ``kind``, to ``fan.routes``; return how many."""
+    symbols_max = values.nbbo.shape[0]
+    venues = values.quotes.shape[1]
+    streams = (venues + 2) * symbols_max
+    symbol = row[_SYMBOL]
+    if kind == KIND_NBBO:
+        return _add_route(fan, 0, symbol, BEST)
+    if KIND_BAR_1M <= kind <= KIND_BAR_1H:
+        return _route_bar(fan, row, streams, symbols_max)
+    if kind != KIND_QUOTE and kind != KIND_TRADE and kind != KIND_STATUS:
+        return 0
+    venue = values.venue_slots[row[_VENUE] & 127]
+    if venue < 0:
+        fan.counters[_UNPLACED] += 1
+        return 0
+    own = (venue + 1) * symbols_max
+    if kind == KIND_QUOTE:
+        return _add_route(fan, 0, own + symbol, OWN)
+    slot = streams + _TRADES * symbols_max + symbol
+    if kind == KIND_TRADE:
+        mark = row[_MARK]
+        message = CANCEL if mark == _CANCELLED else CORRECTION if mark == _CORRECTED else TRADED
+        return _add_route(fan, _add_route(fan, 0, slot, message), slot + own, message)
+    count = 0
+    slot += (venues + 1) * symbols_max
+    if symbol == 0 or (row[_TRADING] != NULL and row[_TRADING] != 0):
+        message = LINE if symbol == 0 else HALT
+        count = _add_route(fan, _add_route(fan, count, slot, message), slot + own, message)
+    slot += (venues + 1) * symbols_max
+    if symbol != 0 and (row[_UPPER_PX] != NULL or row[_LOWER_PX] != NULL):
+        count = _add_route(fan, _add_route(fan, count, slot, BANDS), slot + own, BANDS)
+    return count
+
+
+@kernel
+def apply(fan: Any, values: Any, batch: Any) -> None:
+    """Take over a batch (``int64[n, WIDTH]``) that `latest` has applied already."""
+    for i in range(batch.shape[0]):
+        row = batch[i]
+        if row[_KIND] == KIND_GAP:
+            if row[_CHANNEL_KIND] == KIND_TRADE:  # states come again whole; a lost trade does not
+                for route in range(_route(fan, values, KIND_TRADE, row)):
+                    fan.version[fan.routes[route, 0]] += row[_GAP_TO] - row[_GAP_FROM] + 1
+                    _mark(fan, fan.routes[route, 0])
+            continue
+        for route in range(_route(fan, values, row[_KIND], row)):
+            _publish(fan, fan.routes[route, 0], fan.routes[route, 1], row)
+
+
+@kernel
+def restate(fan: Any, values: Any, letters: Any, publisher: int, line: int, symbols: int, clients: int) -> None:
+    """Send again what ``publisher`` speaks for, and the quotes of venue slot ``line`` (-1: none), at once.
+
+    For when a link or a line went stale or came back: nobody waits for an interval to learn that.
+    """
+    for symbol in range(1, symbols):
+        for plane in range(values.quotes.shape[1] + 1):
+            if plane == 0:
+                known = values.nbbo[symbol, _SEQ] != NULL
+                kind = KIND_NBBO
+            else:
+                known = values.quotes[symbol, plane - 1, _SEQ] != NULL
+                kind = KIND_QUOTE
+            concerned = plane > 0 and plane - 1 == line
+            if known and (
+                concerned or (publisher >= 0 and owner(values, letters, kind, symbol, plane - 1) == publisher)
+            ):
+                slot = plane * letters.shape[0] + symbol
+                fan.version[slot] += 1
+                _mark(fan, slot)
+    for client in range(clients):
+        fan.clients[client]["pending"] = 1
+
+
+@kernel
+def spill(fan: Any, clients: int) -> None:
+    """Empty all queues: quotes fall back to their slots, streams tell their gap."""
+    for client in range(clients):
+        mine = fan.clients[client]
+        if mine["queue_count"] > 0:
+            mine["lost"] += mine["queue_count"]
+            fan.counters[_REFUSED] += mine["queue_count"]
+            mine["queue_count"] = 0
+            mine["behind"] = 1
+            mine["pending"] = 1
+
+
+# --- out: versions and events become frames -------------------------------------------------------------------------
+
+
+@kernel
+def _stale(values: Any, letters: Any, message: int, row: Any) -> bool:
+    """Whether a quote may no longer be taken as live: the rule of `latest_kernel`, and the venue's line."""
+    if message == BEST:
+        if row[_BID_PX] == NULL and row[_ASK_PX] == NULL:
+            return True
+        return source_lost(values, owner(values, letters, KIND_NBBO, row[_SYMBOL], -1), row[_EPOCH])
+    if message != OWN:
+        return False
+    venue = values.venue_slots[row[_VENUE] & 127]
+    status = values.venue_statuses[venue]
+    if status[_SEQ] != NULL and status[_VENUE_STATE] == _STALE_LINE:
+        return True
+    return source_lost(values, owner(values, letters, KIND_QUOTE, row[_SYMBOL], venue), row[_EPOCH])
+
+
+@kernel
+def _put(fan: Any, values: Any, names: Any, form: int, message: int, row: Any, symbol: int, out: Any, at: int) -> int:
+    """Encode one message at ``out[at]``; return where it ends."""
+    stale = _stale(values, names.names, message, row)
+    return encode(out, at, form, message, row, names.names[symbol], names.lengths[symbol], stale, fan.chars)
+
+
+@kernel
+def _state_row(fan: Any, values: Any, plane: int, symbol: int) -> Any:
+    """The latest row of a state."""
+    if plane == 0:
+        return values.nbbo[symbol]
+    if plane <= values.quotes.shape[1]:
+        return values.quotes[symbol, plane - 1]
+    return fan.bars[_BAR_NOW, symbol]
+
+
+@kernel
+def _stream_row(fan: Any, values: Any, plane: int, symbol: int) -> tuple[int, Any]:
+    """The message and row that a stream's snapshot consists of; message -1 for none.
+
+    ``plane`` counts from the first stream. A line's own status is in no symbol: its plane says which venue.
+    """
+    if plane < _TRADES:
+        if plane == _REVISIONS:
+            return -1, fan.bars[_BAR_1M, symbol]
+        if plane == _BARS:
+            return CLOSED, fan.bars[_BAR_1M, symbol]
+        if plane == _BARS_5M:
+            return CLOSED_5M, fan.bars[_BAR_5M, symbol]
+        return CLOSED_1H, fan.bars[_BAR_1H, symbol]
+    group = (plane - _TRADES) // (values.quotes.shape[1] + 1)
+    venue = (plane - _TRADES) % (values.quotes.shape[1] + 1) - 1  # -1: of any venue
+    message = TRADED if group == 0 else HALT if group == 1 else BANDS
+    if symbol == 0:
+        row = values.venue_statuses[max(venue, 0)]
+        message = LINE
+    elif group == 0:
+        row = values.trades[symbol]
+    else:
+        row = values.statuses[symbol]
+    if row[_SEQ] == NULL or (venue >= 0 and values.venue_slots[row[_VENUE] & 127] != venue):
+        message = -1
+    elif message == HALT and (row[_TRADING] == NULL or row[_TRADING] == 0):
+        message = -1
+    elif message == BANDS and row[_UPPER_PX] == NULL and row[_LOWER_PX] == NULL:
+        message = -1
+    return message, row
+
+
+@kernel
+def _channel(plane: int, venues: int) -> int:
+    """The index in `protocol_kernel.CHANNEL_TEXTS` of a stream, ``plane`` counted from the first of them."""
+    if plane < _TRADES:
+        return plane + 1
+    group = (plane - _TRADES) // (venues + 1)
+    return 0 if group == 0 else 4 + group
+
+
+@kernel
+def _message(fan: Any, values: Any, slot: int, event: int, snapshot: bool) -> Any:
+    """Find what is to be encoded: return ``(message, row, symbol)``; message -1 for nothing."""
+    symbols_max = values.nbbo.shape[0]
+    plane = slot // symbols_max
+    symbol = slot % symbols_max
+    first = values.quotes.shape[1] + 2
+    if event > 0:
+        return fan.marks[event % EVENTS_KEPT]["message"], fan.ring[event % EVENTS_KEPT], symbol
+    if plane >= first:
+        if snapshot:
+            message, row = _stream_row(fan, values, plane - first, symbol)
+            return message, row, symbol
+        return MISSED, fan.report, symbol
+    message = BEST if plane == 0 else NOW if plane == first - 1 else OWN
+    return message, _state_row(fan, values, plane, symbol), symbol
+
+
+@kernel
+def _append(
+    fan: Any, values: Any, names: Any, form: int, slot: int, event: int, skipped: int, frame: Any, at: int, count: int
+) -> int:
+    """Append one message to a frame of ``count`` messages; return where it ends, ``at`` itself for none.
+
+    It is event ``event`` of the ring, else (0) the latest value of a state, else the snapshot of a stream, for which
+    ``skipped`` is _OWED, else the gap of ``skipped`` messages in a stream. Events and states go through the cache.
+    """
+    begin = at
+    if count > 0 and form & 1 == JSON:
+        frame[at] = 44
+        begin += 1
+    message, row, symbol = _message(fan, values, slot, event, skipped == _OWED)
+    if message < 0:
+        return at
+    state = slot < fan.slot_cache.shape[1]
+    if not state and event == 0:
+        if message == MISSED:
+            fan.report[0] = symbol
+            fan.report[1] = _channel(slot // values.nbbo.shape[0] - values.quotes.shape[1] - 2, values.quotes.shape[1])
+            fan.report[2] = skipped
+        return _put(fan, values, names, form, message, row, symbol, frame, begin)
+    cached = fan.event_cache[form, event % EVENTS_KEPT] if event > 0 else fan.slot_cache[form, slot]
+    key = event if event > 0 else fan.version[slot]
+    if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES:
+        to = fan.cached[form]
+        if to % CACHE_BYTES + MESSAGE_MAX > CACHE_BYTES:  # never across the end of the circle
+            to += CACHE_BYTES - to % CACHE_BYTES
+        start = to % CACHE_BYTES
+        size = _put(fan, values, names, form, message, row, symbol, fan.cache[form], start) - start
+        fan.cached[form] = to + size
+        cached["at"] = to
+        cached["size"] = size
+        cached["known"] = key
+        fan.counters[_ENCODED] += 1
+    start = cached["at"] % CACHE_BYTES
+    for i in range(cached["size"]):
+        frame[begin + i] = fan.cache[form, start + i]
+    end = begin + cached["size"]
+    if state and skipped > 0:
+        fan.counters[_REPLACED] += skipped
+        return append_count(frame, begin, end, form, skipped)
+    return end
+
+
+@kernel
+def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[int, int, bool]:
+    """Write what ``client`` has to get into ``frame``; return ``(end, messages, more)``, ``more`` when it was full.
+
+    First comes the queue, then every entry that is behind its slot, so that a client never sees a symbol go back.
+    """
+    mine = fan.clients[client]
+    form = mine["form"]
+    streams = fan.slot_cache.shape[1]
+    full = frame.size - 4 * MESSAGE_MAX
+    at = _HEAD
+    count = 0
+    if mine["slow_ms"] > 0:
+        fan.report[0] = mine["slow_ms"]
+        fan.report[1] = mine["lost"]
+        at = _put(fan, values, names, form, LAGGED, fan.report, 0, frame, at)
+        count = 1
+        mine["slow_ms"] = 0
+        mine["lost"] = 0
+    scanned = 0
+    scanning = mine["interval_ns"] > 0 or mine["behind"] == 1
+    while True:
+        if at > full:
+            return at, count, True
+        if mine["queue_count"] > 0:
+            item = fan.queue[mine["queue_start"] + (mine["queue_first"] & (mine["queue_size"] - 1))]
+            event = item["event"]
+            mine["queue_first"] += 1
+            mine["queue_count"] -= 1
+            if event <= fan.counters[_EVENTS] - EVENTS_KEPT:  # overwritten
+                mine["behind"] = 1
+                scanning = True
+                mine["lost"] += 1
+                fan.counters[_REFUSED] += 1
+                continue
+            entry = fan.entries[mine["start"] + item["entry"]]
+            version = fan.marks[event % EVENTS_KEPT]["version"]
+        elif scanning and scanned < mine["count"]:
+            if mine["scan"] >= mine["count"]:
+                mine["scan"] = 0
+            event = 0
+            entry = fan.entries[mine["start"] + mine["scan"]]
+            mine["scan"] += 1
+            scanned += 1
+            version = fan.version[entry["slot"]]
+        else:
+            if scanning:
+                mine["behind"] = 0
+            return at, count, False
+        last = entry["last"]
+        slot: Any = np.int64(entry["slot"])
+        if version <= last:
+            continue
+        entry["last"] = version
+        skipped = version - last - 1
+        if last == _OWED:
+            skipped = _OWED
+        elif slot >= streams:
+            missed = skipped if event > 0 else version - last
+            if missed > 0:
+                at = _append(fan, values, names, form, slot, 0, missed, frame, at, count)
+                count += 1
+                fan.counters[_MISSED] += missed
+            if event == 0:
+                continue
+        end = _append(fan, values, names, form, slot, event, skipped, frame, at, count)
+        if end > at:
+            at = end
+            count += 1
+
+
+@kernel
+def seal(frame: Any, at: int, count: int, form: int) -> tuple[int, int]:
+    """Put the array and WebSocket headers around the messages; return where the frame begins and ends."""
+    start = _HEAD
+    if form & 1 == JSON:
+        start -= 1
+        frame[start] = 91
+        frame[at] = 93
+        at += 1
+    elif count < 16:
+        start -= 1
+        frame[start] = 0x90 | count
+    else:
+        start -= 3
+        frame[start] = 0xDC
+        frame[start + 1] = count >> 8
+        frame[start + 2] = count & 0xFF
+    size = at - start
+    if size < 126:
+        start -= 2
+        frame[start + 1] = size
+    else:  # a frame is shorter than 64 KiB
+        start -= 4
+        frame[start + 1] = 126
+        frame[start + 2] = size >> 8
+        frame[start + 3] = size & 0xFF
+    frame[start] = 0x81 if form & 1 == JSON else 0x82
+    return start, at
+
+
+@kernel
+def pick(fan: Any, cursor: int, clients: int, limit: int, now_ns: int, picked: Any) -> tuple[int, int, int]:
+    """Collect clients to serve, from row ``cursor`` on round the ``clients`` rows, looking at ``limit`` rows at most.
+
+    Returns how many were picked, the row to go on with, and how many rows were looked at.
+    """
+    count = 0
+    seen = 0
+    while seen < limit and count < picked.size:
+        if cursor >= clients:
+            cursor = 0
+        mine = fan.clients[cursor]
+        if mine["form"] >= 0:
+            if mine["pending"] == 1 or (mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns):
+                picked[count] = cursor
+                count += 1
+        cursor += 1
+        seen += 1
+    return count, cursor, seen
+
+
+@kernel
+def flush(
+    fan: Any, values: Any, names: Any, picked: Any, first: int, now_ns: int, frame: Any
+) -> tuple[int, int, int, int]:
+    """Serve the clients ``picked[first:]``, which are not busy, until one of them needs Python.
+
+    Returns ``(next, start, end, error)``: with ``end > start`` the bytes ``frame[start:end]`` of a frame that the
+    socket of ``picked[next - 1]`` did not take; with ``error > 0`` the errno of its send; else all are served.
+    """
+    for i in range(first, picked.size):
+        mine = fan.clients[picked[i]]
+        mine["pending"] = 0
+        if mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns:
+            late_ns = now_ns - mine["due_ns"]
+            fan.counters[_LATE] = max(fan.counters[_LATE], late_ns)
+            mine["due_ns"] += (late_ns // mine["interval_ns"] + 1) * mine["interval_ns"]
+        for _ in range(FRAMES_AT_ONCE):
+            at, count, more = build(fan, values, names, picked[i], frame)
+            mine["pending"] = 1 if more else 0
+            if count == 0:
+                break
+            start, end = seal(frame, at, count, mine["form"])
+            fan.counters[_FRAMES] += 1
+            fan.counters[_UPDATES] += count
+            fan.counters[_BYTES] += end - start
+            sent: Any = np.int64(0)
+            if mine["fd"] >= 0:
+                address = frame.ctypes.data + start
+                sent = np.int64(native.send(np.int32(mine["fd"]), address, end - start, np.int32(_SEND_FLAGS)))
+                if sent < 0:
+                    error: Any = np.int64(native.errno())
+                    if error != native.EAGAIN and error != native.EINTR:
+                        return i + 1, 0, 0, error
+                    sent = np.int64(0)
+            if sent < end - start:
+                fan.counters[_PARTIAL] += 1
+                return i + 1, start + sent, end, 0
+            if not more:
+                break
+    return picked.size, 0, 0, 0
+
+
+def values_of(tables: latest_kernel.Tables) -> Values:
+    """`latest`'s tables as columns, sharing memory."""
+    symbols_max, venues = tables.quotes.shape
+    return Values(
+        nbbo=columns(tables.nbbo),
+        quotes=columns(tables.quotes.reshape(-1)).reshape(symbols_max, venues, WIDTH),
+        trades=columns(tables.trades),
+        statuses=columns(tables.statuses),
+        venue_statuses=columns(tables.venue_statuses),
+        venue_slots=tables.venue_slots,
+        owners=tables.owners,
+        link_up=tables.link_up,
+        epochs=tables.epochs,
+    )
+
+
+def warm_up() -> None:
+    """Compile or load every entry kernel with the array types of the live path."""
+    protocol_kernel.warm_up()
+    fan = make(1, 1, 1)
+    names = SymbolTable(1).arrays
+    candles = np.zeros((latest_kernel.INTERVALS, 1, 1), latest_kernel.CANDLE)
+    values = values_of(latest_kernel.make(1, 1, 1, candles))
+    apply(fan, values, columns(empty(0, EVENT)))
+    append(fan, 0, np.zeros(0, np.int64), 0, True)
+    retain(fan, 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    move_entries(fan, 0, 0)
+    move_queue(fan, 0, 0, 1)
+    set_interval(fan, 0, 0, 0, 0)
+    restate(fan, values, names.names, 0, -1, 1, 1)
+    spill(fan, 1)
+    pick(fan, 0, 1, 1, 0, np.zeros(1, np.int64))
+    flush(fan, values, names, np.zeros(0, np.int64), 0, 0, np.zeros(FRAME_BYTES, np.uint8))
+    release(fan, 0)

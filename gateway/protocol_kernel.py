@@ -1,0 +1,616 @@
+"""Bus rows -> WebSocket messages, JSON or msgpack, compiled (pure).
+
+`MESSAGES` says, message by message, which keys it has, how each is written and which column it comes from;
+one loop over that table writes both encodings, so they cannot drift apart, and compiles in seconds where a
+function for each message took a minute. JSON prices are the shortest exact decimal of the 1e-9 integer,
+msgpack prices are float64; JSON times are RFC 3339 with nanoseconds, msgpack times the Timestamp extension
+(-1). Integers take msgpack's shortest form, as every library writes them.
+
+A **form** is what one message looks like to one class of clients: ``dialect * 2 + encoding``. The Alpaca
+dialects have no null: a missing price or size is 0 and a missing venue ``" "``, as stock clients expect.
+
+Sources: Alpaca's real-time stock data reference (message keys, halt texts), msgpack's specification, RFC 3339.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fabric.compiled import kernel
+from fabric.records import BAR, EVENT, NBBO, NULL, PRICE_UNIT, QUOTE, STATE_STALE, STATUS, TRADE, columns, empty, pack
+
+JSON: Final = 0
+MSGPACK: Final = 1
+SIP: Final = 0  # /v2/sip: Alpaca's dialect over the composite
+VENUE: Final = 1  # /v2/<venue>: Alpaca's dialect over one venue
+STREAM: Final = 2  # /stream: our own, with nulls
+FORMS: Final = 6
+
+MESSAGE_MAX: Final = 768
+"""Bytes; no message is longer: an escaped symbol (98), nine numbers (21 each), four escaped texts of 8, two of 48."""
+
+# How a column is written.
+(_PRICE, _AMOUNT, _INT, _FLAG, _TEXT, _LIST, _LETTER, _TIME, _NAME, _CHANNEL, _STATUS, _REASON) = range(12)
+_NOWHERE: Final = ""  # the value is not known here: undefined
+
+_Field = tuple[str, int, str] | tuple[str, int, str, str]
+_SYMBOL: Final = ("S", _NAME, "symbol")
+_STAMP: Final = ("t", _TIME, "event_ns")
+_TAPE: Final = ("z", _TEXT, "tape")
+
+
+def _sides(bid_venue: str, ask_venue: str) -> tuple[_Field, ...]:
+    """Both sides of a quote; a side without a price has no venue either."""
+    return (
+        ("bx", _LETTER, bid_venue, "bid_px"),
+        ("bp", _PRICE, "bid_px"),
+        ("bs", _AMOUNT, "bid_size"),
+        ("ax", _LETTER, ask_venue, "ask_px"),
+        ("ap", _PRICE, "ask_px"),
+        ("as", _AMOUNT, "ask_size"),
+    )
+
+
+_OWN_SIDES: Final = (*_sides("venue", "venue"), ("c", _LIST, "condition"), _TAPE, _STAMP)
+_BAR: Final = (
+    _SYMBOL,
+    ("o", _PRICE, "open_px"),
+    ("h", _PRICE, "high_px"),
+    ("l", _PRICE, "low_px"),
+    ("c", _PRICE, "close_px"),
+    ("v", _AMOUNT, "volume"),
+    _STAMP,
+    ("n", _AMOUNT, "trades"),
+    ("vw", _PRICE, "vwap_px"),
+    ("rev", _AMOUNT, "rev"),
+    ("fin", _FLAG, "final"),
+    ("gap", _FLAG, "gap"),
+)
+GAP_REPORT: Final = np.dtype([("symbol", "<i8"), ("channel", "<i8"), ("missed", "<i8")])
+SLOW_REPORT: Final = np.dtype([("ms", "<i8"), ("missed", "<i8")])
+
+MESSAGES: Final[tuple[tuple[str, np.dtype[np.void], tuple[_Field, ...]], ...]] = (
+    ("q", NBBO, (_SYMBOL, *_sides("bid_venue", "ask_venue"), ("c", _LIST, _NOWHERE), ("z", _TEXT, _NOWHERE), _STAMP)),
+    ("q", QUOTE, (_SYMBOL, *_OWN_SIDES)),
+    ("vq", QUOTE, (_SYMBOL, ("x", _LETTER, "venue"), *_OWN_SIDES)),
+    ("now", BAR, _BAR),
+    (
+        "t",
+        TRADE,
+        (
+            _SYMBOL,
+            ("i", _INT, "trade_id"),
+            ("x", _LETTER, "venue"),
+            ("p", _PRICE, "price"),
+            ("s", _AMOUNT, "size"),
+            ("c", _LIST, "condition"),
+            _TAPE,
+            _STAMP,
+        ),
+    ),
+    (
+        "x",
+        TRADE,
+        (
+            _SYMBOL,
+            ("i", _INT, "original_id"),
+            ("x", _LETTER, "venue"),
+            ("p", _PRICE, "price"),
+            ("s", _AMOUNT, "size"),
+            ("a", _TEXT, _NOWHERE),  # cancelled or in error: the wires do not say
+            _TAPE,
+            _STAMP,
+        ),
+    ),
+    (
+        "c",
+        TRADE,
+        (
+            _SYMBOL,
+            ("x", _LETTER, "venue"),
+            ("oi", _INT, "original_id"),
+            ("op", _PRICE, _NOWHERE),
+            ("os", _AMOUNT, _NOWHERE),
+            ("oc", _LIST, _NOWHERE),
+            ("ci", _INT, "trade_id"),
+            ("cp", _PRICE, "price"),
+            ("cs", _AMOUNT, "size"),
+            ("cc", _LIST, "condition"),
+            _TAPE,
+            _STAMP,
+        ),
+    ),
+    ("b", BAR, _BAR),
+    ("u", BAR, _BAR),
+    ("b5m", BAR, _BAR),
+    ("b1h", BAR, _BAR),
+    (
+        "s",
+        STATUS,
+        (
+            _SYMBOL,
+            ("sc", _TEXT, "trading"),
+            ("sm", _STATUS, "trading"),
+            ("rc", _TEXT, "reason"),
+            ("rm", _REASON, "reason"),
+            _TAPE,
+            _STAMP,
+        ),
+    ),
+    (
+        "l",
+        STATUS,
+        (_SYMBOL, ("u", _PRICE, "upper_px"), ("d", _PRICE, "lower_px"), ("i", _TEXT, "indicator"), _TAPE, _STAMP),
+    ),
+    (
+        "venue",
+        STATUS,
+        (
+            ("x", _LETTER, "venue"),
+            ("state", _TEXT, "venue_state"),
+            ("from", _INT, "gap_from"),
+            ("to", _INT, "gap_to"),
+            _STAMP,
+        ),
+    ),
+    ("gap", GAP_REPORT, (("channel", _CHANNEL, "channel"), _SYMBOL, ("missed", _INT, "missed"))),
+    ("slow", SLOW_REPORT, (("ms", _INT, "ms"), ("missed", _INT, "missed"))),
+)
+"""Every message: its ``T``, the record it is written from, and its other keys as (key, how, column[, exists if])."""
+
+# Index into `MESSAGES`.
+(BEST, OWN, OWN_ELSEWHERE, NOW, TRADED, CANCEL, CORRECTION, CLOSED, REVISED, CLOSED_5M, CLOSED_1H) = range(11)
+(HALT, BANDS, LINE, MISSED, LAGGED) = range(11, len(MESSAGES))
+
+CHANNEL_TEXTS: Final = ("trades", "bars", "updatedBars", "bars5m", "bars1h", "statuses", "lulds")
+"""Channels that are queued, in the order of `fanout_kernel`'s planes: what a ``gap`` names."""
+
+STATUS_TEXTS: Final = {
+    "2": "Trading Halt",
+    "3": "Resume",
+    "H": "Trading Halt",
+    "O": "Order Acceptance",
+    "P": "Volatility Trading Pause",
+    "Q": "Quotation Resumption",
+    "T": "Trading Resumption",
+}
+"""``sm`` of each ``sc`` (CTA digits, UTP and IEX letters)."""
+
+REASON_TEXTS: Final = {
+    "1": "Market-Wide Circuit Breaker Level 1 Breached",
+    "2": "Market-Wide Circuit Breaker Level 2 Breached",
+    "3": "Market-Wide Circuit Breaker Level 3 Breached",
+    "D": "News Released",
+    "H4": "Halt - Non Compliance",
+    "H9": "Halt - Filings Not Current",
+    "H10": "Halt - SEC Trading Suspension",
+    "H11": "Halt - Regulatory Concern",
+    "I": "Order Imbalance",
+    "IPO1": "IPO Issue Not Yet Trading",
+    "LUDP": "Volatility Trading Pause",
+    "LUDS": "Volatility Trading Pause - Straddle Condition",
+    "M": "Limit Up-Limit Down Trading Pause",
+    "M1": "Corporate Action",
+    "M2": "Quotation Not Available",
+    "MWC0": "Circuit Breaker Carried Over From Previous Day",
+    "MWC1": "Market-Wide Circuit Breaker Level 1",
+    "MWC2": "Market-Wide Circuit Breaker Level 2",
+    "MWC3": "Market-Wide Circuit Breaker Level 3",
+    "P": "News Pending",
+    "T1": "Halt - News Pending",
+    "T2": "Halt - News Dissemination",
+    "T3": "News And Resumption Times",
+    "T5": "Single Stock Trading Pause In Effect",
+    "T6": "Halt - Extraordinary Market Activity",
+    "T8": "Halt - Exchange-Traded Fund",
+    "T12": "Halt - Additional Information Requested",
+    "X": "Operational",
+    "Y": "Sub-Penny Trading",
+}
+"""``rm`` of each ``rc`` (CTA letters and digits, UTP codes)."""
+
+
+def _table(texts: list[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Byte strings as ``uint8[n, longest]`` and their lengths."""
+    lengths = np.array([len(text) for text in texts], np.int64)
+    table = np.zeros((len(texts), int(lengths.max())), np.uint8)
+    for row, text in zip(table, texts, strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+    return table, lengths
+
+
+def _short(text: str) -> bytes:
+    """Text of up to 31 bytes in msgpack (fixstr)."""
+    return bytes([0xA0 | len(text)]) + text.encode()
+
+
+def _layouts() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Each message's fields as (key, how, column or -1, column that must exist or -1), and how many they are."""
+    counts = np.array([len(fields) for _, _, fields in MESSAGES], np.int64)
+    layouts = np.full((len(MESSAGES), int(counts.max()), 4), -1, np.int64)
+    for message, (_, dtype, fields) in enumerate(MESSAGES):
+        assert dtype.names is not None
+        for place, (key, how, *names) in enumerate(fields):
+            layouts[message, place, :2] = KEYS.index(key), how
+            for column, name in enumerate(names, start=2):
+                if name != _NOWHERE:
+                    layouts[message, place, column] = dtype.names.index(name)
+    return layouts, counts
+
+
+KEYS: Final = sorted({key for _, _, fields in MESSAGES for key, *_ in fields} | {"st", "k"})
+_STATE_KEY = KEYS.index("st")
+_REPLACED_KEY = KEYS.index("k")
+_STATE_COLUMN = (NBBO.names or ()).index("state")
+_LAYOUT, _FIELDS = _layouts()
+# Row `encoding * n + index` of each table.
+_KEY, _KEY_SIZE = _table([f',"{key}":'.encode() for key in KEYS] + [_short(key) for key in KEYS])
+_OPEN, _OPEN_SIZE = _table(
+    [f'{{"T":"{type_}"'.encode() for type_, *_ in MESSAGES] + [_short("T") + _short(type_) for type_, *_ in MESSAGES]
+)
+_N_KEYS = len(KEYS)
+_N_MESSAGES = len(MESSAGES)
+_TEXTS, _TEXTS_SIZE = _table(
+    [text.encode() for text in (*CHANNEL_TEXTS, *STATUS_TEXTS.values(), *REASON_TEXTS.values())]
+)
+_N_CHANNELS = len(CHANNEL_TEXTS)
+_N_STATUSES = len(STATUS_TEXTS)
+_CODES = np.array([*range(_N_CHANNELS), *map(pack, STATUS_TEXTS), *map(pack, REASON_TEXTS)], np.int64)
+_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+
+
+@kernel
+def _copy(out: Any, at: int, table: Any, sizes: Any, index: int) -> int:
+    for i in range(sizes[index]):
+        out[at + i] = table[index, i]
+    return at + sizes[index]
+
+
+@kernel
+def _big_endian(out: Any, at: int, value: int, size: int) -> int:
+    for i in range(size):
+        out[at + i] = (value >> (8 * (size - 1 - i))) & 0xFF
+    return at + size
+
+
+@kernel
+def _digits(out: Any, at: int, value: int) -> int:
+    """Write ``value >= 0`` in decimal."""
+    size = 1
+    rest = value // 10
+    while rest > 0:
+        rest //= 10
+        size += 1
+    for i in range(size):
+        out[at + size - 1 - i] = 48 + value % 10
+        value //= 10
+    return at + size
+
+
+@kernel
+def _padded(out: Any, at: int, value: int, size: int) -> int:
+    """Write ``value`` in decimal with ``size`` digits, zeros in front."""
+    for i in range(size):
+        out[at + size - 1 - i] = 48 + value % 10
+        value //= 10
+    return at + size
+
+
+@kernel
+def _packed_size(text: int) -> int:
+    """Number of characters in a packed text."""
+    size = 0
+    if text != NULL:
+        while text != 0:
+            text >>= 8
+            size += 1
+    return size
+
+
+@kernel
+def _put_time(out: Any, at: int, encoding: int, time_ns: int) -> int:
+    """Write an instant that is not NULL."""
+    seconds = time_ns // 1_000_000_000
+    nanos = time_ns % 1_000_000_000
+    if encoding == MSGPACK:
+        if seconds < 0:  # timestamp 96
+            out[at] = 0xC7
+            out[at + 1] = 12
+            out[at + 2] = 0xFF
+            return _big_endian(out, _big_endian(out, at + 3, nanos, 4), seconds, 8)
+        if nanos == 0 and seconds < 1 << 32:  # timestamp 32
+            out[at] = 0xD6
+            out[at + 1] = 0xFF
+            return _big_endian(out, at + 2, seconds, 4)
+        out[at] = 0xD7  # timestamp 64: 2^34 seconds are more than an int64 of nanoseconds holds
+        out[at + 1] = 0xFF
+        return _big_endian(out, at + 2, (nanos << 34) | seconds, 8)
+    # Civil date from days since 1970-03-01 of the proleptic Gregorian calendar, eras of 400 years (Howard Hinnant).
+    days = seconds // 86_400 + 719_468
+    era = days // 146_097
+    day_of_era = days - era * 146_097
+    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * shifted + 2) // 5 + 1
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    year = year_of_era + era * 400 + (1 if month <= 2 else 0)
+    second = seconds % 86_400
+    out[at] = 34
+    at = _padded(out, at + 1, year, 4)
+    out[at] = 45
+    at = _padded(out, at + 1, month, 2)
+    out[at] = 45
+    at = _padded(out, at + 1, day, 2)
+    out[at] = 84
+    at = _padded(out, at + 1, second // 3_600, 2)
+    out[at] = 58
+    at = _padded(out, at + 1, second // 60 % 60, 2)
+    out[at] = 58
+    at = _padded(out, at + 1, second % 60, 2)
+    out[at] = 46
+    at = _padded(out, at + 1, nanos, 9)
+    out[at] = 90
+    out[at + 1] = 34
+    return at + 2
+
+
+@kernel
+def _put_null(out: Any, at: int, encoding: int) -> int:
+    if encoding == MSGPACK:
+        out[at] = 0xC0
+        return at + 1
+    out[at] = 110
+    out[at + 1] = 117
+    out[at + 2] = 108
+    out[at + 3] = 108
+    return at + 4
+
+
+@kernel
+def _put_bool(out: Any, at: int, encoding: int, value: bool) -> int:
+    if encoding == MSGPACK:
+        out[at] = 0xC3 if value else 0xC2
+        return at + 1
+    if value:
+        out[at] = 116
+        out[at + 1] = 114
+        out[at + 2] = 117
+    else:
+        out[at] = 102
+        out[at + 1] = 97
+        out[at + 2] = 108
+        out[at + 3] = 115
+        at += 1
+    out[at + 3] = 101
+    return at + 4
+
+
+@kernel
+def _put_int(out: Any, at: int, encoding: int, value: int) -> int:
+    """Write an integer that is not NULL; in msgpack's shortest form."""
+    if encoding == JSON:
+        if value < 0:
+            out[at] = 45
+            at += 1
+            value = -value
+        return _digits(out, at, value)
+    if -32 <= value < 128:
+        out[at] = value & 0xFF
+        return at + 1
+    width = 0  # 1, 2, 4 or 8 bytes
+    if value >= 0:
+        while width < 3 and value >= 1 << (8 << width):
+            width += 1
+        out[at] = 0xCC + width
+    else:
+        while width < 3 and value < -(1 << ((8 << width) - 1)):
+            width += 1
+        out[at] = 0xD0 + width
+    return _big_endian(out, at + 1, value, 1 << width)
+
+
+@kernel
+def _put_price(out: Any, at: int, encoding: int, value: int) -> int:
+    """Write a price that is not NULL."""
+    if encoding == MSGPACK:
+        out[at] = 0xCB
+        bits: Any = np.float64(value / PRICE_UNIT).view(np.int64)
+        return _big_endian(out, at + 1, bits, 8)
+    if value < 0:
+        out[at] = 45
+        at += 1
+        value = -value
+    at = _digits(out, at, value // PRICE_UNIT)
+    fraction = value % PRICE_UNIT
+    if fraction == 0:
+        return at
+    out[at] = 46
+    at = _padded(out, at + 1, fraction, 9)
+    while out[at - 1] == 48:
+        at -= 1
+    return at
+
+
+@kernel
+def _put_chars(out: Any, at: int, encoding: int, source: Any, size: int) -> int:
+    """Write ``source[:size]`` (at most 255 bytes) as a text.
+
+    What is not ASCII becomes ``?``; what a JSON text must not hold is escaped.
+    """
+    if encoding == JSON:
+        out[at] = 34
+        at += 1
+    elif size < 32:
+        out[at] = 0xA0 | size
+        at += 1
+    else:
+        out[at] = 0xD9
+        out[at + 1] = size
+        at += 2
+    for i in range(size):
+        code: Any = np.int64(source[i])
+        if code >= 128:
+            code = 63
+        if encoding == JSON and (code < 32 or code == 34 or code == 92):
+            out[at] = 92
+            if code < 32:
+                out[at + 1] = 117
+                out[at + 2] = 48
+                out[at + 3] = 48
+                out[at + 4] = _HEX[code >> 4]
+                at += 5
+                code = np.int64(_HEX[code & 15])
+            else:
+                at += 1
+        out[at] = code
+        at += 1
+    if encoding == JSON:
+        out[at] = 34
+        at += 1
+    return at
+
+
+@kernel
+def _unpack(text: int, chars: Any) -> int:
+    """Write the characters of a packed text into ``chars``; return how many they are, 0 for NULL."""
+    size = 0
+    if text != NULL:
+        while text != 0:
+            chars[size] = text & 0xFF
+            text >>= 8
+            size += 1
+    return size
+
+
+@kernel
+def _put_list(out: Any, at: int, encoding: int, chars: Any, size: int) -> int:
+    """Write each of ``chars[:size]`` as a text of its own, in a list."""
+    out[at] = 91 if encoding == JSON else 0x90 | size
+    at += 1
+    for i in range(size):
+        if encoding == JSON and i > 0:
+            out[at] = 44
+            at += 1
+        at = _put_chars(out, at, encoding, chars[i : i + 1], 1)
+    if encoding == JSON:
+        out[at] = 93
+        at += 1
+    return at
+
+
+@kernel
+def _meaning(how: int, code: int) -> int:
+    """The row of ``_TEXTS`` that a code stands for, or -1."""
+    first = 0
+    last = _N_CHANNELS
+    if how == _STATUS:
+        first = _N_CHANNELS
+        last = first + _N_STATUSES
+    elif how == _REASON:
+        first = _N_CHANNELS + _N_STATUSES
+        last = _CODES.size
+    for i in range(first, last):
+        if _CODES[i] == code:
+            return i
+    return -1
+
+
+@kernel
+def _absent(how: int, value: int) -> bool:
+    """Whether a column is undefined: NULL, and for texts and letters 0 as well."""
+    return value == NULL or (value == 0 and (how == _TEXT or how == _LETTER))
+
+
+@kernel
+def encode(
+    out: Any, at: int, form: int, message: int, row: Any, name: Any, name_size: int, stale: bool, chars: Any
+) -> int:
+    """Write ``row`` as ``message`` at ``out[at]``, where MESSAGE_MAX bytes are free; return where it ends.
+
+    ``stale`` sets that bit of ``st``, which is written when it is not 0. ``chars`` is uint8[8] to work in.
+    """
+    encoding = form & 1
+    nulls = form // 2 == STREAM
+    if message == OWN and form // 2 != VENUE:
+        message = OWN_ELSEWHERE
+    state = STATE_STALE if stale else 0
+    if message == BEST and row[_STATE_COLUMN] != NULL:
+        state |= row[_STATE_COLUMN]
+    fields = _FIELDS[message]
+    if encoding == MSGPACK:
+        out[at] = 0x80 | (fields + (1 if state == 0 else 2))
+        at += 1
+    at = _copy(out, at, _OPEN, _OPEN_SIZE, encoding * _N_MESSAGES + message)
+    for i in range(fields + (0 if state == 0 else 1)):
+        if i == fields:
+            key = _STATE_KEY
+            how = _INT
+            value = state
+        else:
+            key = _LAYOUT[message, i, 0]
+            how = _LAYOUT[message, i, 1]
+            column = _LAYOUT[message, i, 2]
+            condition = _LAYOUT[message, i, 3]
+            value = row[column] if column >= 0 and (condition < 0 or row[condition] != NULL) else NULL
+        at = _copy(out, at, _KEY, _KEY_SIZE, encoding * _N_KEYS + key)
+        size = -1  # of a text
+        text = -1
+        if how == _STATUS or how == _REASON or how == _CHANNEL:
+            text = _meaning(how, value)
+            how = _TEXT
+            value = NULL
+        if text >= 0:
+            at = _put_chars(out, at, encoding, _TEXTS[text], _TEXTS_SIZE[text])
+            continue
+        if how == _NAME:
+            at = _put_chars(out, at, encoding, name, name_size)
+            continue
+        if _absent(how, value) and how != _LIST:
+            if nulls or how == _INT or how == _FLAG:
+                at = _put_null(out, at, encoding)
+                continue
+            value = 32 if how == _LETTER else 0  # a stock client calls methods on times and adds numbers
+        if how == _PRICE:
+            at = _put_price(out, at, encoding, value)
+        elif how == _AMOUNT or how == _INT:
+            at = _put_int(out, at, encoding, value)
+        elif how == _TIME:
+            at = _put_time(out, at, encoding, value)
+        elif how == _FLAG:
+            at = _put_bool(out, at, encoding, value == 1)
+        else:
+            size = _unpack(value, chars)
+            if how == _LIST:
+                at = _put_list(out, at, encoding, chars, size)
+            else:
+                at = _put_chars(out, at, encoding, chars, size)
+    if encoding == JSON:
+        out[at] = 125
+        at += 1
+    return at
+
+
+@kernel
+def append_count(out: Any, start: int, at: int, form: int, replaced: int) -> int:
+    """Add ``k``, how many updates this one replaced, to the whole message in ``out[start:at]``."""
+    encoding = form & 1
+    if encoding == MSGPACK:
+        out[start] += 1  # 15 keys at most, so the count is in the first byte
+    else:
+        at -= 1
+    at = _copy(out, at, _KEY, _KEY_SIZE, encoding * _N_KEYS + _REPLACED_KEY)
+    at = _put_int(out, at, encoding, replaced)
+    if encoding == JSON:
+        out[at] = 125
+        at += 1
+    return at
+
+
+def warm_up() -> None:
+    """Compile or load every entry kernel with the array types of the live path."""
+    out = np.zeros(2 * MESSAGE_MAX, np.uint8)
+    row = columns(empty(1, EVENT))[0]
+    at = encode(out, 0, 0, BEST, row, np.zeros(16, np.uint8), 0, False, np.zeros(8, np.uint8))
+    append_count(out, 0, at, 0, 1)
