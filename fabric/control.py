@@ -140,13 +140,16 @@ class ControlServer:
         self._listener.listen(16)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
-    def close(self) -> None:
-        """End all connections: whoever waits for the end of the launcher sees it by that."""
-        for connection in list(self._connections):
-            self._cut(connection)
+    def refuse(self) -> None:
+        """Take no more connections and remove the socket: the next launcher will make its own."""
         self._selector.unregister(self._listener)
         self._listener.close()
         self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End all connections: whoever waits for the end of the launcher sees it by that, so this comes last."""
+        for connection in list(self._connections):
+            self._cut(connection)
 
     def _accept(self) -> None:
         try:

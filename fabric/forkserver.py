@@ -35,6 +35,7 @@ from typing import Any, NoReturn, Self
 from fabric.topology import Topology
 
 MESSAGE_MAX = 64 * 1024
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
@@ -147,8 +148,9 @@ def main(arguments: list[str]) -> int:
     control, packed, parent = map(int, arguments[:3])
     entry = arguments[3]
     die_with_parent(parent)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the launcher closes the socket, not before the drain
+    # It ends when the launcher closes the socket, not before the drain. Held back, not ignored: a child that is told
+    # to stop in its first instant finds the signal when it is ready for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     with os.fdopen(packed, "rb") as file:
         file.seek(0)
         topology: Topology = pickle.load(file)
@@ -167,7 +169,9 @@ def _preload(topology: Topology, entry: str, launcher: socket.socket) -> list[st
             importlib.import_module(module)
         except Exception:  # noqa: BLE001  (whatever it is, the launcher must be able to say it)
             problems.append(f"{module}: {traceback.format_exc()}")
-    kernels = sorted(name for name in sys.modules if name.endswith("_kernel"))
+    # a kernel module without a warm_up holds helpers, which are compiled into their callers
+    loaded = sorted(name for name in sys.modules if name.endswith("_kernel"))
+    kernels = [name for name in loaded if hasattr(sys.modules[name], "warm_up")]
     for done, name in enumerate(kernels):
         _send(launcher, {"progress": [done, len(kernels), name]})
         try:
@@ -249,8 +253,9 @@ def _child(entry: str, topology: Topology, name: str, epoch: int, log: int, stat
     try:
         die_with_parent(server)
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)  # what ps and top show
         # by way of high numbers, since each of the two may stand in the other's place
         status_high, log_high = (fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 16) for number in (status, log))

@@ -169,7 +169,9 @@ class Launcher:
         if warning:
             self._say("warning", warning)
         control = ControlServer(self.folder.socket_path(), self._selector, self.answer)
-        self._resources.callback(control.close)
+        self._resources.callback(control.close)  # whoever waits for the end may start anew at once: so first ...
+        self._resources.callback(self._unlock)
+        self._resources.callback(control.refuse)  # ... and before the lock, or this would remove the next one's
         self._start_server()
 
     def turn(self, timeout_s: float = 1.0) -> None:
@@ -230,9 +232,7 @@ class Launcher:
         self._end_server()
         self._resources.close()
         self._selector.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._unlock()
 
     def restart(self, name: str) -> None:
         """Drain one node and start it again, also one that was given up; raises FabricError."""
@@ -282,6 +282,11 @@ class Launcher:
             "forkserver": self._server.pid if self._server is not None else None,
             "nodes": [self._node_status(node, now_ns) for node in self._nodes.values()],
         }
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     # -- one turn
 
@@ -694,7 +699,8 @@ def supervise(
                     else:
                         launcher.stop()
 
-        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
         wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         launcher.watch(ours.fileno(), heard)
         stop_at_ns: int | None = None
@@ -710,9 +716,9 @@ def supervise(
                 if stop_at_ns is not None and time.monotonic_ns() >= stop_at_ns:
                     launcher.stop()
         finally:
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)  # the process is about to end, with the exit code that it has
             signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
     return launcher.exit_code()
 
 

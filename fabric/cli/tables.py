@@ -14,7 +14,7 @@ RATES = ("published", "sent", "messages", "written", "accepted", "received", "fr
 COUNTERS = (
     "kernel_drops", "gaps", "lost", "missed", "duplicates", "malformed", "bad_frames", "refused", "skew",
     "symbols_refused", "published", "messages", "accepted", "frames", "clients", "symbols", "written", "keys",
-    "version", "line",
+    "server", "line",
 )  # fmt: skip
 """Of all that nodes report, what the table shows; `fabric status --json` has the rest."""
 _ZERO_MATTERS = ("kernel_drops", "gaps", "lost")
@@ -47,7 +47,7 @@ def nodes(status: dict[str, Any]) -> Table:
 
 def endpoints(topology: Topology, status: dict[str, Any]) -> Table:
     """Where clients, bots and Redis readers connect; what the cache reports of itself stands with it."""
-    reports = {node["name"]: node["report"] for node in status["nodes"]}
+    found = {node["name"]: node for node in status["nodes"]}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -69,7 +69,9 @@ def endpoints(topology: Topology, status: dict[str, Any]) -> Table:
             )
     for node in topology.nodes:
         if node.role == "cache" or (node.role == "writer" and topology.cache.mode != "embedded"):
-            table.add_row("Redis", _servers(topology.cache), _counters(reports.get(node.name, {})))
+            table.add_row(
+                "Redis", _servers(topology.cache), _counters(found[node.name]["report"]) or found[node.name]["detail"]
+            )
     return table
 
 

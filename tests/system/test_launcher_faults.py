@@ -145,6 +145,7 @@ def test_a_long_folder_has_its_socket_elsewhere(tmp_path, monkeypatch):
         server = ControlServer(folder.socket_path(), selector, lambda request: request)
         with Control(folder):
             pass
+        server.refuse()
         server.close()
     with pytest.raises(FabricError, match="no topology is running"):
         Control(folder)
