@@ -30,7 +30,7 @@ from support import free_port, product_environment
 ROOT = Path(__file__).parents[2]
 SYMBOLS = 500
 
-pytestmark = pytest.mark.timeout(180)  # the first run compiles the kernels
+pytestmark = pytest.mark.timeout(400)  # the first run compiles the kernels
 
 
 class Node:
@@ -55,7 +55,7 @@ class Node:
             self.status |= told.get("report", told)
 
     def wait_for(self, **expected: Any) -> None:
-        wait_for(lambda: expected.items() <= self.status.items(), 120.0)
+        wait_for(lambda: expected.items() <= self.status.items(), 240.0)
 
     def close(self) -> None:
         self.process.terminate()
