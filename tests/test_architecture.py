@@ -151,9 +151,7 @@ def test_each_test_file_tests_the_source_of_its_name(folder: str) -> None:
     def source_exists(test: Path) -> bool:
         stem = test.stem.removeprefix("test_")
         place = ROOT / test.parent.relative_to(ROOT / "tests")
-        return any(
-            path.exists() for path in (place / f"{stem}.py", place / f"__{stem}__.py", place / stem / "__init__.py")
-        )
+        return any(path.exists() for path in (place / f"{stem}.py", place / f"__{stem}__.py", place / stem))
 
     tests = (ROOT / "tests" / folder).rglob("test_*.py")
     assert [name_of(test) for test in tests if not source_exists(test)] == []

@@ -19,9 +19,14 @@ NO_CACHE = "the kernel cache cannot be written: kernels are compiled anew at eac
 
 
 class KernelProgress:
-    """A bar on a terminal, a line for each module elsewhere, if the kernels take longer than loading them does."""
+    """A bar on a terminal, a line for each module elsewhere, if there is something to compile."""
 
-    def __init__(self, label: str = "compiling kernels") -> None:
+    def __init__(self, label: str = "compiling kernels", silent_s: float | None = None) -> None:
+        """Show nothing for ``silent_s``; by default SILENT_S, but at once when the cache is empty."""
+        if silent_s is None:
+            empty = compiled.CACHE_FOLDER is None or not any(compiled.CACHE_FOLDER.rglob("*.nbi"))
+            silent_s = 0.0 if empty else SILENT_S
+        self._silent_s = silent_s
         self._label = label
         self._console = Console(stderr=True)
         self._started = time.monotonic()
@@ -40,7 +45,7 @@ class KernelProgress:
         """``done`` of ``total`` kernel modules are compiled or loaded, ``module`` is next; empty at the end."""
         if done == total:
             self._resources.close()
-        elif time.monotonic() - self._started < SILENT_S:
+        elif time.monotonic() - self._started < self._silent_s:
             return
         elif not self._console.is_terminal:
             self._console.print(f"{self._label}: {done + 1}/{total} {module}", soft_wrap=True, highlight=False)
@@ -66,7 +71,7 @@ def compile_kernels(label: str = "compiling kernels", variables: Mapping[str, st
     """
     module = ""
     with (
-        KernelProgress(label) as progress,
+        KernelProgress(label, silent_s=0.0) as progress,  # the program says nothing about a full cache
         subprocess.Popen(
             [sys.executable, "-m", "fabric.kernels"],
             cwd=compiled.ROOT,

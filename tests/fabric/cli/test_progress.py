@@ -13,7 +13,6 @@ from fabric.errors import FabricError
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What runs in place of `python -m fabric.kernels`: the last item is Python code."""
-    monkeypatch.setattr(progress, "SILENT_S", 0.0)
     command = [sys.executable, "-c", ""]
     start = subprocess.Popen
     monkeypatch.setattr(progress.subprocess, "Popen", lambda _, **options: start(command, **options))
@@ -61,13 +60,17 @@ def test_a_kernel_that_does_not_compile_is_named(program: list[str], ending: str
         progress.compile_kernels()
 
 
+@pytest.mark.parametrize(("cached", "said"), [(["x_kernel.nbi"], ""), ([], "compiling kernels: 1/1 nodes.a_kernel\n")])
 def test_kernels_that_are_only_loaded_are_not_worth_a_word(
-    program: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cached: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "SILENT_S", 60.0)
-    program[-1] = "print('0 1 nodes.a_kernel'); print('1 1 ')"
-    progress.compile_kernels()
-    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(compiled, "CACHE_FOLDER", tmp_path)
+    for name in cached:
+        (tmp_path / name).touch()
+    with progress.KernelProgress() as shown:
+        shown.step(0, 1, "nodes.a_kernel")
+        shown.step(1, 1, "")
+    assert capsys.readouterr() == ("", said)
 
 
 def test_a_cache_that_cannot_be_written_is_said_once(
