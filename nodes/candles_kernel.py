@@ -417,6 +417,8 @@ def advance(bars: Any, plan: Any, now_ns: int, out: Any, count: int) -> int:
         for k in range(plan.lengths.size):
             bars.closed[k] = (now_ns - plan.grace_ns) // plan.lengths[k] * plan.lengths[k]
             bars.final[k] = (now_ns - plan.horizon_ns) // plan.lengths[k] * plan.lengths[k]
+            for end in range(bars.final[k] + plan.lengths[k], bars.closed[k] + 1, plan.lengths[k]):
+                open_slot(bars, plan, k, end)
         bars.due[0] = now_ns
     bars.clock[0] = max(bars.clock[0], now_ns)
     while bars.due[0] <= now_ns:

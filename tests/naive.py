@@ -1,0 +1,350 @@
+"""The slow, obvious twins of the processors: plain dicts and big integers, everything computed anew each time.
+
+They are written from the rules, not from the kernels. Both take rows as the nodes do and return a list of
+dicts, one for each published row, with the columns that the node is responsible for.
+"""
+
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+from unittest.mock import patch
+
+from fabric.clock import SECOND_NS
+from fabric.records import DTYPES, KIND_GAP, KIND_LINK, KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, Rows, unpack
+
+MINUTE_NS = 60 * SECOND_NS
+LENGTHS_NS = (MINUTE_NS, 5 * MINUTE_NS, 60 * MINUTE_NS)
+
+Row = dict[str, int]
+
+
+def uncompiled(*names: str) -> list[types.ModuleType]:
+    """Import kernel modules once more as plain Python; a later one sees the earlier ones."""
+    plain = types.ModuleType("fabric.compiled")
+    for decorator in ("kernel", "waiting_kernel", "inlined", "lean_kernel", "lean"):
+        setattr(plain, decorator, lambda function: function)
+    native = types.ModuleType("fabric.native")
+    native.prefetch = lambda address: None  # type: ignore[attr-defined]
+    made: dict[str, types.ModuleType] = {"fabric.compiled": plain, "fabric.native": native}
+    with patch.dict(sys.modules, made):
+        for name in names:
+            spec = importlib.util.find_spec(name)
+            assert spec is not None
+            assert spec.loader is not None
+            made[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(made[name])
+            sys.modules[name] = made[name]
+    return [made[name] for name in names]
+
+
+def as_dicts(rows: Rows) -> list[Row]:
+    """Rows of mixed kinds, each with the columns of its kind."""
+    return [
+        {name: int(rows[i : i + 1].view(dtype)[0][name]) for name in dtype.names or () if not name.startswith("_")}
+        for i, dtype in ((i, DTYPES[int(rows[i]["kind"])]) for i in range(rows.size))
+    ]
+
+
+def mask_of(letters: Iterable[str]) -> int:
+    return sum(1 << (ord(letter) - ord("A")) for letter in set(letters))
+
+
+# The condition tables once more, a line for each row of the plan's tables, and the rule "any no wins".
+
+QUOTE_SIDES = {"A": "bo", "B": "bo", "H": "bo", "O": "bo", "R": "bo", "W": "bo", "E": "o", "F": "b", " ": "bo"}
+SALES = {
+    " ": "hlv", "@": "hlv", "E": "hlv", "F": "hlv", "K": "hlv", "O": "hlv", "X": "hlv", "5": "hlv", "6": "hlv",
+    "P": "h1v", "Z": "h1v", "4": "h1v", "L": "h1v",
+    "9": "hl",
+    "B": "v", "C": "v", "H": "v", "I": "v", "R": "v", "T": "v", "U": "v", "V": "v", "7": "v",
+    "M": "", "Q": "",
+}  # fmt: skip
+"""h: open, high and low; l: last; 1: last if no other trade sets it; v: volume."""
+
+
+def quote_sides(condition: str) -> set[str]:
+    return set("bo").intersection(*(QUOTE_SIDES.get(code, "") for code in condition))
+
+
+def sale_rights(condition: str) -> set[str]:
+    rights = [SALES.get(code, "v") for code in condition or " "]
+    allowed = {right for right in "hv" if all(right in r for r in rights)}
+    if all("l" in r for r in rights):
+        return allowed | {"l"}
+    return allowed | ({"1"} if all("l" in r or "1" in r for r in rights) else set())
+
+
+class NaiveNbbo:
+    """The composite: every venue's last quote in a dict, sorted at every row."""
+
+    def __init__(self, venues: str, publishers: tuple[str, ...]) -> None:
+        self.venues, self.publishers = venues, publishers
+        self.quotes: dict[int, dict[str, Any]] = {}  # symbol -> venue -> its last quote
+        self.lost: dict[int, set[str]] = {}
+        self.halted: set[int] = set()
+        self.last: dict[int, int] = {}
+        self.shown: dict[int, tuple[Any, int]] = {}
+        self.line_down: set[str] = set()
+        self.link_down: set[str] = set()
+        self.arrivals = 0
+
+    def step(self, rows: Rows) -> list[Row]:
+        out: list[Row] = []
+        for row in as_dicts(rows):
+            {KIND_QUOTE: self._quote, KIND_TRADE: self._trade, KIND_STATUS: self._status, KIND_LINK: self._link}.get(
+                row["kind"], lambda row, out: None
+            )(row, out)
+        return out
+
+    def _quote(self, row: Row, out: list[Row]) -> None:
+        venue, symbol = chr(row["venue"]), row["symbol"]
+        if venue not in self.venues or venue in self.line_down | self.link_down:
+            return
+        self.arrivals += 1
+        sides = quote_sides(unpack(row["condition"]))
+        exists = {
+            side: letter in sides and row[f"{side}_px"] > 0 and row[f"{side}_size"] > 0
+            for side, letter in (("bid", "b"), ("ask", "o"))
+        }
+        self.quotes.setdefault(symbol, {})[venue] = {
+            "bid": (row["bid_px"], row["bid_size"]) if exists["bid"] else None,
+            "ask": (row["ask_px"], row["ask_size"]) if exists["ask"] else None,
+            "arrival": self.arrivals,
+        }
+        self.lost.setdefault(symbol, set()).discard(venue)
+        self._show(symbol, row, out, force=False)
+
+    def _trade(self, row: Row, out: list[Row]) -> None:
+        if unpack(row["mark"]) or row["price"] <= 0:
+            return
+        rights = sale_rights(unpack(row["condition"]))
+        if "l" in rights or ("1" in rights and row["symbol"] not in self.last):
+            self.last[row["symbol"]] = row["price"]
+
+    def _status(self, row: Row, out: list[Row]) -> None:
+        venue, symbol = chr(row["venue"]), row["symbol"]
+        if symbol == 0:
+            state = unpack(row["venue_state"])
+            if venue in self.venues and state == "stale":
+                self._down(self.line_down, {venue}, row, out)
+            elif state == "live":
+                self.line_down.discard(venue)
+            return
+        if unpack(row["trading"]) == "H":
+            self.halted.add(symbol)
+        elif unpack(row["trading"]) == "T":
+            self.halted.discard(symbol)
+        self._show(symbol, row, out, force=False)
+
+    def _link(self, row: Row, out: list[Row]) -> None:
+        venues = set(self.publishers[row["publisher"]])
+        if row["up"] == 1:
+            self.link_down -= venues
+        else:
+            self._down(self.link_down, venues, row, out)
+
+    def _down(self, down: set[str], venues: set[str], row: Row, out: list[Row]) -> None:
+        down |= venues
+        for symbol in sorted(self.quotes):
+            gone = venues & set(self.quotes[symbol])
+            for venue in gone:
+                del self.quotes[symbol][venue]
+            self.lost[symbol] |= gone
+            if gone:
+                self._show(symbol, row, out, force=True)
+
+    def _show(self, symbol: int, row: Row, out: list[Row], force: bool) -> None:
+        quotes = self.quotes.get(symbol, {})
+        sides = {}
+        for side, sign in (("bid", -1), ("ask", 1)):
+            present = {venue: q for venue, q in quotes.items() if q[side] is not None}
+            order = sorted(
+                present, key=lambda v: (sign * present[v][side][0], -present[v][side][1], present[v]["arrival"])
+            )  # noqa: B023
+            sides[side] = (order[0], *present[order[0]][side]) if order else None
+        bid, ask = sides["bid"], sides["ask"]
+        names = {
+            "one_sided": (bid is None) != (ask is None),
+            "locked": bid is not None and ask is not None and bid[1] == ask[1],
+            "crossed": bid is not None and ask is not None and bid[1] > ask[1],
+            "halted": symbol in self.halted,
+            "stale": bool(self.lost.get(symbol)) and not quotes,
+            "partial": bool(self.lost.get(symbol)) and bool(quotes),
+        }
+        bits = {"locked": 1, "crossed": 2, "one_sided": 4, "halted": 8, "stale": 16, "partial": 32}
+        state = sum(bits[name] for name, holds in names.items() if holds)
+        if not force and self.shown.get(symbol, ((None, None), 0)) == ((bid, ask), state):
+            return
+        self.shown[symbol] = ((bid, ask), state)
+        published = {"kind": 4, "symbol": symbol, "venue": 0, "last_px": self.last.get(symbol, NULL)}
+        published |= {name: row[name] for name in ("exchange_seq", "event_ns", "recv_ns", "feed_ns")}
+        for side, best in (("bid", bid), ("ask", ask)):
+            published[f"{side}_venue"] = ord(best[0]) if best else NULL
+            published[f"{side}_px"] = best[1] if best else NULL
+            published[f"{side}_size"] = best[2] if best else NULL
+            at_best = [v for v, q in quotes.items() if best and q[side] is not None and q[side][0] == best[1]]
+            published[f"{side}_mask"] = mask_of(at_best)
+        out.append(published | {"state": state, "scope": mask_of(quotes)})
+
+
+class NaiveCandles:
+    """The candles: every trade is kept, and each bar that is published is computed from all of them."""
+
+    def __init__(
+        self,
+        publishers: tuple[str, ...],
+        monotonic_ns: Callable[[], int],
+        event_time: bool = False,
+        publish_every_ns: int = SECOND_NS,
+        grace_ns: int = SECOND_NS,
+        horizon_ns: int = 15 * MINUTE_NS,
+        silence_ns: int = 2_500_000_000,
+    ) -> None:
+        self.publishers, self.monotonic_ns, self.event_time = publishers, monotonic_ns, event_time
+        self.publish_every_ns, self.grace_ns = publish_every_ns, grace_ns
+        self.horizon_ns, self.silence_ns = horizon_ns, silence_ns
+        self.time: int | None = None
+        self.trades: list[Row] = []
+        self.bars: dict[
+            tuple[int, int, int], dict[str, Any]
+        ] = {}  # (length, start, symbol), in the order of the first trade
+        self.down_since: dict[tuple[str, str], float] = {}
+        self.outages: list[tuple[str, float, float]] = []  # venue, from, to
+        self.losses: list[tuple[int, float, float]] = []  # symbol, from, to
+        self.stepped_ns = self.published_ns = monotonic_ns()
+
+    def step(self, rows: Rows, now_ns: int) -> list[Row]:
+        out: list[Row] = []
+        monotonic_ns = self.monotonic_ns()
+        if self.time is not None:
+            self._advance(now_ns if self.event_time else self.time + monotonic_ns - self.stepped_ns, out)
+        self.stepped_ns = monotonic_ns
+        for row in as_dicts(rows):
+            believed = self.event_time or row["event_ns"] <= now_ns + 5 * SECOND_NS
+            if row["kind"] == KIND_TRADE:
+                self._trade(row, now_ns, believed, out)
+            elif row["kind"] == KIND_STATUS:
+                if believed and row["event_ns"] > 0:
+                    self._advance(row["event_ns"], out)
+                state, venue = unpack(row["venue_state"]), chr(row["venue"])
+                if row["symbol"] == 0 and state in {"stale", "live"}:
+                    self._line("venue", venue, state == "live")
+                elif row["symbol"] == 0 and state == "gap" and self.time is not None:
+                    self.outages.append((venue, self.time - self.silence_ns, self.time))
+            elif row["kind"] == KIND_LINK:
+                for venue in self.publishers[row["publisher"]]:
+                    self._line("link", venue, row["up"] == 1)
+            elif row["kind"] == KIND_GAP and row["channel_kind"] == KIND_TRADE:
+                self._lose(row["symbol"])
+        if monotonic_ns - self.published_ns >= self.publish_every_ns:
+            self.published_ns = monotonic_ns
+            for key in self._order(lambda bar: bar["changed"] and not bar["closed"]):
+                self._publish(key, out)
+        return out
+
+    def _order(self, wanted: Callable[[dict[str, Any]], bool]) -> list[tuple[int, int, int]]:
+        """Bars by length, then start, then first trade."""
+        return sorted((key for key, bar in self.bars.items() if wanted(bar)), key=lambda key: key[:2])
+
+    def _line(self, reason: str, venue: str, up: bool) -> None:
+        key = (reason, venue)
+        if up and key in self.down_since:
+            since = self.down_since.pop(key)
+            if self.time is not None:
+                self.outages.append((venue, since, self.time))
+        elif not up and key not in self.down_since:
+            self.down_since[key] = float("-inf") if self.time is None else self.time - self.silence_ns
+
+    def _lose(self, symbol: int) -> None:
+        if self.time is not None:
+            self.losses.append((symbol, self.time - self.silence_ns, self.time))
+
+    def _trade(self, row: Row, now_ns: int, believed: bool, out: list[Row]) -> None:
+        if row["event_ns"] <= 0 or row["price"] <= 0 or row["size"] <= 0:
+            return
+        ns = row["event_ns"]
+        if not believed:
+            ns = now_ns if self.time is None else self.time
+        self._advance(ns, out)
+        assert self.time is not None
+        if unpack(row["mark"]):
+            self._lose(row["symbol"])
+            return
+        rights = sale_rights(unpack(row["condition"]))
+        if not rights:
+            return
+        minute_end = ns // MINUTE_NS * MINUTE_NS + MINUTE_NS
+        if minute_end + self.horizon_ns <= self.time:
+            return
+        self.trades.append(row | {"event_ns": ns, "rights": rights})  # type: ignore[dict-item]
+        for k, length in enumerate(LENGTHS_NS):
+            start = ns // length * length
+            key = (k, start, row["symbol"])
+            closed = start + length + self.grace_ns <= self.time
+            bar = self.bars.setdefault(key, {"rev": 0, "final": False, "closed": closed, "changed": True})
+            if bar["closed"]:
+                bar["rev"] += 1
+                self._publish(key, out)
+            else:
+                bar["changed"] = True
+
+    def _advance(self, ns: int, out: list[Row]) -> None:
+        self.time = ns if self.time is None else max(self.time, ns)
+        due = []
+        for first, (key, bar) in enumerate(self.bars.items()):
+            end = key[1] + LENGTHS_NS[key[0]]
+            if not bar["closed"]:
+                due.append((end + self.grace_ns, 0, key[0], first, key))
+            if not bar["final"]:
+                due.append((end + self.horizon_ns, 1, key[0], first, key))
+        for deadline, finishing, _, _, key in sorted(due):
+            if deadline > self.time:
+                break
+            bar = self.bars[key]
+            if finishing:
+                bar["final"] = True
+            else:
+                bar["closed"] = True
+                bar["rev"] += 1
+            self._publish(key, out)
+
+    def _publish(self, key: tuple[int, int, int], out: list[Row]) -> None:
+        k, start, symbol = key
+        bar, end = self.bars[key], start + LENGTHS_NS[k]
+        bar["changed"] = False
+        row = bar_of([t for t in self.trades if t["symbol"] == symbol and start <= t["event_ns"] < end])
+        venues = {chr(t["venue"]) for t in self.trades if t["symbol"] == symbol}
+        spans = [(a, b) for venue, a, b in self.outages if venue in venues]
+        spans += [(since, float("inf")) for (_, venue), since in self.down_since.items() if venue in venues]
+        spans += [(a, b) for lost, a, b in self.losses if lost == symbol]
+        row |= {"kind": 5 + k, "symbol": symbol, "venue": 0, "event_ns": start, "rev": bar["rev"]}
+        out.append(row | {"final": int(bar["final"]), "gap": int(any(a < end and start <= b for a, b in spans))})
+
+
+def bar_of(trades: list[Row]) -> Row:
+    """The bar of these trades, given in the order of arrival, from the words of the rules."""
+
+    def moment(trade: Row) -> tuple[int, int, int]:
+        return trade["event_ns"], trade["exchange_seq"], trade["venue"]
+
+    def with_right(right: str) -> list[Row]:
+        return sorted((t for t in trades if right in t["rights"]), key=moment)  # type: ignore[operator]
+
+    priced, last, first_last, counted = with_right("h"), with_right("l"), with_right("1"), with_right("v")
+    close = last[-1] if last else first_last[0] if first_last else None
+    weighed = [t for t in priced if t in counted]
+    shares = sum(t["size"] for t in weighed)
+    value = sum(t["price"] * t["size"] for t in weighed)
+    return {
+        "open_px": priced[0]["price"] if priced else NULL,
+        "high_px": max((t["price"] for t in priced), default=NULL),
+        "low_px": min((t["price"] for t in priced), default=NULL),
+        "close_px": close["price"] if close else NULL,
+        "volume": sum(t["size"] for t in counted),
+        "trades": len(counted),
+        "vwap_px": int(Fraction(value, shares) + Fraction(1, 2)) if shares else NULL,
+        "last_ns": max(t["event_ns"] for t in trades),
+    }
