@@ -74,7 +74,18 @@ def _report(status: str, checks: Mapping[str, tuple[str, str]]) -> JsonObject:
 Counters = Callable[[], Mapping[str, int]]
 
 
-GAUGES = frozenset({"inbox_links", "inbox_links_up", "inbox_symbols", "inbox_lag", "latest_quoted", "fanout_clients"})
+GAUGES = frozenset(
+    (
+        "inbox_links",
+        "inbox_links_up",
+        "inbox_symbols",
+        "inbox_lag",
+        "latest_quoted",
+        "fanout_clients",
+        "fanout_entries",
+        "fanout_late_ns_max",
+    )
+)
 """The counters that may go down, as ``<part>_<name>``."""
 
 

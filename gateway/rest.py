@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -40,6 +41,7 @@ from fabric.records import (
 )
 from fabric.topology import NodeSpec, Topology
 from gateway.latest import Latest
+from gateway.limits import TokenBucket
 
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
@@ -53,6 +55,7 @@ SYMBOLS_LIMIT = 1_000
 STORE_WAIT_S = 0.25
 STORE_READS_MAX = 4
 """Reads of the store at the same time: as many threads as may hang before the next one is refused at once."""
+STORE_WATCH_S = 2.0
 ADDRESS_RATE = 500.0
 """Requests a second that one address may send for long; twice that in a burst."""
 ADDRESSES_MAX = 10_000
@@ -340,8 +343,9 @@ class Store(Protocol):
     """What is asked of `gateway.store`: the latest values that the cache holds. Blocks; raises StoreError."""
 
     def quote(self, symbol: str) -> JsonObject | None: ...
-
     def candle(self, symbol: str, interval: str) -> JsonObject | None: ...
+    def server_info(self) -> object: ...
+    def close(self) -> None: ...
 
 
 class StoreReader:
@@ -394,6 +398,13 @@ class StoreReader:
         """The candle in progress. Raises StoreError."""
         return await self._run(lambda: self._store.candle(symbol, interval))
 
+    async def watch(self) -> None:
+        """Ask the store now and then how it is, so that `trouble` is true whether or not anyone reads. Never ends."""
+        while True:
+            with suppress(StoreError):
+                await self._run(self._store.server_info)
+            await asyncio.sleep(STORE_WATCH_S)
+
     def _answer(self, name: str, value: JsonObject, now_ns: int) -> JsonObject:
         """A stored value under our own keys, aged by its ``ts``; never live when that is old or not there."""
         ts = value.get("ts")
@@ -404,6 +415,7 @@ class StoreReader:
     def close(self) -> None:
         """Start no further read; the ones that run end by the store's own timeouts."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._store.close()
 
 
 # HTTP.
@@ -415,23 +427,18 @@ class AddressBuckets:
     def __init__(self, rate: float = ADDRESS_RATE) -> None:
         self._rate = rate
         self.burst = int(2 * rate)
-        self._buckets: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self.refused = 0
 
-    def take(self, address: str, now_ns: int) -> tuple[int, float]:
-        """Take one token. Return how many are left, and the seconds to wait if there was none (else 0)."""
-        tokens, since_ns = self._buckets.pop(address, (float(self.burst), now_ns))
-        tokens = min(float(self.burst), tokens + (now_ns - since_ns) / SECOND_NS * self._rate)
-        wait_s = 0.0
-        if tokens >= 1:
-            tokens -= 1
-        else:
-            wait_s = (1 - tokens) / self._rate
-            self.refused += 1
-        self._buckets[address] = (tokens, now_ns)
+    def take(self, address: str, now_ns: int) -> int:
+        """Take one token; return 0, or in how many milliseconds (at least 1) the next one is there."""
+        bucket = self._buckets.pop(address, None) or TokenBucket(self._rate, self.burst, now_ns)
+        self._buckets[address] = bucket
         if len(self._buckets) > ADDRESSES_MAX:
             self._buckets.popitem(last=False)
-        return int(tokens), wait_s
+        wait_ms = bucket.take(now_ns)
+        self.refused += wait_ms > 0
+        return wait_ms
 
 
 @dataclass
@@ -471,9 +478,11 @@ class Answering(RequestHandler):
         elif status_code == HTTPStatus.NOT_FOUND:
             code, detail = "not_found", f"nothing at {self.request.path[:128]}"
         elif isinstance(error, HTTPError):
-            code, detail = "bad_request", error.log_message or detail
+            code, detail = detail.lower().replace(" ", "_"), error.log_message or detail
         if "retry_after" in members:
             self.set_header("Retry-After", str(members["retry_after"]))
+        if status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            self.set_header("RateLimit", f'"address";r=0;t={members["retry_after"]}')
         self.set_header("Content-Type", "application/problem+json")
         document = problem_document(status_code, code, detail, self.request.path[:128], members)
         self.finish(msgspec.json.encode(document))
@@ -512,12 +521,12 @@ class DataHandler(Handler):
 
     def prepare(self) -> None:
         buckets = self.service.buckets
-        left, wait_s = buckets.take(self.request.remote_ip or "", self.service.clock.monotonic_ns())
-        self.set_header("X-RateLimit-Limit", str(buckets.burst))
-        self.set_header("X-RateLimit-Remaining", str(left))
-        if wait_s:
-            detail = "this address sends more than it may"
-            raise Problem(429, "too_many_requests", detail, retry_after=max(RETRY_AFTER_S, round(wait_s)))
+        wait_ms = buckets.take(self.request.remote_ip or "", self.service.clock.monotonic_ns())
+        self.set_header("RateLimit-Policy", f'"address";q={buckets.burst};w=2')
+        if wait_ms:
+            wait_s = -(-wait_ms // 1000)
+            detail = f"more than {ADDRESS_RATE:.0f} requests a second from this address"
+            raise Problem(429, "too_many_requests", detail, retry_after=wait_s)
 
     async def ask_store(self, names: Sequence[str]) -> list[JsonObject]:
         """The quotes that the store has; none when it fails. Raises Problem 503 if then memory is empty too."""

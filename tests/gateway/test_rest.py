@@ -336,6 +336,12 @@ class FakeStore:
     def candle(self, symbol: str, interval: str) -> dict[str, Any] | None:
         return self.quote(symbol)
 
+    def server_info(self) -> object:
+        return self.quote("")
+
+    def close(self) -> None:
+        pass
+
 
 def test_a_stored_quote_is_aged_by_its_own_time() -> None:
     async def ask() -> list[dict[str, Any]]:
@@ -397,17 +403,17 @@ def test_trouble_with_the_store_is_known_until_it_answers_again() -> None:
 
 def test_an_address_may_burst_and_then_waits_for_its_rate() -> None:
     buckets = rest.AddressBuckets(rate=10)
-    assert [buckets.take("a", 0)[1] for _ in range(20)] == [0] * 20
-    assert buckets.take("a", 0) == (0, pytest.approx(0.1))
-    assert buckets.take("b", 0)[1] == 0
-    assert buckets.take("a", SECOND_NS // 10)[1] == 0
+    assert [buckets.take("a", 0) for _ in range(20)] == [0] * 20
+    assert buckets.take("a", 0) == 100
+    assert buckets.take("b", 0) == 0
+    assert buckets.take("a", SECOND_NS // 10) == 0
     assert buckets.refused == 1
 
 
 def test_forgotten_addresses_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "ADDRESSES_MAX", 2)
-    buckets = rest.AddressBuckets(rate=1)
-    for address in ("a", "b", "c", "c"):
-        buckets.take(address, 0)
-    assert buckets.take("a", 0)[0] == buckets.burst - 1  # begun anew
-    assert buckets.take("c", 0)[1] > 0
+    buckets = rest.AddressBuckets(rate=0.5)
+    for address in ("a", "b", "c"):
+        assert buckets.take(address, 0) == 0
+    assert buckets.take("a", 0) == 0  # forgotten, so begun anew
+    assert buckets.take("c", 0) > 0

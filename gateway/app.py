@@ -1,0 +1,237 @@
+"""The gateway: values come in from the bus, clients are served over HTTP and WebSocket. One thread, one loop.
+
+The loop's own coroutine is the pump: every `TURN_S` it takes what the bus has brought, updates the memory
+and the fan-out, and lets the fan-out write to whoever is due. That adds at most `TURN_S` to a value's way
+and needs no further thread, no lock and no wake-up for each message; a batch costs about as much as one.
+
+On SIGTERM it drains: not ready, then no longer listening, then every client is told to come back (1012).
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tornado import httputil
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler, StaticFileHandler
+
+from fabric import machine
+from fabric.clock import SECOND_NS
+from fabric.errors import UnavailableError
+from fabric.node import Runtime
+from fabric.records import KIND_GAP, Rows
+from fabric.topology import GatewaySettings
+from gateway import fanout_kernel, health, latest_kernel, protocol_kernel, rest, websocket
+from gateway.fanout import Fanout
+from gateway.health import Health
+from gateway.latest import Latest
+from gateway.rest import Answering, Service, StoreReader, SymbolIndex
+from gateway.store import Store
+
+TURN_S = 0.005
+"""Between two looks at the bus."""
+BATCHES_PER_TURN = 4
+"""A turn takes no more than this many batches, so that clients are served however much waits on the bus."""
+BODY_MAX = 64 << 10
+HEADER_MAX = 8 << 10
+IDLE_S = 10.0
+"""A connection that has sent no whole request for so long is cut."""
+BACKLOG = 4096
+"""Connections that may wait to be accepted: after a restart all clients come at once."""
+LAME_NS = SECOND_NS // 4
+"""From not ready to no longer listening: a balancer's chance to see it."""
+FAREWELL_NS = SECOND_NS // 2
+"""Before the launcher's patience ends: what closing the last connections may take."""
+PAGE = Path(__file__).parent / "page"
+SERVICE_RESTART = 1012
+Rule = tuple[Any, ...]
+
+
+class Clients(Protocol):
+    """What the pump asks of the fan-out."""
+
+    def apply(self, batch: Rows) -> None: ...
+    def flush(self, now_ns: int) -> bool: ...
+    def close_all(self, code: int, reason: str) -> None: ...
+    def counters(self) -> Mapping[str, int]: ...
+
+
+class PageHandler(Answering, StaticFileHandler):
+    """The web page's plain files, revalidated by ETag, under a policy that lets nothing else run."""
+
+    def initialize(self, path: str) -> None:  # type: ignore[override]
+        StaticFileHandler.initialize(self, path, "index.html")
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Content-Security-Policy", rest.PAGE_POLICY)
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Cross-Origin-Opener-Policy", "same-origin")
+
+
+class Gateway:
+    """One gateway process: its parts, and the pump that drives them."""
+
+    def __init__(self, runtime: Runtime, latest: Latest, clients: Clients, store: rest.Store | None) -> None:
+        """``store``: where values are looked for that memory has not; None without a cache."""
+        self._runtime = runtime
+        self._clock = runtime.clock
+        self._latest = latest
+        self._clients = clients
+        self._inbox = runtime.inbox()
+        self._store = None if store is None else StoreReader(store, runtime.topology.limits.stale_after_ns)
+        self._service = Service(runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store)
+        self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
+
+    def application(self, websockets: Sequence[Rule]) -> Application:
+        """Every route: the data, health and metrics, the page, and the WebSocket's own."""
+        service = {"service": self._service}
+        live = service | {"judge": lambda: self.health.live(self._clock.monotonic_ns())}
+        ready = service | {"judge": self._judge_ready}
+        parts = {
+            "inbox": self._inbox.counters,
+            "latest": self._latest.counters,
+            "fanout": self._clients.counters,
+            "rest": self._rest_counters,
+        }
+        labelled = {("bad_frames", "reason"): self._inbox.bad_frames, ("http_requests", "status"): self._requests}
+        metrics = service | {"registry": health.registry(parts, labelled)}
+        page = {"path": str(PAGE)}
+        return Application(
+            [
+                (r"/quotes/([^/]+)", rest.QuoteHandler, service),
+                (r"/quotes", rest.QuotesHandler, service),
+                (r"/candles/([^/]+)", rest.CandlesHandler, service),
+                (r"/symbols", rest.SymbolsHandler, service),
+                (r"/topology", rest.TopologyHandler, service),
+                (r"/livez", health.HealthHandler, live),
+                (r"/(?:readyz|healthz)", health.HealthHandler, ready),
+                (r"/metrics", health.MetricsHandler, metrics),
+                *websockets,
+                (r"/()", PageHandler, page),
+                (r"/page/(.+)", PageHandler, page),
+            ],
+            default_handler_class=rest.NotFoundHandler,
+            default_handler_args=service,
+            log_function=self._count_request,
+        )
+
+    async def serve(self, websockets: Sequence[Rule]) -> None:
+        """Listen, pump until told to stop, drain. Raises UnavailableError when the port cannot be had."""
+        settings = self._runtime.spec.settings
+        assert isinstance(settings, GatewaySettings)
+        httputil.set_parse_body_config(httputil.ParseBodyConfig(multipart=httputil.ParseMultipartConfig(enabled=False)))
+        server = HTTPServer(
+            self.application(websockets),
+            max_body_size=BODY_MAX,
+            max_header_size=HEADER_MAX,
+            idle_connection_timeout=IDLE_S,
+            body_timeout=IDLE_S,
+        )
+        server.add_socket(bind(settings.host, settings.port))
+        self._runtime.log.info("listening on http://%s:%d", settings.host, settings.port)
+        watching = None if self._store is None else asyncio.create_task(self._store.watch())
+        try:
+            while not self._runtime.stopping():
+                await self._turn()
+            await self._drain(server)
+        finally:
+            server.stop()
+            if watching is not None and self._store is not None:
+                watching.cancel()
+                self._store.close()
+            await server.close_all_connections()
+
+    async def _turn(self) -> None:
+        """Take what the bus has brought, pass it on, and let the loop serve its sockets until the next turn."""
+        started_ns = self._clock.monotonic_ns()
+        for _ in range(BATCHES_PER_TURN):
+            batch = self._inbox.recv_batch(0)
+            if not batch.size:
+                break
+            self._latest.apply(batch, self._clock.now_ns())
+            self._clients.apply(batch)
+        more = batch.size > 0
+        more |= self._clients.flush(self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        self.health.turned(now_ns, self._latest.links(), self._inbox.ready())
+        if self.health.ready:
+            self._runtime.ready()
+        self._runtime.report(self._report)
+        await asyncio.sleep(0 if more else max(0.0, TURN_S - (now_ns - started_ns) / SECOND_NS))
+
+    async def _drain(self, server: HTTPServer) -> None:
+        """Not ready; then not listening; then tell the clients and wait for them to go, while there is time."""
+        self.health.draining = True
+        now_ns = self._clock.monotonic_ns()
+        until_ns = now_ns + max(0, self._runtime.topology.limits.drain_ns - FAREWELL_NS)
+        lame_ns = min(now_ns + LAME_NS, until_ns)
+        while self._clock.monotonic_ns() < lame_ns:
+            await self._turn()
+        server.stop()
+        self._clients.close_all(SERVICE_RESTART, "restarting")
+        while self._clients.counters()["clients"] and self._clock.monotonic_ns() < until_ns:
+            await self._turn()
+
+    def _judge_ready(self) -> rest.JsonObject:
+        store = "off" if self._store is None else self._store.trouble or "ok"
+        return self.health.readiness(self._clock.monotonic_ns(), store)
+
+    def _count_request(self, handler: RequestHandler) -> None:
+        status = handler.get_status()
+        self._service.requests[status] = self._service.requests.get(status, 0) + 1
+
+    def _requests(self) -> dict[str, int]:
+        return {str(status): count for status, count in self._service.requests.items()}
+
+    def _rest_counters(self) -> dict[str, int]:
+        counters = {"rate_limited": self._service.buckets.refused}
+        if self._store is not None:
+            counters |= {"store_reads": self._store.reads, "store_failures": self._store.failures}
+        return counters
+
+    def _report(self) -> dict[str, int | float | str]:
+        """One line of `fabric status`."""
+        latest = self._latest.counters()
+        clients = self._clients.counters()
+        return {
+            "messages": int(self._latest.tables.counts[:KIND_GAP].sum()),
+            "symbols": latest["quoted"],
+            "gaps": latest["gaps"],
+            "clients": clients["clients"],
+            "frames": clients["frames"],
+            "requests": sum(self._service.requests.values()),
+        }
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket; raises UnavailableError naming the port and who holds it.
+
+    The port is not shared (no SO_REUSEPORT): a second topology of the same user would take half of the
+    connections unseen.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        what = f"{host}:{port}: {error.strerror}"
+        if isinstance(error, PermissionError):
+            raise UnavailableError(f"{what}: ports below 1024 are root's; choose another in gateways") from error
+        raise UnavailableError(f"{what}: held by {machine.holder(port)}") from error
+    listening.setblocking(False)
+    return listening
+
+
+def main(runtime: Runtime) -> None:
+    """Run one gateway until told to stop."""
+    topology, settings, symbols = runtime.topology, runtime.spec.settings, runtime.symbols
+    assert isinstance(settings, GatewaySettings)
+    for kernels in (latest_kernel, protocol_kernel, fanout_kernel):
+        kernels.warm_up()
+    latest = Latest(topology.limits, topology.venues, runtime.spec.reads, symbols)
+    fanout = Fanout(topology, settings, symbols, latest, runtime.clock)
+    store = None if topology.cache.mode == "off" else Store(topology.cache)
+    gateway = Gateway(runtime, latest, fanout, store)
+    asyncio.run(gateway.serve(websocket.handlers(fanout)))

@@ -1,0 +1,413 @@
+"""The gateway over real HTTP: routes, problem documents, limits of the server, readiness, and how it drains."""
+
+import asyncio
+import errno
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+from fabric.errors import StoreError, UnavailableError
+from fabric.records import KIND_NBBO, NULL, STATE_STALE
+from gateway import app, rest
+from gateway_rig import Rig, running
+
+
+async def fetch(rig: Rig, path: str, **options: Any) -> HTTPResponse:
+    url = f"http://127.0.0.1:{rig.port}{path}"
+    return await AsyncHTTPClient(force_instance=True).fetch(url, raise_error=False, **options)
+
+
+async def body(rig: Rig, path: str, status: int = 200, **options: Any) -> Any:
+    response = await fetch(rig, path, **options)
+    assert response.code == status, response.body
+    expected = (
+        "application/json" if status < 400 or path[:6] in ("/livez", "/ready", "/healt") else "application/problem+json"
+    )
+    assert response.headers["Content-Type"] == expected
+    return json.loads(response.body)
+
+
+async def raw(rig: Rig, request: bytes) -> bytes:
+    """Send bytes as they are; return all that comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    try:
+        writer.write(request)
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def scenario(steps: Callable[[Rig], Awaitable[None]], **options: Any) -> None:
+    """Run ``steps`` beside a running gateway."""
+
+    async def play() -> None:
+        async with running(**options) as rig:
+            await steps(rig)
+
+    asyncio.run(play())
+
+
+# Data
+
+
+def test_what_the_bus_brings_is_answered_at_once() -> None:
+    async def steps(rig: Rig) -> None:
+        rig.put(rig.nbbo())
+        await rig.taken()
+        response = await fetch(rig, "/quotes/AAPL")
+        answer = json.loads(response.body)
+        assert (answer["bid"], answer["ask"], answer["state"]) == (185.5, 185.52, "live")
+        assert 0 <= answer["age_ms"] < 10_000
+        assert response.headers["X-Data-Source"] == "memory"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert rig.clients.rows == 1
+
+        rig.put(rig.nbbo(seq=2, bid_px=NULL, ask_px=NULL, state=STATE_STALE))
+        await rig.taken()
+        stale = await body(rig, "/quotes/AAPL")
+        assert (stale["bid"], stale["state"], stale["flags"]) == (185.5, "stale", ["stale"])
+
+    scenario(steps)
+
+
+def test_several_symbols_candles_names_and_the_topology() -> None:
+    async def steps(rig: Rig) -> None:
+        rig.put(rig.nbbo(), rig.nbbo("BRK.B"))
+        await rig.taken()
+        answer = await body(rig, "/quotes?symbols=BRK.B,AAPL,NOPE")
+        assert [quote["symbol"] for quote in answer["quotes"]] == ["BRK.B", "AAPL"]
+        assert answer["missing"] == [{"symbol": "NOPE", "code": "unknown_symbol"}]
+        assert await body(rig, "/candles/AAPL?interval=5m&limit=3") == {
+            "symbol": "AAPL",
+            "interval": "5m",
+            "candles": [],
+        }
+        assert await body(rig, "/symbols?prefix=B") == {"symbols": ["BRK.B"], "total": 1}
+        assert (await body(rig, "/symbols?order=busiest"))["total"] == 2
+        assert (await body(rig, "/topology"))["nodes"][0]["up"] is None
+
+    scenario(steps)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/quotes/NOPE", 404, "unknown_symbol"),
+        ("/quotes/A%20B", 400, "bad_parameter"),
+        ("/quotes/AAPL?interval=1m", 400, "bad_parameter"),
+        ("/quotes", 400, "bad_parameter"),
+        ("/quotes?symbols=A&symbols=B", 400, "bad_parameter"),
+        ("/candles/NOPE", 404, "unknown_symbol"),
+        ("/candles/AAPL?interval=2m", 400, "bad_parameter"),
+        ("/candles/AAPL?limit=1000000000", 400, "bad_parameter"),
+        ("/symbols?order=price", 400, "bad_parameter"),
+        ("/symbols?limit=%ff", 400, "bad_request"),
+        ("/nothing/here", 404, "not_found"),
+        ("/page/../app.py", 403, "forbidden"),
+        ("/page/%2e%2e/app.py", 403, "forbidden"),
+    ],
+)
+def test_every_error_is_a_problem_document(path: str, status: int, code: str) -> None:
+    async def steps(rig: Rig) -> None:
+        problem = await body(rig, path, status)
+        assert (problem["status"], problem["code"]) == (status, code)
+        assert problem["type"] == f"urn:fabric:problem:{code}"
+        assert {"title", "detail"} <= problem.keys()
+        assert problem["instance"].startswith("/")
+
+    scenario(steps)
+
+
+def test_a_known_symbol_without_a_quote_is_told_so() -> None:
+    async def steps(rig: Rig) -> None:
+        rig.runtime.symbols.intern("AAPL")
+        assert (await body(rig, "/quotes/AAPL", 404))["code"] == "no_quote"
+
+    scenario(steps)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_a_method_that_is_not_there_is_405_with_those_that_are(method: str) -> None:
+    async def steps(rig: Rig) -> None:
+        response = await fetch(rig, "/quotes/AAPL", method=method, allow_nonstandard_methods=True)
+        assert (response.code, response.headers["Allow"]) == (405, "GET")
+        page = await fetch(rig, "/", method=method, allow_nonstandard_methods=True)
+        assert (page.code, page.headers["Allow"]) == (405, "GET, HEAD")
+
+    scenario(steps)
+
+
+def test_an_address_that_asks_too_often_is_told_when_to_come_back() -> None:
+    async def steps(rig: Rig) -> None:
+        rig.gateway._service.buckets = rest.AddressBuckets(rate=0.5)
+        first = await fetch(rig, "/symbols")
+        assert (first.code, first.headers["RateLimit-Policy"]) == (200, '"address";q=1;w=2')
+        second = await fetch(rig, "/symbols")
+        assert (second.code, second.headers["Retry-After"]) == (429, "2")
+        assert second.headers["RateLimit"] == '"address";r=0;t=2'
+        assert json.loads(second.body)["code"] == "too_many_requests"
+        assert (await fetch(rig, "/livez")).code == 200
+
+    scenario(steps)
+
+
+# The store
+
+
+class FakeStore:
+    def __init__(self, value: dict[str, Any] | None = None, error: StoreError | None = None) -> None:
+        self.value, self.error, self.closed = value, error, False
+
+    def quote(self, symbol: str) -> dict[str, Any] | None:
+        if self.error:
+            raise self.error
+        return self.value
+
+    def candle(self, symbol: str, interval: str) -> dict[str, Any] | None:
+        return self.quote(symbol)
+
+    def server_info(self) -> object:
+        return self.quote("")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_memory_lacks_comes_from_the_store() -> None:
+    store = FakeStore({"bid": 1.5, "ask": 1.6, "last": None, "ts": 60.0, "start": 60.0, "open": 1.0})
+
+    async def steps(rig: Rig) -> None:
+        response = await fetch(rig, "/quotes/MSFT")
+        answer = json.loads(response.body)
+        assert (response.headers["X-Data-Source"], answer["bid"], answer["state"]) == ("redis", 1.5, "stale")
+        rig.put(rig.nbbo())
+        await rig.taken()
+        both = await fetch(rig, "/quotes?symbols=MSFT,AAPL")
+        assert both.headers["X-Data-Source"] == "memory, redis"
+        assert [quote["symbol"] for quote in json.loads(both.body)["quotes"]] == ["AAPL", "MSFT"]
+        candles = (await body(rig, "/candles/MSFT"))["candles"]
+        assert candles[0]["open"] == 1.0
+        assert (await body(rig, "/candles/MSFT?start=61000000000", 404))["code"] == "unknown_symbol"
+
+    scenario(steps, store=store)
+    assert store.closed
+
+
+def test_a_store_that_fails_fails_no_read_that_memory_can_answer() -> None:
+    async def steps(rig: Rig) -> None:
+        empty = await fetch(rig, "/quotes/AAPL")
+        assert (empty.code, empty.headers["Retry-After"]) == (503, "1")
+        rig.put(rig.nbbo())
+        await rig.taken()
+        assert (await fetch(rig, "/quotes/AAPL")).code == 200
+        assert (await body(rig, "/quotes/NOPE", 404))["code"] == "unknown_symbol"
+        ready = await body(rig, "/readyz?verbose")
+        assert ready["status"] == "degraded"
+        assert "refused" in ready["checks"]["store"]["detail"]
+
+    scenario(steps, store=FakeStore(error=StoreError("refused")))
+
+
+# Health, metrics, the page
+
+
+def test_health_and_its_alias() -> None:
+    async def steps(rig: Rig) -> None:
+        assert await body(rig, "/livez") == {"status": "ok"}
+        rig.put(rig.link(1))
+        await rig.taken()
+        assert await body(rig, "/readyz") == await body(rig, "/healthz") == {"status": "ok"}
+        checks = (await body(rig, "/healthz?verbose"))["checks"]
+        assert checks["link nbbo"]["status"] == "ok"
+        rig.put(rig.link(0))
+        await rig.taken()
+        assert await body(rig, "/readyz") == {"status": "degraded"}
+        assert (await fetch(rig, "/readyz", method="HEAD")).code == 200
+
+    scenario(steps)
+
+
+def test_metrics_count_what_was_answered() -> None:
+    async def steps(rig: Rig) -> None:
+        await fetch(rig, "/quotes/NOPE")
+        rig.put(rig.nbbo())
+        await rig.taken()
+        text = (await fetch(rig, "/metrics")).body.decode()
+        assert 'fabric_http_requests_total{status="404"} 1.0' in text
+        assert 'fabric_bad_frames_total{reason="truncated"} 2.0' in text
+        assert "fabric_inbox_received_total 7.0" in text
+        assert "fabric_latest_rows_nbbo_total 1.0" in text
+        assert "fabric_fanout_clients 0.0" in text
+        assert rig.runtime.reported["symbols"] == 1
+
+    scenario(steps)
+
+
+def test_the_page_is_served_with_a_policy_and_revalidated() -> None:
+    async def steps(rig: Rig) -> None:
+        page = await fetch(rig, "/")
+        assert page.code == 200
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+        assert "unsafe" not in page.headers["Content-Security-Policy"]
+        assert "Server" not in page.headers
+        again = await fetch(rig, "/", headers={"If-None-Match": page.headers["Etag"]})
+        assert again.code == 304
+        script = await fetch(rig, "/page/app.js")
+        assert (script.code, script.headers["Content-Type"]) == (200, "text/javascript")
+        assert (await body(rig, "/page/nothing.js", 404))["code"] == "not_found"
+
+    scenario(steps)
+
+
+# What Tornado itself refuses
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(
+            b"GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", id="TE+CL"
+        ),
+        pytest.param(
+            b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", id="two CL"
+        ),
+        pytest.param(b"GET /livez HTTP/1.1\r\n\r\n", id="no Host"),
+        pytest.param(b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n", id="body too big"),
+        pytest.param(
+            b"POST /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 7\r\n\r\n--x--\r\n",
+            id="multipart",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_trusted_is_400(request_bytes: bytes) -> None:
+    async def steps(rig: Rig) -> None:
+        assert (await raw(rig, request_bytes)).startswith(b"HTTP/1.1 400 ")
+
+    scenario(steps)
+
+
+def test_a_header_that_is_too_long_closes_the_connection() -> None:
+    async def steps(rig: Rig) -> None:
+        long = b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Long: " + b"a" * app.HEADER_MAX + b"\r\n\r\n"
+        assert await raw(rig, long) == b""
+
+    scenario(steps)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /livez HTTP/1.1\r\nHo", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1"]
+)
+def test_a_client_that_sends_slowly_is_cut(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(app, "IDLE_S", 0.1)
+
+    async def steps(rig: Rig) -> None:
+        assert await asyncio.wait_for(raw(rig, sent), 5) == b""
+
+    scenario(steps)
+
+
+# Start and stop
+
+
+def test_a_port_that_is_taken_is_named_with_who_holds_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(UnavailableError, match=rf"127\.0\.0\.1:{port}: .*in use.*: held by pid \d+"):
+            app.bind("127.0.0.1", port)
+
+
+def test_a_port_that_needs_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(UnavailableError, match="ports below 1024"):
+        app.bind("127.0.0.1", 80)
+
+
+def test_not_ready_until_the_first_values_are_in() -> None:
+    async def play() -> None:
+        rig = Rig()
+        rig.runtime.bus.whole = False
+        rig.serving = asyncio.create_task(rig.gateway.serve(()))
+        try:
+            await rig.taken()
+            assert await body(rig, "/readyz", 503) == {"status": "unready"}
+            assert await body(rig, "/livez") == {"status": "ok"}
+            assert not rig.runtime.is_ready.is_set()
+            rig.runtime.bus.whole = True
+            rig.put(rig.link(1))
+            await rig.taken()
+            assert await body(rig, "/readyz") == {"status": "ok"}
+            assert rig.runtime.is_ready.is_set()
+        finally:
+            rig.runtime.stopped = True
+            await rig.serving
+
+    asyncio.run(play())
+
+
+def test_a_stop_is_seen_by_the_balancer_first_then_told_to_the_clients() -> None:
+    async def steps(rig: Rig) -> None:
+        assert rig.serving is not None
+        rig.clients.clients = 1
+        rig.runtime.stopped = True
+        while not rig.gateway.health.draining:
+            await rig.clients.flushed()
+        assert rig.clients.closed is None
+        assert await body(rig, "/readyz", 503) == {"status": "unready"}
+        while rig.clients.closed is None:
+            await rig.clients.flushed()
+        assert rig.clients.closed[0] == 1012
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", rig.port)
+        assert not rig.serving.done()
+        rig.clients.clients = 0  # the last one has gone: no need to wait any longer
+        await asyncio.wait_for(rig.serving, 5)
+
+    scenario(steps, drain_ns=30_000_000_000)
+
+
+def test_a_client_that_does_not_go_delays_the_end_no_longer_than_the_drain() -> None:
+    async def steps(rig: Rig) -> None:
+        assert rig.serving is not None
+        rig.clients.clients = 1
+        rig.runtime.stopped = True
+        await asyncio.wait_for(rig.serving, 5)
+
+    scenario(steps)
+
+
+def test_a_fault_of_the_pump_ends_the_gateway_and_is_not_swallowed() -> None:
+    async def play() -> None:
+        rig = Rig()
+
+        def broken(_: object) -> None:
+            raise ValueError("broken")
+
+        rig.clients.apply = broken  # type: ignore[method-assign]
+        rig.put(rig.nbbo())
+        with pytest.raises(ValueError, match="broken"):
+            await rig.gateway.serve(())
+
+    asyncio.run(play())
+
+
+def test_a_full_bus_does_not_keep_the_loop_from_its_clients() -> None:
+    async def steps(rig: Rig) -> None:
+        flushes = rig.clients.flushes
+        count = 10 * app.BATCHES_PER_TURN
+        rig.put(*[rig.nbbo(seq=seq + 1) for seq in range(count)])
+        await rig.taken()
+        assert rig.clients.flushes - flushes >= 10
+        assert rig.latest.tables.counts[KIND_NBBO] == count
+
+    scenario(steps)

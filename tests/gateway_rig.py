@@ -1,0 +1,171 @@
+"""A gateway without a topology around it: real HTTP on a free port, the bus and the fan-out played by the test."""
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from fabric.clock import SystemClock
+from fabric.node import Runtime
+from fabric.records import EVENT, KIND_LINK, KIND_NBBO, KIND_TRADE, LINK, NBBO, TRADE, Rows, empty, pack, venue_mask
+from fabric.symbols import SymbolTable
+from fabric.topology import GatewaySettings, Limits, NodeSpec, Publisher, Source, Topology, Venue
+from gateway import latest_kernel, rest
+from gateway.app import Gateway, Rule
+from gateway.latest import Latest
+
+PUBLISHER = Publisher("nbbo", "tcp://127.0.0.1:5502", "tcp://127.0.0.1:5503", ("nbbo",))
+VENUE = Venue("V", "IEX", "iex")
+LIMITS = Limits(symbols_max=64, candles_kept=50)
+
+
+class FakeInbox:
+    """Gives the batches that the test has put in, one a call."""
+
+    def __init__(self) -> None:
+        self.batches: deque[Rows] = deque()
+        self.whole = True
+
+    def recv_batch(self, timeout_ms: int) -> Rows:
+        assert timeout_ms == 0, "the loop must not be blocked"
+        return self.batches.popleft() if self.batches else empty(0, EVENT)
+
+    def ready(self) -> bool:
+        return self.whole
+
+    def counters(self) -> dict[str, int]:
+        return {"received": 7}
+
+    def bad_frames(self) -> dict[str, int]:
+        return {"truncated": 2}
+
+
+class FakeClients:
+    """A fan-out that only writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.flushes = 0
+        self.clients = 0
+        self.closed: tuple[int, str] | None = None
+        self._flushed = asyncio.Event()
+
+    def apply(self, batch: Rows) -> None:
+        self.rows += batch.size
+
+    def flush(self, now_ns: int) -> bool:
+        self.flushes += 1
+        self._flushed.set()
+        return False
+
+    async def flushed(self) -> None:
+        """Wait for the next flush."""
+        self._flushed.clear()
+        await self._flushed.wait()
+
+    def close_all(self, code: int, reason: str) -> None:
+        self.closed = code, reason
+
+    def counters(self) -> Mapping[str, int]:
+        return {"clients": self.clients, "frames": 0}
+
+
+class FakeRuntime:
+    """What the launcher would give."""
+
+    def __init__(self, port: int, limits: Limits = LIMITS) -> None:
+        settings = GatewaySettings("127.0.0.1", port, ("",))
+        self.spec = NodeSpec("web", "gateway", "gateway.app:main", settings, reads=(Source(PUBLISHER, ("nbbo.",)),))
+        feed = NodeSpec("nbbo", "processor", "nodes.nbbo:main", settings, PUBLISHER)
+        self.topology = Topology("topology.yaml", (feed, self.spec), (VENUE,), limits)
+        self.clock = SystemClock()
+        self.symbols = SymbolTable(limits.symbols_max)
+        self.log = logging.getLogger("web")
+        self.bus = FakeInbox()
+        self.is_ready = asyncio.Event()
+        self.reported: Mapping[str, Any] = {}
+        self.stopped = False
+
+    def inbox(self) -> FakeInbox:
+        return self.bus
+
+    def ready(self, detail: str = "") -> None:
+        self.is_ready.set()
+
+    def report(self, counters: Any) -> None:
+        self.reported = counters()
+
+    def stopping(self) -> bool:
+        return self.stopped
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Rig:
+    """One running gateway."""
+
+    def __init__(self, limits: Limits = LIMITS, store: rest.Store | None = None) -> None:
+        latest_kernel.warm_up()  # as the launcher does before any node starts
+        self.port = free_port()
+        self.runtime = FakeRuntime(self.port, limits)
+        self.latest = Latest(limits, [VENUE], self.runtime.spec.reads, self.runtime.symbols)
+        self.clients = FakeClients()
+        self.gateway = Gateway(cast(Runtime, self.runtime), self.latest, self.clients, store)
+        self.serving: asyncio.Task[None] | None = None
+
+    def put(self, *batches: Rows) -> None:
+        self.runtime.bus.batches.extend(batches)
+
+    def nbbo(self, name: str = "AAPL", seq: int = 1, **columns: int) -> Rows:
+        """A best bid and offer of now."""
+        now_ns = self.runtime.clock.now_ns()
+        values = {"bid_px": 185_500_000_000, "ask_px": 185_520_000_000, "bid_size": 300, "ask_size": 100, "state": 0}
+        values |= {"bid_venue": pack("V"), "ask_venue": pack("V"), "event_ns": now_ns, "recv_ns": now_ns, "epoch": 1}
+        return self._row(NBBO, KIND_NBBO, name, values | {"scope": venue_mask("V"), "seq": seq} | columns)
+
+    def trade(self, name: str = "AAPL", **columns: int) -> Rows:
+        values = {"seq": 1, "epoch": 1, "venue": ord("V"), "mark": 0, "event_ns": self.runtime.clock.now_ns()}
+        return self._row(TRADE, KIND_TRADE, name, values | columns)
+
+    def link(self, up: int) -> Rows:
+        return self._row(LINK, KIND_LINK, "", {"publisher": 0, "up": up})
+
+    def _row(self, dtype: np.dtype[np.void], kind: int, name: str, values: Mapping[str, int]) -> Rows:
+        made = empty(1, dtype, kind)
+        made["symbol"] = self.runtime.symbols.intern(name)
+        for column, value in values.items():
+            made[column] = value
+        return made.view(EVENT)
+
+    async def taken(self) -> None:
+        """Wait until the pump has taken all that was put."""
+        await self.clients.flushed()
+        while self.runtime.bus.batches:
+            await self.clients.flushed()
+
+
+@asynccontextmanager
+async def running(
+    drain_ns: int = 600_000_000, store: rest.Store | None = None, websockets: Sequence[Rule] = ()
+) -> AsyncIterator[Rig]:
+    """A gateway that serves and is drained at the end."""
+    rig = Rig(limits=replace(LIMITS, drain_ns=drain_ns), store=store)
+    rig.serving = asyncio.create_task(rig.gateway.serve(websockets))
+    ready = asyncio.create_task(rig.runtime.is_ready.wait())
+    await asyncio.wait([ready, rig.serving], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield rig
+    finally:
+        ready.cancel()
+        rig.runtime.stopped = True
+        await rig.serving
