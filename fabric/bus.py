@@ -206,9 +206,10 @@ class Outbox:
         }
 
     def close(self) -> None:
-        """End the snapshot thread and close the sockets. What is still queued for slow peers is lost."""
-        self._service.close()
-        self._socket.close()
+        """End the snapshot thread and close the sockets; what is queued for slow peers is lost. May be called again."""
+        if not self._socket.closed:
+            self._service.close()
+            self._socket.close()
 
     def _publish(self, table: npt.NDArray[np.int64], start: int, wall_ns: int, now_ns: int) -> int:
         values = self.values
@@ -510,9 +511,10 @@ class Inbox:
         return dict(self._links[index].counters)
 
     def close(self) -> None:
-        """Close every socket."""
+        """Close every socket; may be called again."""
         for link in self._links:
-            self._shut(link)
+            if not link.socket.closed:
+                self._shut(link)
 
     # How a link is made, watched and made anew
 

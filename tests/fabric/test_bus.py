@@ -1,0 +1,591 @@
+"""Inbox and Outbox over real sockets on loopback: joins, losses, restarts, silence and rubbish, all under a manual clock."""
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+from fabric import codec
+from fabric.bus import Inbox, Outbox
+from fabric.clock import SECOND_NS, ManualClock
+from fabric.errors import UnavailableError
+from fabric.records import (
+    GAP,
+    KIND_GAP,
+    KIND_LINK,
+    KIND_NBBO,
+    KIND_QUOTE,
+    KIND_TRADE,
+    LINK,
+    NBBO,
+    QUOTE,
+    TRADE,
+    Rows,
+    empty,
+)
+from fabric.symbols import SymbolTable
+from fabric.topology import Limits, Publisher, Source
+from support import free_port
+
+PATIENCE_S = 10.0
+NAMES = ["AAPL", "AMZN", "BRK.B", "MSFT", "X"]
+
+
+class Joined:
+    """A publisher of quotes and trades of venue V, and readers of it; every test's clock is the same."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock, limits: Limits | None = None) -> None:
+        pub, router = free_port(), free_port()
+        self.context, self.clock = context, clock
+        self.limits = limits or Limits(symbols_max=64, batch_max=4_096, queue_max=50_000)
+        self.publisher = Publisher(
+            "feed", f"tcp://127.0.0.1:{pub}", f"tcp://127.0.0.1:{router}", ("quote", "trade", "status", "nbbo"), venues="V"
+        )
+        self.symbols = SymbolTable(64)
+        self.epoch = 0
+        self.outbox: Outbox | None = None
+        self.inboxes: list[Inbox] = []
+
+    def publish(self, *, epoch: int | None = None, **options: Any) -> Outbox:
+        self.epoch = epoch or self.epoch + 1
+        self.outbox = Outbox(
+            self.context, self.publisher, self.symbols, self.limits, self.clock, epoch=self.epoch, stamp="feed_ns", **options
+        )
+        return self.outbox
+
+    def die(self) -> None:
+        assert self.outbox is not None
+        self.outbox.close()
+        self.outbox = None
+
+    def read(self, *topics: str, publisher: Publisher | None = None) -> "Reader":
+        reader = Reader(self, Source(publisher or self.publisher, topics or ("quote.", "trade.", "nbbo.")))
+        self.inboxes.append(reader.inbox)
+        return reader
+
+    def joined(self, *topics: str) -> "Reader":
+        """A reader that has heard its publisher and has its last values."""
+        reader = self.read(*topics)
+        reader.until(reader.inbox.ready)
+        return reader
+
+    def quotes(self, *names: str, **columns: int) -> Rows:
+        rows = empty(len(names), QUOTE, KIND_QUOTE)
+        rows["symbol"], rows["venue"] = [self.symbols.intern(name) for name in names], ord("V")
+        rows["bid_px"], rows["bid_size"] = 100_000_000_000, 100
+        rows["event_ns"] = self.clock.now_ns()
+        for name, value in columns.items():
+            rows[name] = value
+        return rows
+
+    def trades(self, *names: str) -> Rows:
+        rows = empty(len(names), TRADE, KIND_TRADE)
+        rows["symbol"], rows["venue"] = [self.symbols.intern(name) for name in names], ord("V")
+        rows["price"], rows["size"], rows["event_ns"] = 100_000_000_000, 100, self.clock.now_ns()
+        return rows
+
+    def close(self) -> None:
+        for inbox in self.inboxes:
+            inbox.close()
+        if self.outbox:
+            self.outbox.close()
+
+
+class Reader:
+    """An inbox that remembers what it has read."""
+
+    def __init__(self, joined: Joined, *sources: Source) -> None:
+        self.joined = joined
+        self.symbols = SymbolTable(64)
+        self.inbox = Inbox(joined.context, sources, self.symbols, joined.limits, joined.clock)
+        self.rows: list[np.void] = []
+
+    def turn(self) -> None:
+        if self.joined.outbox:
+            self.joined.outbox.tick()
+        self.rows.extend(np.copy(row) for row in self.inbox.recv_batch(5))
+        self.joined.clock.advance(1_000_000)
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert time.monotonic() < deadline, f"never happened; {self.inbox.counters()}"
+            self.turn()
+
+    def kinds(self) -> list[int]:
+        return [int(row["kind"]) for row in self.rows]
+
+    def seqs(self, kind: int, name: str) -> list[int]:
+        symbol = self.symbols.find(name)
+        return [int(row["seq"]) for row in self.rows if row["kind"] == kind and row["symbol"] == symbol]
+
+    def links(self) -> list[int]:
+        return [int(np.atleast_1d(row).view(LINK)["up"][0]) for row in self.rows if row["kind"] == KIND_LINK]
+
+    def gaps(self) -> list[tuple[str, int, int]]:
+        found = [np.atleast_1d(row).view(GAP)[0] for row in self.rows if row["kind"] == KIND_GAP]
+        return [(self.symbols.name(int(g["symbol"])), int(g["gap_from"]), int(g["gap_to"])) for g in found]
+
+    def counter(self, name: str) -> int:
+        return self.inbox.counters()[name]
+
+
+@pytest.fixture
+def bus(context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock) -> Iterator[Joined]:
+    joined = Joined(context, clock)
+    yield joined
+    joined.close()
+
+
+def test_what_is_sent_arrives_in_order_with_numbers_epoch_and_stamp(bus: Joined) -> None:
+    out = bus.publish(epoch=7)
+    reader = bus.joined()
+    out.send(bus.quotes("AAPL", "MSFT", "AAPL"))
+    out.send(bus.trades("AAPL"))
+    reader.until(lambda: len(reader.rows) == 5)
+    got = [(int(r["kind"]), reader.symbols.name(int(r["symbol"])), int(r["seq"]), int(r["position"])) for r in reader.rows[1:]]
+    assert got == [
+        (KIND_QUOTE, "AAPL", 1, 1),
+        (KIND_QUOTE, "MSFT", 1, 2),
+        (KIND_QUOTE, "AAPL", 2, 3),
+        (KIND_TRADE, "AAPL", 1, 4),
+    ]
+    assert {int(r["epoch"]) for r in reader.rows[1:]} == {7}
+    assert all(int(r["feed_ns"]) > 0 and int(r["proc_ns"]) < 0 for r in reader.rows[1:])
+    assert reader.links() == [1]
+
+
+def test_a_prefix_gets_its_symbols_and_a_bar_ends_the_name(bus: Joined) -> None:
+    out = bus.publish()
+    letter, exact = bus.joined("quote.A"), bus.joined("quote.A|")
+    out.send(bus.quotes("A", "AAPL", "BRK.B", "AMZN"))
+    letter.until(lambda: letter.kinds().count(KIND_QUOTE) == 3)
+    exact.until(lambda: exact.kinds().count(KIND_QUOTE) == 1)
+    assert letter.symbols.names() == ["", "A", "AAPL", "AMZN"]
+    assert exact.symbols.names() == ["", "A"]
+
+
+def test_a_late_joiner_has_the_last_values_first_and_no_trades(bus: Joined) -> None:
+    out = bus.publish()
+    out.send(bus.quotes("AAPL", "AAPL", "MSFT"))
+    out.send(bus.trades("AAPL"))
+    reader = bus.joined()
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 2)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [2]
+    assert reader.seqs(KIND_TRADE, "AAPL") == []
+
+
+def test_a_snapshot_of_many_values_comes_in_chunks(context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock) -> None:
+    bus = Joined(context, clock, Limits(symbols_max=2_000, batch_max=100))
+    bus.symbols = SymbolTable(2_000)
+    out = bus.publish()
+    names = [f"S{i}" for i in range(1_500)]
+    out.send(bus.quotes(*names))
+    reader = bus.read()
+    reader.symbols = SymbolTable(2_000)
+    reader.inbox.close()
+    reader.inbox = Inbox(context, [Source(bus.publisher, ("quote.",))], reader.symbols, bus.limits, clock)
+    bus.inboxes[-1] = reader.inbox
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 1_500)
+    assert sorted(reader.symbols.names()[1:]) == sorted(names)
+    bus.close()
+
+
+def test_joining_during_load_misses_doubles_and_reverses_nothing(bus: Joined) -> None:
+    """Fault 13: snapshot, then live; per symbol the numbers go up by one from the first."""
+    out = bus.publish()
+    rng = random.Random(1)
+    for _ in range(200):
+        out.send(bus.quotes(*rng.choices(NAMES, k=50)))
+    reader = bus.read()
+    sent = 0
+
+    def flow() -> bool:
+        nonlocal sent
+        out.send(bus.quotes(*rng.choices(NAMES, k=50)))
+        sent += 1
+        return reader.inbox.ready() and sent > 400
+
+    reader.until(flow)
+    heads = {name: int(out.values.rows[out.values.layout[KIND_QUOTE, 0] + bus.symbols.find(name) * 2 + 1, 3]) for name in NAMES}
+    reader.until(lambda: all(reader.seqs(KIND_QUOTE, name)[-1:] == [heads[name]] for name in NAMES))
+    for name in NAMES:
+        numbers = reader.seqs(KIND_QUOTE, name)
+        assert numbers == list(range(numbers[0], heads[name] + 1))
+    assert reader.counter("lost") == reader.counter("gaps") == 0
+
+
+def test_a_silent_state_is_sent_again_within_its_time_and_counted_as_refresh(bus: Joined) -> None:
+    out = bus.publish()
+    reader = bus.joined()
+    out.send(bus.quotes("AAPL"))
+    out.send(bus.trades("AAPL"))
+    reader.until(lambda: reader.kinds().count(KIND_TRADE) == 1)
+    for _ in range(600):  # twelve seconds of the manual clock
+        bus.clock.advance(20_000_000)
+        out.tick()
+    reader.until(lambda: reader.counter("refresh") >= 2)
+    assert out.counters()["refreshed"] in (2, 3)  # in each 5 s, and never the trade
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [1]
+    assert reader.counter("duplicates") == 0
+
+
+def test_the_refresh_brings_a_value_to_a_raw_subscriber_within_five_seconds(bus: Joined) -> None:
+    out = bus.publish()
+    out.send(bus.quotes("AAPL"))
+    with bus.context.socket(zmq.SUB) as raw:
+        raw.setsockopt(zmq.LINGER, 0)
+        raw.subscribe("quote.AAPL|")
+        raw.connect(bus.publisher.endpoint)
+        time_of_last = bus.clock.monotonic_ns()
+        deadline = time.monotonic() + PATIENCE_S
+        while not raw.poll(1):
+            assert time.monotonic() < deadline
+            bus.clock.advance(20_000_000)
+            out.tick()
+        topic, payload = raw.recv_multipart()
+    assert topic == b"quote.AAPL|V"
+    assert msgpack.unpackb(payload)["N"] == 1
+    assert bus.clock.monotonic_ns() - time_of_last > 0
+
+
+def test_a_restart_under_a_new_epoch_is_told_before_its_first_value(bus: Joined) -> None:
+    """Fault 8: the numbers go back to 1, and nothing of it is taken for a duplicate."""
+    out = bus.publish(epoch=10)
+    reader = bus.joined()
+    out.send(bus.quotes("AAPL", "AAPL", "AAPL"))
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 3)
+    bus.die()
+    reader.until(lambda: reader.links() == [1, 0])
+    out = bus.publish(epoch=11)
+    out.send(bus.quotes("AAPL"))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2, 3, 1])
+    assert reader.links() == [1, 0, 1]
+    assert reader.kinds()[-2:] == [KIND_LINK, KIND_QUOTE]
+    assert (reader.counter("duplicates"), reader.counter("lost"), reader.counter("restarts_seen")) == (0, 0, 1)
+
+
+def test_an_older_epoch_is_fenced(bus: Joined) -> None:
+    """Bad input 25: a publisher that should be dead changes nothing."""
+    out = bus.publish(epoch=10)
+    reader = bus.joined()
+    out.send(bus.quotes("AAPL"))
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 1)
+    bus.die()
+    reader.until(lambda: reader.links() == [1, 0])
+    out = bus.publish(epoch=9)
+    out.send(bus.quotes("AAPL", "MSFT"))
+    reader.until(lambda: reader.counter("fenced") >= 1)
+    assert reader.kinds().count(KIND_QUOTE) == 1
+    assert reader.links() == [1, 0]
+
+
+class Wire:
+    """A publisher written by hand: whatever frames a test wants, on a plain XPUB and a deaf ROUTER."""
+
+    def __init__(self, bus: Joined) -> None:
+        self.socket = bus.context.socket(zmq.XPUB)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(bus.publisher.endpoint)
+
+    def joined(self, reader: Reader) -> None:
+        """Wait until the reader's last subscription, that of the heartbeat, has arrived."""
+        while True:
+            assert self.socket.poll(5_000)
+            if self.socket.recv() == b"\x01node.feed|":
+                break
+        reader.until(lambda: reader.inbox._links[0].socket is not None and reader.turn() is None)
+
+    def quote(self, seq: int, epoch: int = 1, name: str = "AAPL", **more: Any) -> None:
+        symbols = SymbolTable(8)
+        rows = empty(1, QUOTE, KIND_QUOTE)
+        rows["symbol"], rows["venue"], rows["seq"], rows["epoch"] = symbols.intern(name), ord("V"), seq, epoch
+        for column, value in more.items():
+            rows[column] = value
+        ((topic, payload),) = codec.encode(rows, symbols)
+        self.socket.send_multipart([topic, payload])
+
+    def send(self, *frames: bytes) -> None:
+        self.socket.send_multipart(list(frames))
+
+    def beat(self, head: int, epoch: int = 1, channel: str = "quote") -> None:
+        beat = {"V": 1, "T": "node", "S": "feed", "E": epoch, "O": head, "heads": {channel: {"A": head}}, "counters": {}}
+        self.send(b"node.feed|", msgpack.packb(beat))
+
+
+@pytest.fixture
+def wire(bus: Joined) -> Iterator[Wire]:
+    made = Wire(bus)
+    yield made
+    made.socket.close()
+
+
+def test_a_gap_is_counted_told_with_its_range_and_the_newest_value_follows(bus: Joined, wire: Wire) -> None:
+    """Bad input 24."""
+    reader = bus.read()
+    wire.joined(reader)
+    for seq in (1, 2, 7):
+        wire.quote(seq)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2, 7])
+    assert reader.gaps() == [("AAPL", 3, 6)]
+    assert reader.kinds()[-2:] == [KIND_GAP, KIND_QUOTE]
+    assert (reader.counter("lost"), reader.counter("gaps")) == (4, 1)
+
+
+def test_a_duplicate_is_dropped_and_told_apart_from_a_refresh(bus: Joined, wire: Wire) -> None:
+    """Bad input 23."""
+    reader = bus.read()
+    wire.joined(reader)
+    for seq in (1, 2, 2, 1):
+        wire.quote(seq)
+    reader.until(lambda: reader.counter("duplicates") == 2)
+    bus.clock.advance(4 * SECOND_NS)
+    wire.quote(2)
+    reader.until(lambda: reader.counter("refresh") == 1)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [1, 2]
+    assert reader.counter("duplicates") == 2
+
+
+def test_a_loss_at_the_very_end_of_a_stream_is_told_by_the_heartbeat(bus: Joined, wire: Wire) -> None:
+    """Fault 11: what a full queue dropped last shows by the heads, before any other message comes."""
+    reader = bus.read("quote.", "trade.")
+    wire.joined(reader)
+    wire.quote(1)
+    wire.beat(head=1)
+    reader.until(lambda: reader.counter("links_up") == 1 and reader.kinds().count(KIND_QUOTE) == 1)
+    wire.beat(head=4)  # three more were sent, and none has come
+    reader.until(lambda: reader.counter("lost") == 3)
+    assert KIND_GAP in reader.kinds()
+    wire.quote(4)  # the last of them after all: two are lost for good
+    wire.beat(head=4)
+    reader.until(lambda: reader.counter("lost") == 2)
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ((b"quote.AAPL|V",), "frames"),
+        ((b"quote.AAPL|V", b"\x80", b"more"), "frames"),
+        ((b"quote." + b"A" * 200 + b"|V", b"\x80"), "too_long"),
+        ((b"quote.AAPL|V", b"\xc1" * 10_000), "too_long"),
+        ((b"quote.AAPL|V", b"not a map"), "not_a_map"),
+        ((b"quote.AAPL|V", b"\xde"), "truncated"),
+        ((b"quote.AAPL", b"\x80"), "bad_topic"),
+        ((b"quote.AAPL|V", b"\x80"), "missing_key"),
+        ((b"quote.AAPL|V", b"\xdd\xff\xff\xff\xff"), "not_a_map"),
+        ((b"node.feed|", b"\xc1"), "wrong_type"),
+        ((b"node.feed|", msgpack.packb({"E": "x"})), "wrong_type"),
+        ((b"node.feed|", msgpack.packb([1])), "wrong_type"),
+    ],
+)
+def test_a_bad_frame_is_dropped_counted_and_what_follows_is_read(
+    bus: Joined, wire: Wire, frames: tuple[bytes, ...], reason: str
+) -> None:
+    """Bad input 18, 20 and 21."""
+    reader = bus.read("")
+    wire.joined(reader)
+    wire.quote(1)
+    wire.send(*frames)
+    wire.quote(2)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2])
+    assert reader.inbox.bad_frames() == {reason: 1}
+    assert reader.counter("gaps") == 0
+
+
+def test_one_line_is_logged_for_many_bad_frames(bus: Joined, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    reader = bus.read("")
+    wire.joined(reader)
+    bus.clock.advance(60 * SECOND_NS)
+    for _ in range(500):
+        wire.send(b"quote.AAPL|V", b"rubbish")
+    reader.until(lambda: reader.counter("bad_frames") == 500)
+    bus.clock.advance(SECOND_NS)
+    reader.turn()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["feed: bad frame (not_a_map) dropped; payload begins 72756262697368"]
+
+
+def test_a_frame_beyond_the_bound_costs_its_sender_the_connection_and_the_socket_is_built_anew(
+    bus: Joined, wire: Wire
+) -> None:
+    """Fault 12: stock libzmq never connects again after this."""
+    reader = bus.read()
+    wire.joined(reader)
+    wire.quote(1)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    wire.send(b"quote.AAPL|V", bytes(bus.limits.message_bytes_max + 1))
+    reader.until(lambda: reader.counter("rebuilds") == 1)
+    wire.joined(reader)
+    wire.quote(2)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2])
+
+
+def test_a_silent_publisher_is_stale_after_its_time_and_back_with_its_first_word(bus: Joined, wire: Wire) -> None:
+    reader = bus.read()
+    wire.joined(reader)
+    wire.beat(head=0)
+    reader.until(lambda: reader.links() == [1])
+    bus.clock.advance(bus.limits.stale_after_ns - SECOND_NS)
+    reader.turn()
+    assert reader.links() == [1]
+    bus.clock.advance(2 * SECOND_NS)
+    reader.until(lambda: reader.links() == [1, 0])
+    wire.beat(head=0)
+    reader.until(lambda: reader.links() == [1, 0, 1])
+
+
+def test_a_step_of_the_wall_clock_makes_nothing_stale(bus: Joined, wire: Wire) -> None:
+    """Fault 34: ages and timeouts are monotonic."""
+    reader = bus.read()
+    wire.joined(reader)
+    wire.beat(head=0)
+    reader.until(lambda: reader.links() == [1])
+    for offset in (5 * SECOND_NS, -10 * SECOND_NS, 3_600 * SECOND_NS):
+        bus.clock.step(offset)
+        for _ in range(5):
+            reader.turn()
+    assert reader.links() == [1]
+
+
+def test_a_stamp_from_the_future_is_kept_and_counted(bus: Joined, wire: Wire) -> None:
+    """Bad input 26."""
+    reader = bus.read()
+    wire.joined(reader)
+    wire.quote(1, event_ns=bus.clock.now_ns() + 60 * SECOND_NS)
+    wire.quote(2, event_ns=bus.clock.now_ns())
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2])
+    assert reader.counter("skew") == 1
+
+
+def test_two_publishers_are_read_side_by_side_and_one_that_dies_disturbs_only_itself(
+    bus: Joined, context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock
+) -> None:
+    other = Joined(context, clock)
+    other.publisher = replace(other.publisher, name="other")
+    bus.publish()
+    out = other.publish()
+    reader = Reader(bus, Source(bus.publisher, ("quote.",)), Source(other.publisher, ("quote.",)))
+    bus.inboxes.append(reader.inbox)
+
+    def both() -> bool:
+        out.tick()
+        return reader.inbox.ready()
+
+    reader.until(both)
+    bus.die()
+    reader.until(lambda: not reader.inbox.up(0))
+    out.send(other.quotes("MSFT"))
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 1)
+    assert reader.inbox.up(1)
+    other.close()
+
+
+def test_a_publisher_refuses_what_is_not_its_own_and_what_cannot_be_carried(bus: Joined) -> None:
+    out = bus.publish()
+    reader = bus.joined()
+    foreign = bus.quotes("AAPL")
+    foreign["venue"] = ord("Q")
+    out.send(foreign)
+    out.send(bus.quotes("AAPL", bid_px=3_000_000 * 10**9))
+    out.send(bus.quotes("AAPL"))
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 1)
+    assert (out.counters()["not_ours"], out.counters()["refused"]) == (1, 1)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [1]
+
+
+def test_a_taken_port_is_named(bus: Joined) -> None:
+    bus.publish()
+    with pytest.raises(UnavailableError, match=f"feed: cannot bind {bus.publisher.endpoint}"):
+        Outbox(bus.context, bus.publisher, bus.symbols, bus.limits, bus.clock, epoch=1, stamp="feed_ns")
+
+
+def test_a_lossless_publisher_waits_for_a_slow_reader(context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock) -> None:
+    bus = Joined(context, clock, Limits(symbols_max=64, queue_max=100))
+    out = bus.publish(lossless=True)
+    with context.socket(zmq.SUB) as raw:
+        raw.setsockopt(zmq.RCVHWM, 10)
+        raw.setsockopt(zmq.LINGER, 0)
+        raw.subscribe("nbbo.")
+        raw.subscribe("node.feed|")
+        raw.connect(bus.publisher.endpoint)
+        while not raw.poll(10):
+            out.tick()
+            clock.advance(20_000_000)
+        assert raw.recv_multipart()[0] == b"node.feed|"
+        rows = empty(20_000, NBBO, KIND_NBBO)
+        rows["symbol"] = bus.symbols.intern("AAPL")
+        got: list[int] = []
+        import threading
+
+        def read() -> None:
+            while len(got) < rows.size:
+                topic, payload = raw.recv_multipart()
+                if topic.startswith(b"nbbo."):
+                    got.append(msgpack.unpackb(payload)["N"])
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        out.send(rows)
+        thread.join(30)
+        assert got == list(range(1, rows.size + 1))
+    bus.close()
+
+
+def test_junk_on_the_ports_hurts_nobody(bus: Joined) -> None:
+    """Bad input 29: HTTP, random bytes, half a greeting, a frame of 2**40 bytes, a subscription of a megabyte."""
+    out = bus.publish()
+    reader = bus.joined()
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + bytes(32)
+    huge = greeting + b"\x02" + (2**40).to_bytes(8, "big") + b"x" * 1_000
+    for junk in (b"GET / HTTP/1.1\r\n\r\n", random.Random(3).randbytes(4_096), greeting[:11], huge):
+        for endpoint in (bus.publisher.endpoint, bus.publisher.snapshot_endpoint):
+            with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=5) as peer:
+                peer.sendall(junk)
+                reader.turn()
+    with bus.context.socket(zmq.SUB) as greedy:
+        greedy.setsockopt(zmq.LINGER, 0)
+        greedy.connect(bus.publisher.endpoint)
+        greedy.subscribe(b"x" * (bus.limits.message_bytes_max + 10))
+        for _ in range(20):
+            reader.turn()
+    out.send(bus.quotes("AAPL"))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    assert reader.counter("gaps") == 0
+
+
+def test_the_snapshot_router_answers_a_raw_dealer_and_explains_itself(bus: Joined) -> None:
+    out = bus.publish(epoch=5)
+    out.send(bus.quotes("AAPL", "AMZN", "MSFT"))
+    with bus.context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(bus.publisher.snapshot_endpoint)
+        dealer.send_multipart([b"1", b"last", b"quote.A"])
+        assert dealer.poll(5_000)
+        request, summary, *frames = dealer.recv_multipart()
+        assert (request, frames[::2]) == (b"1", [b"quote.AAPL|V", b"quote.AMZN|V"])
+        assert msgpack.unpackb(summary)["E"] == 5
+        assert msgpack.unpackb(frames[1])["bp"] == 100.0
+        for bad in ([b"2"], [b"2", b"first", b"quote."], [b"2", b"last"], [b"2", b"last", *[b"q"] * 65]):
+            dealer.send_multipart(bad)
+            assert dealer.poll(5_000)
+            assert "a request is" in msgpack.unpackb(dealer.recv_multipart()[1])["error"]
+
+
+def test_batching_bounds_what_one_call_returns(context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock) -> None:
+    bus = Joined(context, clock, Limits(symbols_max=64, batch_max=64, queue_max=50_000))
+    out = bus.publish()
+    reader = bus.joined()
+    out.send(bus.quotes(*["AAPL"] * 1_000))
+    sizes = []
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(sizes) < 1_000 and time.monotonic() < deadline:
+        sizes.append(reader.inbox.recv_batch(50).size)
+    assert sum(sizes) == 1_000
+    assert max(sizes) <= 64 + 256
+    bus.close()
