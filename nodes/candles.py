@@ -56,7 +56,8 @@ class Candles:
         silence_ns: int = 2_500_000_000,
     ) -> None:
         """``publishers`` are the venue letters that each source of the inbox speaks for; ``clock`` gives the monotonic
-        time; with ``event_time`` the ``now_ns`` of `step` is the time of the events."""
+        time; with ``event_time`` the ``now_ns`` of `step` is the time of the events.
+        """
         self.plan = candles_kernel.make_plan(
             grace_ns,
             horizon_ns,

@@ -197,8 +197,8 @@ def step(
     """Apply ``rows`` in order, write the bars that are due to ``out`` from ``count`` on; return the new count.
 
     ``trades`` to ``gaps`` are views of ``rows``. ``carried_ns`` is the exchange time as the passing of time alone
-    makes it, ``latest_ns`` the latest that is believed, ``now_ns`` what stands in for it before there is any. With ``publish`` running bars that have
-    changed are written too. ``out`` has room for `rows_max` more rows.
+    makes it, ``latest_ns`` the latest that is believed, ``now_ns`` what stands in for it before there is any.
+    With ``publish`` running bars that have changed are written too. ``out`` has room for `rows_max` more rows.
     """
     if bars.clock[0] > 0:
         count = advance(bars, plan, carried_ns, out, count)
@@ -343,7 +343,7 @@ def before(ns: int, seq: int, venue: int, other_ns: int, other_seq: int, other_v
 def takes_close(firm: bool, earlier: bool, has_close: bool, has_firm: bool) -> bool:
     """Whether a candidate is the close in place of what there is.
 
-    The latest of the trades that may set the last price; without any, the first of those that may only while no other does.
+    The latest of the trades that may set the last price; without any, the first of those that may while no other does.
     """
     if not has_close:
         return True
@@ -363,7 +363,8 @@ def add_notional(minute: Any, price: int, size: int) -> None:
 @lean
 def average(whole: int, part: int, volume: int) -> int:
     """``(whole * 1e9 + part) / volume`` rounded to the nearest, halves up: long division in steps of a thousand,
-    for volumes below 2**63 / 2000. NULL without volume."""
+    for volumes below 2**63 / 2000. NULL without volume.
+    """
     if volume == 0:
         return NULL
     quotient = whole // volume
@@ -513,7 +514,8 @@ def line(bars: Any, plan: Any, reason: int, venues: int, up: bool) -> None:
 @lean_kernel
 def mark(bars: Any, plan: Any, symbol: int, venues: int) -> None:
     """Messages were lost just now: of one symbol, or (-1) of all symbols of some venues. The next publication of
-    each bar around now says so; how far back "now" goes is `Plan.silence_ns`."""
+    each bar around now says so; how far back "now" goes is `Plan.silence_ns`.
+    """
     for k in range(plan.lengths.size):
         end = max(bars.clock[0] - plan.silence_ns, bars.final[k]) // plan.lengths[k] * plan.lengths[k] + plan.lengths[k]
         while end - plan.lengths[k] <= bars.clock[0] and bars.clock[0] > 0:

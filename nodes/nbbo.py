@@ -1,4 +1,4 @@
-"""Quotes of all venues in, changes of the best bid and offer out: the node. It owns the arrays; the rule is the kernel's.
+"""Quotes of all venues in, changes of the best bid and offer out: the node. It owns the arrays, the kernel the rule.
 
 The composite of the venues in `ProcessorSettings.venues`; ``scope`` of every row says which of them feed it,
 so it is the *national* best bid and offer only where all venues of the market are read.
@@ -28,7 +28,7 @@ class Nbbo:
     """The composite of some symbols."""
 
     def __init__(self, symbols_max: int, venues: str, publishers: tuple[str, ...], batch_max: int) -> None:
-        """``venues`` are the letters that may count; ``publishers`` the letters that each source of the inbox speaks for."""
+        """``venues`` are the letters that may count, ``publishers`` those that each source of the inbox speaks for."""
         self.book = nbbo_kernel.no_book(symbols_max, len(venues))
         slots = np.full(256, -1, np.int64)
         for slot, venue in enumerate(venues):
@@ -44,7 +44,7 @@ class Nbbo:
         self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max), NBBO)
 
     def step(self, batch: Rows, now_ns: int) -> Rows:
-        """Apply rows of any kinds in the order of arrival; return the NBBO rows that came of it, good until the next step."""
+        """Apply rows of any kinds in the order of arrival; return the NBBO rows that result, good until the next step."""
         count = nbbo_kernel.step(self.book, self.market, *nbbo_kernel.views(batch), self._changes)
         return self._changes[:count]
 

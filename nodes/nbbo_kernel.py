@@ -238,7 +238,8 @@ def offer(book: Any, market: Any, symbol: int, slot: int, side: int, price: int,
 @lean
 def best_of(book: Any, market: Any, symbol: int, side: int) -> tuple[int, int]:
     """Return the venue slot with the best rank, then the largest size, then the earliest arrival, and the mask of
-    all venues that have this rank; -1 and 0 when there is no such side."""
+    all venues that have this rank; -1 and 0 when there is no such side.
+    """
     best = -1
     best_rank = NULL
     best_size = 0

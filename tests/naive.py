@@ -163,7 +163,7 @@ class NaiveNbbo:
             present = {venue: q for venue, q in quotes.items() if q[side] is not None}
             order = sorted(
                 present, key=lambda v: (sign * present[v][side][0], -present[v][side][1], present[v]["arrival"])
-            )  # noqa: B023
+            )
             sides[side] = (order[0], *present[order[0]][side]) if order else None
         bid, ask = sides["bid"], sides["ask"]
         names = {
@@ -335,7 +335,7 @@ def bar_of(trades: list[Row]) -> Row:
 
     priced, last, first_last, counted = with_right("h"), with_right("l"), with_right("1"), with_right("v")
     close = last[-1] if last else first_last[0] if first_last else None
-    weighed = [t for t in priced if t in counted]
+    weighed = [t for t in priced if "v" in t["rights"]]  # type: ignore[operator]
     shares = sum(t["size"] for t in weighed)
     value = sum(t["price"] * t["size"] for t in weighed)
     return {

@@ -342,7 +342,7 @@ def recorded(shared_data: Path) -> list[dict[str, str]]:
 
 
 def test_a_recorded_day_agrees_with_the_official_indicator(recorded: list[dict[str, str]]) -> None:
-    """Answers from the data's own description: changes, locked, crossed, digest; the indicator is the tape's, row by row."""
+    """Known answers from the description of the data; the indicator is the tape's own, row by row."""
     rows = empty(len(recorded), QUOTE, KIND_QUOTE)
     rows["symbol"] = 1
     rows["venue"] = [ord(line["ex"]) for line in recorded]
