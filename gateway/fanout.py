@@ -200,6 +200,7 @@ class Fanout:
         Raises ProtocolError (405), and changes nothing, when a channel would have more than
         `limits.client_symbols_max` symbols. The interval is that of all its subscriptions.
         """
+        self._meet_symbols()
         held = self.subscriptions.of(client.row)
         for channel, patterns in channels.items():
             count = self._symbols_in([*held.get(channel, ()), *patterns])

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric import native
-from fabric.compiled import kernel
+from fabric.compiled import lean, lean_kernel
 from fabric.records import (
     BAR,
     EVENT,
@@ -56,6 +56,7 @@ from gateway.protocol_kernel import (
     CLOSED_5M,
     CORRECTION,
     FORMS,
+    GAP_REPORT,
     HALT,
     JSON,
     LAGGED,
@@ -65,6 +66,7 @@ from gateway.protocol_kernel import (
     NOW,
     OWN,
     REVISED,
+    SLOW_REPORT,
     TRADED,
     append_count,
     encode,
@@ -161,6 +163,8 @@ _BID_PX, _ASK_PX = _columns(NBBO, "bid_px", "ask_px")
 (_REV,) = _columns(BAR, "rev")
 _TRADING, _UPPER_PX, _LOWER_PX, _VENUE_STATE = _columns(STATUS, "trading", "upper_px", "lower_px", "venue_state")
 _CHANNEL_KIND, _GAP_FROM, _GAP_TO = _columns(GAP, "channel_kind", "gap_from", "gap_to")
+_GAP_CHANNEL, _GAP_MISSED = _columns(GAP_REPORT, "channel", "missed")
+_SLOW_MS, _SLOW_MISSED = _columns(SLOW_REPORT, "ms", "missed")
 
 
 class Fan(NamedTuple):
@@ -180,7 +184,7 @@ class Fan(NamedTuple):
     event_cache: Rows  # CACHED[forms, EVENTS_KEPT]
     counters: npt.NDArray[np.int64]  # COUNTERS
     chars: npt.NDArray[np.uint8]  # [8] to encode with
-    report: npt.NDArray[np.int64]  # [WIDTH] a gap or slow message before it is encoded
+    row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
 
 
@@ -227,7 +231,7 @@ def make(symbols_max: int, venues: int, clients_max: int) -> Fan:
         event_cache=np.zeros((FORMS, EVENTS_KEPT), CACHED),
         counters=np.zeros(len(COUNTERS), np.int64),
         chars=np.zeros(8, np.uint8),
-        report=np.zeros(WIDTH, np.int64),
+        row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
     )
 
@@ -235,7 +239,7 @@ def make(symbols_max: int, venues: int, clients_max: int) -> Fan:
 # --- entries: who has subscribed what -------------------------------------------------------------------------------
 
 
-@kernel
+@lean
 def _link(head: Any, entries: Any, place: int) -> None:
     slot = entries[place]["slot"]
     first = head[slot]
@@ -246,7 +250,7 @@ def _link(head: Any, entries: Any, place: int) -> None:
     head[slot] = place + 1
 
 
-@kernel
+@lean
 def _unlink(head: Any, entries: Any, place: int) -> None:
     after = entries[place]["next"]
     if after == _UNLINKED:
@@ -261,7 +265,7 @@ def _unlink(head: Any, entries: Any, place: int) -> None:
     entries[place]["next"] = _UNLINKED
 
 
-@kernel
+@lean
 def _move_entry(head: Any, entries: Any, source: int, target: int) -> None:
     """Move one entry to a place that holds none, its links included."""
     linked = entries[source]["next"] != _UNLINKED
@@ -271,7 +275,7 @@ def _move_entry(head: Any, entries: Any, source: int, target: int) -> None:
         _link(head, entries, target)
 
 
-@kernel
+@lean_kernel
 def append(fan: Any, client: int, slots: Any, streams: int, snapshot: bool) -> None:
     """Give ``client`` an entry for each of ``slots``, which it has not; its block of entries has room for them.
 
@@ -291,7 +295,7 @@ def append(fan: Any, client: int, slots: Any, streams: int, snapshot: bool) -> N
     mine["pending"] = 1
 
 
-@kernel
+@lean_kernel
 def retain(fan: Any, client: int, keep: Any, places: Any) -> None:
     """Take away the client's entries that ``keep`` marks with 0, and their events; ``places`` is of the same size."""
     mine = fan.clients[client]
@@ -319,7 +323,7 @@ def retain(fan: Any, client: int, keep: Any, places: Any) -> None:
     mine["queue_count"] = queued
 
 
-@kernel
+@lean_kernel
 def move_entries(fan: Any, client: int, start: int) -> None:
     """Move the client's entries to another block."""
     for i in range(fan.clients[client]["count"]):
@@ -327,7 +331,7 @@ def move_entries(fan: Any, client: int, start: int) -> None:
     fan.clients[client]["start"] = start
 
 
-@kernel
+@lean_kernel
 def move_queue(fan: Any, client: int, start: int, size: int) -> None:
     """Move the client's queue to another block, which is not smaller."""
     mine = fan.clients[client]
@@ -339,7 +343,7 @@ def move_queue(fan: Any, client: int, start: int, size: int) -> None:
     mine["queue_first"] = 0
 
 
-@kernel
+@lean_kernel
 def set_interval(fan: Any, client: int, interval_ns: int, due_ns: int, streams: int) -> None:
     """Serve the client each ``interval_ns`` from ``due_ns`` on, or at every tick (0)."""
     mine = fan.clients[client]
@@ -356,7 +360,7 @@ def set_interval(fan: Any, client: int, interval_ns: int, due_ns: int, streams: 
                 _link(fan.head, fan.entries, place)
 
 
-@kernel
+@lean_kernel
 def release(fan: Any, client: int) -> None:
     """Free the client's row: no kernel touches its descriptor after this."""
     mine = fan.clients[client]
@@ -373,7 +377,7 @@ def release(fan: Any, client: int) -> None:
 # --- in: rows become versions and events ----------------------------------------------------------------------------
 
 
-@kernel
+@lean
 def _mark(fan: Any, slot: int) -> None:
     """Have the linked clients of ``slot`` compare their entries."""
     after = fan.head[slot]
@@ -385,7 +389,7 @@ def _mark(fan: Any, slot: int) -> None:
         after = fan.entries[after - 1]["next"]
 
 
-@kernel
+@lean
 def _publish(fan: Any, slot: int, message: int, row: Any) -> None:
     """Count an update of ``slot``; give it to the queues of those who are linked to it."""
     fan.version[slot] += 1
@@ -416,7 +420,7 @@ def _publish(fan: Any, slot: int, message: int, row: Any) -> None:
         after = entry["next"]
 
 
-@kernel
+@lean
 def _keep_bar(fan: Any, kept: int, slot: int, bar: Any) -> bool:
     """Keep the bar for snapshots if none of its slot is newer; return whether it was kept."""
     held = fan.bars[kept, bar[_SYMBOL]]
@@ -427,14 +431,14 @@ def _keep_bar(fan: Any, kept: int, slot: int, bar: Any) -> bool:
     return True
 
 
-@kernel
+@lean
 def _add_route(fan: Any, count: int, slot: int, message: int) -> int:
     fan.routes[count, 0] = slot
     fan.routes[count, 1] = message
     return count + 1
 
 
-@kernel
+@lean
 def _route_bar(fan: Any, bar: Any, streams: int, symbols_max: int) -> int:
     """Keep a bar and write where it goes into ``fan.routes``; return how many slots that are."""
     count = 0
@@ -466,7 +470,7 @@ def _route_bar(fan: Any, bar: Any, streams: int, symbols_max: int) -> int:
     return _add_route(fan, count, slot, message)
 
 
-@kernel
+@lean
 def _route(fan: Any, values: Any, kind: int, row: Any) -> int:
     """Write the slots and messages that a row becomes, as one of ``kind``, to ``fan.routes``; return how many."""
     symbols_max = values.nbbo.shape[0]
@@ -502,7 +506,7 @@ def _route(fan: Any, values: Any, kind: int, row: Any) -> int:
     return count
 
 
-@kernel
+@lean_kernel
 def apply(fan: Any, values: Any, batch: Any) -> None:
     """Take over a batch (``int64[n, WIDTH]``) that `latest` has applied already."""
     for i in range(batch.shape[0]):
@@ -517,7 +521,7 @@ def apply(fan: Any, values: Any, batch: Any) -> None:
             _publish(fan, fan.routes[route, 0], fan.routes[route, 1], row)
 
 
-@kernel
+@lean_kernel
 def restate(fan: Any, values: Any, letters: Any, publisher: int, line: int, symbols: int, clients: int) -> None:
     """Send again what ``publisher`` speaks for, and the quotes of venue slot ``line`` (-1: none), at once.
 
@@ -542,7 +546,7 @@ def restate(fan: Any, values: Any, letters: Any, publisher: int, line: int, symb
         fan.clients[client]["pending"] = 1
 
 
-@kernel
+@lean_kernel
 def spill(fan: Any, clients: int) -> None:
     """Empty all queues: quotes fall back to their slots, streams tell their gap."""
     for client in range(clients):
@@ -558,7 +562,7 @@ def spill(fan: Any, clients: int) -> None:
 # --- out: versions and events become frames -------------------------------------------------------------------------
 
 
-@kernel
+@lean
 def _stale(values: Any, letters: Any, message: int, row: Any) -> bool:
     """Whether a quote may no longer be taken as live: the rule of `latest_kernel`, and the venue's line."""
     if message == BEST:
@@ -574,130 +578,116 @@ def _stale(values: Any, letters: Any, message: int, row: Any) -> bool:
     return source_lost(values, owner(values, letters, KIND_QUOTE, row[_SYMBOL], venue), row[_EPOCH])
 
 
-@kernel
-def _put(fan: Any, values: Any, names: Any, form: int, message: int, row: Any, symbol: int, out: Any, at: int) -> int:
-    """Encode one message at ``out[at]``; return where it ends."""
-    stale = _stale(values, names.names, message, row)
-    return encode(out, at, form, message, row, names.names[symbol], names.lengths[symbol], stale, fan.chars)
+@lean
+def _load(fan: Any, row: Any) -> None:
+    for column in range(WIDTH):
+        fan.row[column] = row[column]
 
 
-@kernel
-def _state_row(fan: Any, values: Any, plane: int, symbol: int) -> Any:
-    """The latest row of a state."""
+@lean
+def _load_state(fan: Any, values: Any, slot: int) -> int:
+    """Load the latest row of a state; return its message."""
+    plane = slot // values.nbbo.shape[0]
+    symbol = slot % values.nbbo.shape[0]
     if plane == 0:
-        return values.nbbo[symbol]
+        _load(fan, values.nbbo[symbol])
+        return BEST
     if plane <= values.quotes.shape[1]:
-        return values.quotes[symbol, plane - 1]
-    return fan.bars[_BAR_NOW, symbol]
+        _load(fan, values.quotes[symbol, plane - 1])
+        return OWN
+    _load(fan, fan.bars[_BAR_NOW, symbol])
+    return NOW
 
 
-@kernel
-def _stream_row(fan: Any, values: Any, plane: int, symbol: int) -> tuple[int, Any]:
-    """The message and row that a stream's snapshot consists of; message -1 for none.
-
-    ``plane`` counts from the first stream. A line's own status is in no symbol: its plane says which venue.
-    """
+@lean
+def _load_stream(fan: Any, values: Any, slot: int) -> int:
+    """Load the row that the snapshot of a stream consists of; return its message, or -1 for none."""
+    venues = values.quotes.shape[1]
+    symbol = slot % values.nbbo.shape[0]
+    plane = slot // values.nbbo.shape[0] - (venues + 2)
     if plane < _TRADES:
         if plane == _REVISIONS:
-            return -1, fan.bars[_BAR_1M, symbol]
-        if plane == _BARS:
-            return CLOSED, fan.bars[_BAR_1M, symbol]
-        if plane == _BARS_5M:
-            return CLOSED_5M, fan.bars[_BAR_5M, symbol]
-        return CLOSED_1H, fan.bars[_BAR_1H, symbol]
-    group = (plane - _TRADES) // (values.quotes.shape[1] + 1)
-    venue = (plane - _TRADES) % (values.quotes.shape[1] + 1) - 1  # -1: of any venue
+            return -1
+        kept = _BAR_1M if plane == _BARS else _BAR_5M if plane == _BARS_5M else _BAR_1H
+        _load(fan, fan.bars[kept, symbol])
+        return CLOSED if plane == _BARS else CLOSED_5M if plane == _BARS_5M else CLOSED_1H
+    group = (plane - _TRADES) // (venues + 1)
+    venue = (plane - _TRADES) % (venues + 1) - 1  # -1: of any venue
     message = TRADED if group == 0 else HALT if group == 1 else BANDS
-    if symbol == 0:
-        row = values.venue_statuses[max(venue, 0)]
+    if symbol == 0:  # of all venues' lines only one's state fits into a message: the next change says the others'
+        _load(fan, values.venue_statuses[max(venue, 0)])
         message = LINE
     elif group == 0:
-        row = values.trades[symbol]
+        _load(fan, values.trades[symbol])
     else:
-        row = values.statuses[symbol]
-    if row[_SEQ] == NULL or (venue >= 0 and values.venue_slots[row[_VENUE] & 127] != venue):
-        message = -1
-    elif message == HALT and (row[_TRADING] == NULL or row[_TRADING] == 0):
-        message = -1
-    elif message == BANDS and row[_UPPER_PX] == NULL and row[_LOWER_PX] == NULL:
-        message = -1
-    return message, row
+        _load(fan, values.statuses[symbol])
+    if fan.row[_SEQ] == NULL or (venue >= 0 and values.venue_slots[fan.row[_VENUE] & 127] != venue):
+        return -1
+    if message == HALT and (fan.row[_TRADING] == NULL or fan.row[_TRADING] == 0):
+        return -1
+    if message == BANDS and fan.row[_UPPER_PX] == NULL and fan.row[_LOWER_PX] == NULL:
+        return -1
+    return message
 
 
-@kernel
-def _channel(plane: int, venues: int) -> int:
-    """The index in `protocol_kernel.CHANNEL_TEXTS` of a stream, ``plane`` counted from the first of them."""
-    if plane < _TRADES:
-        return plane + 1
-    group = (plane - _TRADES) // (venues + 1)
-    return 0 if group == 0 else 4 + group
+@lean
+def _load_gap(fan: Any, values: Any, slot: int, missed: int) -> int:
+    """Load the gap of a stream; return its message."""
+    venues = values.quotes.shape[1]
+    plane = slot // values.nbbo.shape[0] - (venues + 2)
+    fan.row[_GAP_CHANNEL] = plane + 1  # an index in `protocol_kernel.CHANNEL_TEXTS`
+    if plane >= _TRADES:
+        group = (plane - _TRADES) // (venues + 1)
+        fan.row[_GAP_CHANNEL] = 0 if group == 0 else 4 + group
+    fan.row[_GAP_MISSED] = missed
+    return MISSED
 
 
-@kernel
-def _message(fan: Any, values: Any, slot: int, event: int, snapshot: bool) -> Any:
-    """Find what is to be encoded: return ``(message, row, symbol)``; message -1 for nothing."""
-    symbols_max = values.nbbo.shape[0]
-    plane = slot // symbols_max
-    symbol = slot % symbols_max
-    first = values.quotes.shape[1] + 2
-    if event > 0:
-        return fan.marks[event % EVENTS_KEPT]["message"], fan.ring[event % EVENTS_KEPT], symbol
-    if plane >= first:
-        if snapshot:
-            message, row = _stream_row(fan, values, plane - first, symbol)
-            return message, row, symbol
-        return MISSED, fan.report, symbol
-    message = BEST if plane == 0 else NOW if plane == first - 1 else OWN
-    return message, _state_row(fan, values, plane, symbol), symbol
-
-
-@kernel
-def _append(
-    fan: Any, values: Any, names: Any, form: int, slot: int, event: int, skipped: int, frame: Any, at: int, count: int
-) -> int:
-    """Append one message to a frame of ``count`` messages; return where it ends, ``at`` itself for none.
+@lean
+def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, skipped: int, frame: Any, at: int) -> int:
+    """Write one message at ``frame[at]``; return where it ends, ``at`` for none.
 
     It is event ``event`` of the ring, else (0) the latest value of a state, else the snapshot of a stream, for which
     ``skipped`` is _OWED, else the gap of ``skipped`` messages in a stream. Events and states go through the cache.
     """
-    begin = at
-    if count > 0 and form & 1 == JSON:
-        frame[at] = 44
-        begin += 1
-    message, row, symbol = _message(fan, values, slot, event, skipped == _OWED)
-    if message < 0:
-        return at
+    symbol = slot % values.nbbo.shape[0]
+    name = names.names[symbol]
+    size = names.lengths[symbol]
     state = slot < fan.slot_cache.shape[1]
     if not state and event == 0:
-        if message == MISSED:
-            fan.report[0] = symbol
-            fan.report[1] = _channel(slot // values.nbbo.shape[0] - values.quotes.shape[1] - 2, values.quotes.shape[1])
-            fan.report[2] = skipped
-        return _put(fan, values, names, form, message, row, symbol, frame, begin)
-    cached = fan.event_cache[form, event % EVENTS_KEPT] if event > 0 else fan.slot_cache[form, slot]
+        message = _load_stream(fan, values, slot) if skipped == _OWED else _load_gap(fan, values, slot, skipped)
+        return at if message < 0 else encode(frame, at, form, message, fan.row, name, size, False, fan.chars)
+    place = event % EVENTS_KEPT
+    cached = fan.event_cache[form, place] if event > 0 else fan.slot_cache[form, slot]
     key = event if event > 0 else fan.version[slot]
     if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES:
         to = fan.cached[form]
         if to % CACHE_BYTES + MESSAGE_MAX > CACHE_BYTES:  # never across the end of the circle
             to += CACHE_BYTES - to % CACHE_BYTES
+        if event > 0:
+            _load(fan, fan.ring[place])
+            message = fan.marks[place]["message"]
+        else:
+            message = _load_state(fan, values, slot)
+        stale = _stale(values, names.names, message, fan.row)
         start = to % CACHE_BYTES
-        size = _put(fan, values, names, form, message, row, symbol, fan.cache[form], start) - start
-        fan.cached[form] = to + size
+        end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars)
+        fan.cached[form] = to + end - start
         cached["at"] = to
-        cached["size"] = size
+        cached["size"] = end - start
         cached["known"] = key
         fan.counters[_ENCODED] += 1
     start = cached["at"] % CACHE_BYTES
     for i in range(cached["size"]):
-        frame[begin + i] = fan.cache[form, start + i]
-    end = begin + cached["size"]
+        frame[at + i] = fan.cache[form, start + i]
+    end = at + cached["size"]
     if state and skipped > 0:
         fan.counters[_REPLACED] += skipped
-        return append_count(frame, begin, end, form, skipped)
+        return append_count(frame, at, end, form, skipped)
     return end
 
 
-@kernel
+@lean
 def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[int, int, bool]:
     """Write what ``client`` has to get into ``frame``; return ``(end, messages, more)``, ``more`` when it was full.
 
@@ -710,9 +700,9 @@ def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[i
     at = _HEAD
     count = 0
     if mine["slow_ms"] > 0:
-        fan.report[0] = mine["slow_ms"]
-        fan.report[1] = mine["lost"]
-        at = _put(fan, values, names, form, LAGGED, fan.report, 0, frame, at)
+        fan.row[_SLOW_MS] = mine["slow_ms"]
+        fan.row[_SLOW_MISSED] = mine["lost"]
+        at = encode(frame, at, form, LAGGED, fan.row, names.names[0], 0, False, fan.chars)
         count = 1
         mine["slow_ms"] = 0
         mine["lost"] = 0
@@ -751,24 +741,27 @@ def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[i
         if version <= last:
             continue
         entry["last"] = version
-        skipped = version - last - 1
-        if last == _OWED:
-            skipped = _OWED
-        elif slot >= streams:
+        skipped = _OWED if last == _OWED else version - last - 1
+        missed = 0  # messages of a stream
+        if slot >= streams and last != _OWED:
             missed = skipped if event > 0 else version - last
-            if missed > 0:
-                at = _append(fan, values, names, form, slot, 0, missed, frame, at, count)
+            fan.counters[_MISSED] += missed
+        for part in range(2):  # the gap, then the message
+            if part == 0:
+                if missed == 0:
+                    continue
+            elif missed > 0 and event == 0:
+                break
+            comma = 1 if count > 0 and form & 1 == JSON else 0
+            frame[at] = 44
+            begin = at + comma
+            end = _put(fan, values, names, form, slot, event * part, missed if part == 0 else skipped, frame, begin)
+            if end > begin:
+                at = end
                 count += 1
-                fan.counters[_MISSED] += missed
-            if event == 0:
-                continue
-        end = _append(fan, values, names, form, slot, event, skipped, frame, at, count)
-        if end > at:
-            at = end
-            count += 1
 
 
-@kernel
+@lean
 def seal(frame: Any, at: int, count: int, form: int) -> tuple[int, int]:
     """Put the array and WebSocket headers around the messages; return where the frame begins and ends."""
     start = _HEAD
@@ -798,7 +791,7 @@ def seal(frame: Any, at: int, count: int, form: int) -> tuple[int, int]:
     return start, at
 
 
-@kernel
+@lean_kernel
 def pick(fan: Any, cursor: int, clients: int, limit: int, now_ns: int, picked: Any) -> tuple[int, int, int]:
     """Collect clients to serve, from row ``cursor`` on round the ``clients`` rows, looking at ``limit`` rows at most.
 
@@ -819,7 +812,7 @@ def pick(fan: Any, cursor: int, clients: int, limit: int, now_ns: int, picked: A
     return count, cursor, seen
 
 
-@kernel
+@lean_kernel
 def flush(
     fan: Any, values: Any, names: Any, picked: Any, first: int, now_ns: int, frame: Any
 ) -> tuple[int, int, int, int]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import kernel
+from fabric.compiled import lean_kernel
 from fabric.records import BAR, EVENT, NBBO, NULL, PRICE_UNIT, QUOTE, STATE_STALE, STATUS, TRADE, columns, empty, pack
 
 JSON: Final = 0
@@ -260,21 +260,21 @@ _CODES = np.array([*range(_N_CHANNELS), *map(pack, STATUS_TEXTS), *map(pack, REA
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
-@kernel
+@lean_kernel
 def _copy(out: Any, at: int, table: Any, sizes: Any, index: int) -> int:
     for i in range(sizes[index]):
         out[at + i] = table[index, i]
     return at + sizes[index]
 
 
-@kernel
+@lean_kernel
 def _big_endian(out: Any, at: int, value: int, size: int) -> int:
     for i in range(size):
         out[at + i] = (value >> (8 * (size - 1 - i))) & 0xFF
     return at + size
 
 
-@kernel
+@lean_kernel
 def _digits(out: Any, at: int, value: int) -> int:
     """Write ``value >= 0`` in decimal."""
     size = 1
@@ -288,7 +288,7 @@ def _digits(out: Any, at: int, value: int) -> int:
     return at + size
 
 
-@kernel
+@lean_kernel
 def _padded(out: Any, at: int, value: int, size: int) -> int:
     """Write ``value`` in decimal with ``size`` digits, zeros in front."""
     for i in range(size):
@@ -297,7 +297,7 @@ def _padded(out: Any, at: int, value: int, size: int) -> int:
     return at + size
 
 
-@kernel
+@lean_kernel
 def _packed_size(text: int) -> int:
     """Number of characters in a packed text."""
     size = 0
@@ -308,7 +308,7 @@ def _packed_size(text: int) -> int:
     return size
 
 
-@kernel
+@lean_kernel
 def _put_time(out: Any, at: int, encoding: int, time_ns: int) -> int:
     """Write an instant that is not NULL."""
     seconds = time_ns // 1_000_000_000
@@ -356,7 +356,7 @@ def _put_time(out: Any, at: int, encoding: int, time_ns: int) -> int:
     return at + 2
 
 
-@kernel
+@lean_kernel
 def _put_null(out: Any, at: int, encoding: int) -> int:
     if encoding == MSGPACK:
         out[at] = 0xC0
@@ -368,7 +368,7 @@ def _put_null(out: Any, at: int, encoding: int) -> int:
     return at + 4
 
 
-@kernel
+@lean_kernel
 def _put_bool(out: Any, at: int, encoding: int, value: bool) -> int:
     if encoding == MSGPACK:
         out[at] = 0xC3 if value else 0xC2
@@ -387,7 +387,7 @@ def _put_bool(out: Any, at: int, encoding: int, value: bool) -> int:
     return at + 4
 
 
-@kernel
+@lean_kernel
 def _put_int(out: Any, at: int, encoding: int, value: int) -> int:
     """Write an integer that is not NULL; in msgpack's shortest form."""
     if encoding == JSON:
@@ -411,7 +411,7 @@ def _put_int(out: Any, at: int, encoding: int, value: int) -> int:
     return _big_endian(out, at + 1, value, 1 << width)
 
 
-@kernel
+@lean_kernel
 def _put_price(out: Any, at: int, encoding: int, value: int) -> int:
     """Write a price that is not NULL."""
     if encoding == MSGPACK:
@@ -433,7 +433,7 @@ def _put_price(out: Any, at: int, encoding: int, value: int) -> int:
     return at
 
 
-@kernel
+@lean_kernel
 def _put_chars(out: Any, at: int, encoding: int, source: Any, size: int) -> int:
     """Write ``source[:size]`` (at most 255 bytes) as a text.
 
@@ -472,7 +472,7 @@ def _put_chars(out: Any, at: int, encoding: int, source: Any, size: int) -> int:
     return at
 
 
-@kernel
+@lean_kernel
 def _unpack(text: int, chars: Any) -> int:
     """Write the characters of a packed text into ``chars``; return how many they are, 0 for NULL."""
     size = 0
@@ -484,7 +484,7 @@ def _unpack(text: int, chars: Any) -> int:
     return size
 
 
-@kernel
+@lean_kernel
 def _put_list(out: Any, at: int, encoding: int, chars: Any, size: int) -> int:
     """Write each of ``chars[:size]`` as a text of its own, in a list."""
     out[at] = 91 if encoding == JSON else 0x90 | size
@@ -500,7 +500,7 @@ def _put_list(out: Any, at: int, encoding: int, chars: Any, size: int) -> int:
     return at
 
 
-@kernel
+@lean_kernel
 def _meaning(how: int, code: int) -> int:
     """The row of ``_TEXTS`` that a code stands for, or -1."""
     first = 0
@@ -517,13 +517,13 @@ def _meaning(how: int, code: int) -> int:
     return -1
 
 
-@kernel
+@lean_kernel
 def _absent(how: int, value: int) -> bool:
     """Whether a column is undefined: NULL, and for texts and letters 0 as well."""
     return value == NULL or (value == 0 and (how == _TEXT or how == _LETTER))
 
 
-@kernel
+@lean_kernel
 def encode(
     out: Any, at: int, form: int, message: int, row: Any, name: Any, name_size: int, stale: bool, chars: Any
 ) -> int:
@@ -592,7 +592,7 @@ def encode(
     return at
 
 
-@kernel
+@lean_kernel
 def append_count(out: Any, start: int, at: int, form: int, replaced: int) -> int:
     """Add ``k``, how many updates this one replaced, to the whole message in ``out[start:at]``."""
     encoding = form & 1

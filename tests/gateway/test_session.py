@@ -1,0 +1,153 @@
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgpack
+import pytest
+
+from fabric.clock import SECOND_NS
+from fabric.topology import Venue
+from gateway import protocol
+from gateway.protocol import ProtocolError
+from gateway.protocol_kernel import JSON, MSGPACK
+from gateway.session import Answer, OpenDoor, Session
+
+FEEDS = protocol.feeds([Venue("V", "IEX", "iex"), Venue("N", "NYSE", "nyse")])
+AUTH = '{"action":"auth","key":"k","secret":"s","req_id":1}'
+
+
+class Fake:
+    """A client of a fan-out that remembers what it was asked."""
+
+    def __init__(self, interval_ms: int = 0) -> None:
+        self.interval_ms = interval_ms
+        self.channels: dict[str, Sequence[str]] = {}
+        self.snapshot: bool | None = None
+
+    def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
+        if any(len(patterns) > 3 for patterns in channels.values()):
+            raise ProtocolError(405, "quotes", "4 symbols, at most 3")
+        self.channels |= channels
+        self.interval_ms, self.snapshot = interval_ms, snapshot
+
+    def unsubscribe(self, channels: Mapping[str, Sequence[str]]) -> None:
+        for channel in channels:
+            self.channels.pop(channel, None)
+
+    def subscribed(self) -> Mapping[str, Sequence[str]]:
+        return self.channels
+
+
+class OneKey:
+    def authenticate(self, key: str, secret: str, remote: str) -> bool:
+        return (key, secret, remote) == ("k", "s", "127.0.0.1")
+
+
+def session(feed: str = "stream", encoding: int = JSON, fake: Fake | None = None, door: Any = None) -> Session:
+    return Session(FEEDS[feed], encoding, fake or Fake(), door or OpenDoor(), "127.0.0.1", 0)
+
+
+def code(answer: Answer) -> int:
+    (message,) = answer.messages
+    assert message["T"] == "error"
+    return int(message["code"])
+
+
+def test_hello() -> None:
+    assert session().opened() == Answer([{"T": "success", "msg": "connected"}])
+
+
+def test_stock_feeds_want_authentication_first_and_once() -> None:
+    one = session("sip")
+    assert code(one.handle('{"action":"subscribe","quotes":["A"]}', 0)) == 401
+    assert one.handle(AUTH, 0) == Answer([{"T": "success", "msg": "authenticated", "req_id": 1}])
+    assert code(one.handle(AUTH, 0)) == 403
+    assert one.handle('{"action":"subscribe","quotes":["A"]}', 0).messages[0]["quotes"] == ["A"]
+
+
+def test_our_own_feed_is_open_and_lets_a_client_authenticate_all_the_same() -> None:
+    one = session("stream")
+    assert one.handle('{"action":"subscribe","quotes":["A"]}', 0).messages[0]["T"] == "subscription"
+    assert one.handle(AUTH, 0).messages[0]["msg"] == "authenticated"
+    assert code(one.handle(AUTH, 0)) == 403
+
+
+def test_a_wrong_key_is_refused_and_the_connection_closed() -> None:
+    answer = session("sip", door=OneKey()).handle('{"action":"auth","key":"k","secret":"x"}', 0)
+    assert (code(answer), answer.close) == (402, (4401, "auth failed"))
+    assert session("sip", door=OneKey()).handle(AUTH, 0).close is None
+
+
+def test_who_does_not_authenticate_in_time_is_told_and_closed() -> None:
+    one = session("sip")
+    assert code(one.overdue()) == 404
+    assert one.overdue().close == (4408, "auth timeout")
+    one.handle(AUTH, 0)
+    assert one.overdue() == session("stream").overdue() == Answer()
+
+
+def test_the_interval_stays_until_another_is_asked_for() -> None:
+    fake = Fake(interval_ms=100)
+    one = session(fake=fake)
+    one.handle('{"action":"subscribe","quotes":["A"]}', 0)
+    assert (fake.interval_ms, fake.snapshot) == (100, True)
+    answer = one.handle('{"action":"subscribe","quotes":["B"],"interval_ms":0,"snapshot":false,"req_id":"q"}', 0)
+    assert (fake.interval_ms, fake.snapshot) == (0, False)
+    assert (answer.messages[0]["interval_ms"], answer.messages[0]["req_id"]) == (0, "q")
+
+
+def test_a_limit_names_the_request() -> None:
+    answer = session().handle('{"action":"subscribe","quotes":["A","B","C","D"],"req_id":9}', 0)
+    assert code(answer) == 405
+    assert (answer.messages[0]["req_id"], answer.close) == (9, None)
+
+
+def test_unsubscribing_from_nothing_gives_the_current_set() -> None:
+    answer = session().handle('{"action":"unsubscribe","trades":["A"]}', 0)
+    assert answer.messages[0]["trades"] == []
+
+
+@pytest.mark.parametrize(("channel", "expected"), [("venueQuotes", 410), ("bars", 410), ("barsNow", 410)])
+def test_a_venue_does_not_pass_off_the_market_as_its_own(channel: str, expected: int) -> None:
+    one = session("nyse")
+    one.handle(AUTH, 0)
+    answer = one.handle(json.dumps({"action": "subscribe", channel: ["A"]}), 0)
+    assert code(answer) == expected
+    assert answer.messages[0]["field"] == channel
+    assert one.handle(json.dumps({"action": "subscribe", channel: []}), 0).messages[0]["T"] == "subscription"
+
+
+def test_bars_of_the_only_venue_are_its_own() -> None:
+    feed = protocol.feeds([Venue("V", "IEX", "iex")])["iex"]
+    one = Session(feed, JSON, Fake(), OpenDoor(), "", 0)
+    one.handle(AUTH, 0)
+    assert one.handle('{"action":"subscribe","bars":["A"]}', 0).messages[0]["bars"] == ["A"]
+
+
+def test_five_bad_messages_in_ten_seconds_are_too_many() -> None:
+    one = session()
+    assert [one.handle("{", second * SECOND_NS).close for second in range(4)] == [None] * 4
+    assert one.handle("{", 4 * SECOND_NS).close == (1008, "too many bad messages")
+
+
+def test_five_bad_messages_in_a_longer_time_are_not() -> None:
+    one = session()
+    assert not any(one.handle("{", 3 * second * SECOND_NS).close for second in range(20))
+
+
+@pytest.mark.parametrize(("encoding", "data"), [(JSON, msgpack.packb({})), (MSGPACK, "{}")])
+def test_the_other_kind_of_frame_closes(encoding: int, data: str | bytes) -> None:
+    answer = session(encoding=encoding).handle(data, 0)
+    assert answer.close is not None
+    assert answer.close[0] == 1003
+
+
+def test_a_flood_is_told_when_to_come_back_then_closed() -> None:
+    one = session()
+    request = '{"action":"subscribe"}'
+    answers = [one.handle(request, 0) for _ in range(110)]
+    assert all(answer.messages[0]["T"] == "subscription" for answer in answers[:100])
+    assert [code(answer) for answer in answers[100:]] == [406] * 10
+    assert answers[100].messages[0]["retry_after_ms"] == 50
+    assert answers[-2].close is None
+    assert answers[-1].close == (4429, "too many messages")
