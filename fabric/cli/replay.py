@@ -32,7 +32,7 @@ READY_WITHIN_S = 300.0
 POLL_S = 0.25
 QUIET_S = 2.5
 """Nodes report once a second: what has not moved in all of them for so long has come to rest."""
-_SETTLING = ("received", "accepted", "published", "position")
+_SETTLING = ("accepted", "position")  # heartbeats and repetitions move neither
 _COUNTS = ("packets", "messages", "quotes", "trades", "nbbo_changes", "gaps", "lost", "duplicates", "malformed")
 
 

@@ -242,8 +242,3 @@ class Capture:
                     raise self._broken(f"a clock no finer than nanoseconds, not {ticks} units a second")
             option += 4 + (size + 3) // 4 * 4
         return np.array([(link, ticks, captured_max)], kernel.INTERFACE)
-
-
-def warm_up() -> None:
-    """Compile or load the scanners."""
-    kernel.warm_up()

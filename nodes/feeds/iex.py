@@ -30,7 +30,7 @@ from fabric.records import EVENT, Rows, empty
 from fabric.symbols import SymbolTable
 from nodes.feeds import iex_kernel, level_book_kernel
 from nodes.feeds.iex_kernel import PROTOCOL_DEEP, PROTOCOL_TOPS
-from nodes.feeds.wire import Packets, from_payloads
+from nodes.feeds.wire import Packets
 
 VENUE: Final = "V"
 PACKET_BYTES_MAX: Final = 65_507
@@ -137,9 +137,3 @@ def tops(symbols: SymbolTable) -> Iex:
 def deep(symbols: SymbolTable) -> Iex:
     """DEEP 1.0: the best bid and offer of a level book."""
     return Iex(PROTOCOL_DEEP, symbols, levels_max=DEEP_LEVELS_MAX)
-
-
-def warm_up() -> None:
-    """Compile or load the decoder with the live array types."""
-    for _ in tops(SymbolTable(2)).decode(from_payloads([b"\1"])):
-        pass

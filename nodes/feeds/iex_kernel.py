@@ -13,7 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.compiled import inlined, kernel
-from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, PRICE_MAX, QUOTE, STATUS, TRADE, Rows, pack
+from fabric.records import (
+    EVENT,
+    KIND_QUOTE,
+    KIND_STATUS,
+    KIND_TRADE,
+    NULL,
+    PRICE_MAX,
+    QUOTE,
+    STATUS,
+    TRADE,
+    Rows,
+    empty,
+    pack,
+)
+from fabric.symbols import SymbolTable
 from fabric.symbols_kernel import intern
 from nodes.feeds import level_book_kernel as level_book
 from nodes.feeds.level_book_kernel import ASK, BID
@@ -561,3 +575,11 @@ def decode(
             counters[LENGTH] += 1
         known["expected"] = max(expected, sequence + read)
     return i, n
+
+
+def warm_up() -> None:
+    """Compile or load the decoder with the live array types; the packet is too short to do anything."""
+    out = new_out(empty(1, EVENT))
+    one = np.zeros(1, np.int64)
+    state = new_state(symbols_max=2, levels_max=1, channels_max=1)
+    decode(np.zeros(1, np.uint8), one, one, one, 0, PROTOCOL_TOPS, 0, SymbolTable(2).arrays, state, out)

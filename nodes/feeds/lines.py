@@ -142,8 +142,3 @@ def kernel_drops(sockets: Sequence[socket.socket]) -> int:
             if fields[9] in inodes:
                 drops += int(fields[-1])
     return drops
-
-
-def warm_up() -> None:
-    """Compile or load the receiver."""
-    lines_kernel.warm_up()

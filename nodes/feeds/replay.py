@@ -136,8 +136,7 @@ class Recording:
             self._capture = capture.Capture(paths[0])
         else:
             self._tape = taq.load(paths, symbols.intern(taq.SYMBOL))
-            self._taken = 0
-        self.quotes = self.trades = 0
+        self._quotes = self._trades = 0
         self.first_ns = self.last_ns = 0
 
     def sections(self) -> Iterator[Section]:
@@ -148,22 +147,18 @@ class Recording:
                 self.last_ns = max(self.last_ns, int(section.times.max()))
                 yield section
 
-    def sent(self, rows: Rows) -> None:
-        """Count what of the recording has been published."""
-        self.quotes += int((rows["kind"] == KIND_QUOTE).sum())
-        self.trades += int((rows["kind"] == KIND_TRADE).sum())
-
     def counters(self) -> dict[str, int | float | str]:
         """Packets, messages in all and by type, quotes, trades, gaps, duplicates, malformed, first and last time."""
         if self._capture:
             counts = {**self._capture.counters(), **self._wire.counters()}
             by_type = self._wire.messages_by_type()
         else:
-            counts = {"packets": 0, "messages": self._taken, "gaps": 0, "duplicates": 0, "malformed": 0}
-            by_type = {"quote": self.quotes, "trade": self.trades}
+            by_type = {"quote": self._quotes, "trade": self._trades}
+            counts = {"packets": 0, "messages": self._quotes + self._trades, "gaps": 0, "duplicates": 0, "malformed": 0}
+            counts |= {"quotes": self._quotes, "trades": self._trades}
         times = {"first_ns": self.first_ns, "last_ns": self.last_ns}
         types = {f"message_{name}": count for name, count in by_type.items()}
-        return {**counts, **types, "quotes": self.quotes, "trades": self.trades, **times}
+        return {**counts, **types, **times}
 
     def close(self) -> None:
         """Close the file."""
@@ -185,7 +180,8 @@ class Recording:
         wanted = self._tape[(times >= self._from_ns) & (times < self._to_ns)]
         for start in range(0, wanted.size, TAPE_ROWS_MAX):
             section = wanted[start : start + TAPE_ROWS_MAX]
-            self._taken += section.size
+            self._quotes += int((section["kind"] == KIND_QUOTE).sum())
+            self._trades += int((section["kind"] == KIND_TRADE).sum())
             yield _TapeSection(section)
 
 
@@ -253,7 +249,6 @@ class Replay:
             believable = np.minimum(rows["event_ns"], rows["recv_ns"] + SKEW_MAX_NS)
             self._saw(int(believable.max()))
             self._outbox.send(rows)
-            self._recording.sent(rows)
 
     def _saw(self, event_ns: int) -> None:
         if isinstance(self._clock, EventClock):

@@ -3,6 +3,7 @@
 import random
 import struct
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from fabric.records import (
 )
 from fabric.symbols import SymbolTable
 from nodes.feeds import iex, iex_kernel
+from nodes.feeds.lines import Lines
 from nodes.feeds.wire import Packets, from_payloads
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -366,6 +368,15 @@ def test_compiled_and_plain_python_decode_alike() -> None:
         results.append((taken, columns(rows[:n]).tolist(), state.counters.tolist(), symbols.names()))
     assert results[0] == results[1]
     assert results[0][:1] == (4,)
+
+
+def test_warming_up_compiles_what_the_live_path_calls(tops: iex.Iex) -> None:
+    iex_kernel.warm_up()
+    compiled = list(iex_kernel.decode.signatures)
+    decode(tops, packet(quote()))
+    with closing(Lines([("127.0.0.1", 0)])) as lines:
+        assert not list(tops.decode(lines.receive(T0)))
+    assert iex_kernel.decode.signatures == compiled
 
 
 def recorded_packets(path: Path) -> Packets:
