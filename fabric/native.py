@@ -18,6 +18,7 @@ import llvmlite.binding as llvm  # isort: skip
 import zmq
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 
@@ -166,3 +167,18 @@ def bits_single(typingctx: Any, bits: Any) -> Any:
         return builder.fpext(builder.bitcast(word, ir.FloatType()), ir.DoubleType())
 
     return types.float64(types.int64), generate
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at ``address``, which will be written soon; any address will do"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        for_writing, keep, data = number(1), number(3), number(1)
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), for_writing, keep, data])
+        return context.get_dummy_value()
+
+    return types.none(types.uintp), generate

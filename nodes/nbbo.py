@@ -44,7 +44,7 @@ class Nbbo:
         self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max), NBBO)
 
     def step(self, batch: Rows, now_ns: int) -> Rows:
-        """Apply rows of any kinds in the order of arrival; return the NBBO rows that result, good until the next step."""
+        """Apply rows of any kinds in the order of arrival; return the NBBO rows made, good until the next step."""
         count = nbbo_kernel.step(self.book, self.market, *nbbo_kernel.views(batch), self._changes)
         return self._changes[:count]
 

@@ -42,9 +42,10 @@ def uncompiled(*names: str) -> list[types.ModuleType]:
 
 def as_dicts(rows: Rows) -> list[Row]:
     """Rows of mixed kinds, each with the columns of its kind."""
+    named = {kind: rows.view(DTYPES[kind]) for kind in set(rows["kind"].tolist())}
     return [
-        {name: int(rows[i : i + 1].view(dtype)[0][name]) for name in dtype.names or () if not name.startswith("_")}
-        for i, dtype in ((i, DTYPES[int(rows[i]["kind"])]) for i in range(rows.size))
+        {name: value for name, value in zip(row.dtype.names, row.item(), strict=True) if not name.startswith("_")}
+        for row in (named[kind][i] for i, kind in enumerate(rows["kind"].tolist()))
     ]
 
 
