@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
-from fabric.records import KIND_LINK, KIND_STATUS, LINK, Rows, columns
+from fabric.records import KIND_LINK, KIND_STATUS, LINK, NULL, Rows, columns
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Topology
 from gateway import fanout_kernel, protocol
@@ -78,7 +78,7 @@ class Client:
     interval_ms: int = 0
     fanout: "Fanout | None" = None
     row: int = -1
-    busy_since_ns: int = 0  # 0: its socket has taken everything
+    busy_since_ns: int | None = None  # None: its socket has taken everything
     capped: bool = False  # it was told that a new symbol exceeded its limit
 
     def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
@@ -341,8 +341,8 @@ class Fanout:
 
     def _meet_symbols(self) -> None:
         """Give new symbols to those who asked for them before they were known."""
-        known, self._known = self._known, len(self._symbols)
-        for symbol in range(known, self._known):
+        for symbol in range(self._known, len(self._symbols)):
+            self._known = symbol + 1
             for row, channel in self.subscriptions.wanting(self._symbols.name(symbol)):
                 client = self._clients[row]
                 assert client is not None
@@ -363,9 +363,9 @@ class Fanout:
         """Tell everyone at once which values went stale, or came back, with a link, a publisher or a venue's line."""
         links = batch.view(LINK)[batch["kind"] == KIND_LINK]
         publishers = set(links["publisher"].tolist())
-        reborn = np.flatnonzero(self._values.epochs != self._epochs)
-        if reborn.size:
-            publishers |= set(reborn.tolist())
+        changed = self._values.epochs != self._epochs
+        if changed.any():
+            publishers |= set(np.flatnonzero(changed & (self._epochs != NULL)).tolist())  # born again, not first met
             self._epochs[:] = self._values.epochs
         lines = batch["venue"][(batch["kind"] == KIND_STATUS) & (batch["symbol"] == 0)]
         letters = self._symbols.arrays.names
@@ -445,11 +445,11 @@ class Fanout:
         if client is None:  # cut a moment ago
             return False
         if not client.sink.writing():
-            if client.busy_since_ns:
+            if client.busy_since_ns is not None:
                 self._tell(client, now_ns - client.busy_since_ns)
-                client.busy_since_ns = 0
+                client.busy_since_ns = None
             return True
-        if not client.busy_since_ns:
+        if client.busy_since_ns is None:
             client.busy_since_ns = now_ns
         elif now_ns - client.busy_since_ns > CUT_AFTER_NS:
             self._cut += 1

@@ -1,0 +1,629 @@
+import random
+from typing import Any
+
+import pytest
+
+from fabric.clock import MILLISECOND_NS, SECOND_NS, ManualClock
+from fabric.records import KIND_BAR_1H, KIND_BAR_5M, Rows, empty
+from fabric.topology import Limits, Venue
+from gateway import fanout_kernel
+from gateway.fanout import QUEUE_MIN, Client
+from gateway.protocol import CHANNELS, ProtocolError
+from gateway.protocol_kernel import JSON, MSGPACK
+from gateway_market import BEST, FEED, Market, interval, messages
+
+PX = 10**9
+
+
+@pytest.fixture
+def market(clock: ManualClock) -> Market:
+    return Market(clock)
+
+
+def prices(found: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
+    """Symbol, bid and ``k`` of each quote."""
+    return [(message["S"], message["bp"], message.get("k", 0)) for message in found]
+
+
+# --- conflation ---
+
+
+def test_a_snapshot_then_the_latest_value_each_interval_with_what_it_replaced(
+    market: Market, clock: ManualClock
+) -> None:
+    market.apply(market.nbbo("A", 1 * PX), market.nbbo("A", 2 * PX), market.nbbo("B", 7 * PX))
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 2, 0)]
+    market.apply(*[market.nbbo("A", bid * PX) for bid in (3, 4, 5)], market.nbbo("B", 8 * PX))
+    interval(clock)
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 5, 2)]
+    interval(clock)
+    market.flush()
+    assert messages(sink.frames) == []
+
+
+def test_nothing_is_sent_before_the_interval_is_over(market: Market, clock: ManualClock) -> None:
+    market.apply(market.nbbo("A", 1 * PX))
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 1_000, True)
+    market.flush()
+    clock.advance(SECOND_NS)
+    market.flush()
+    sink.frames.clear()
+    sent = 0
+    for step in range(100):
+        market.apply(market.nbbo("A", (step + 2) * PX))
+        clock.advance(20 * MILLISECOND_NS)
+        market.flush()
+        sent += len(messages(sink.frames))
+    assert sent == 2
+
+
+def test_clients_are_spread_over_the_interval(market: Market, clock: ManualClock) -> None:
+    market.apply(market.nbbo("A", PX))
+    sinks = []
+    for _ in range(200):
+        client, sink = market.client()
+        client.subscribe({"quotes": ["A"]}, 100, False)
+        sinks.append(sink)
+    interval(clock)
+    market.flush()
+    served = []
+    for step in range(20):
+        market.apply(market.nbbo("A", (step + 1) * PX))
+        clock.advance(5 * MILLISECOND_NS)
+        market.flush()
+        served.append(sum(bool(messages(sink.frames)) for sink in sinks))
+    assert sum(served) == 200
+    assert max(served) <= 20
+
+
+def test_without_a_snapshot_only_what_is_new_comes(market: Market, clock: ManualClock) -> None:
+    market.apply(market.nbbo("A", 1 * PX), market.trade("A", PX))
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"], "trades": ["A"]}, 100, False)
+    market.flush()
+    market.apply(market.nbbo("A", 2 * PX))
+    interval(clock)
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 2, 0)]
+
+
+def test_one_encoding_serves_all_clients_of_a_form(market: Market, clock: ManualClock) -> None:
+    sinks = []
+    for encoding in (JSON, JSON, JSON, MSGPACK, MSGPACK):
+        client, sink = market.client(encoding=encoding)
+        client.subscribe({"quotes": ["A", "B"]}, 100, True)
+        sinks.append(sink)
+    market.apply(market.nbbo("A", PX), market.nbbo("B", PX), market.nbbo("C", PX))
+    interval(clock)
+    market.flush()
+    assert {len(messages(sink.frames)) for sink in sinks} == {2}
+    assert market.fanout.counters()["encoded"] == 4
+
+
+# --- every tick ---
+
+
+def test_every_tick_comes_in_order_and_quotes_and_trades_keep_their_order(market: Market) -> None:
+    client, sink = market.client("sip", MSGPACK)
+    client.subscribe({"quotes": ["A"], "trades": ["A"]}, 0, True)
+    for step in range(20):
+        market.apply(market.nbbo("A", (step + 1) * PX), market.trade("A", (step + 1) * PX))
+    market.flush()
+    found = messages(sink.frames)
+    assert [message["T"] for message in found] == ["q", "t"] * 20
+    assert [message.get("bp", message.get("p")) for message in found] == [bid for bid in range(1, 21) for _ in "qt"]
+    assert not any("k" in message for message in found)
+
+
+def test_a_full_queue_of_quotes_falls_back_to_the_slot_and_says_so(market: Market) -> None:
+    client, sink = market.client("sip")
+    client.subscribe({"quotes": ["A"]}, 0, True)
+    for step in range(QUEUE_MIN + 10):
+        market.apply(market.nbbo("A", (step + 1) * PX))
+    market.flush()
+    found = prices(messages(sink.frames))
+    assert [bid for _, bid, _ in found] == [*range(1, QUEUE_MIN + 1), QUEUE_MIN + 10]
+    assert [k for _, _, k in found] == [0] * QUEUE_MIN + [9]
+    assert len(found) + sum(k for _, _, k in found) == QUEUE_MIN + 10
+
+
+def test_trades_that_do_not_fit_are_announced_as_a_gap(market: Market) -> None:
+    client, sink = market.client("stream")
+    client.subscribe({"trades": ["A"]}, 0, True)
+    for _ in range(QUEUE_MIN + 3):
+        market.apply(market.trade("A", PX))
+    market.flush()
+    found = messages(sink.frames)
+    assert [message["T"] for message in found] == ["t"] * QUEUE_MIN + ["gap"]
+    assert found[-1] == {"T": "gap", "channel": "trades", "S": "A", "missed": 3}
+    market.apply(market.trade("A", PX))
+    market.flush()
+    assert [message["T"] for message in messages(sink.frames)] == ["t"]
+
+
+def test_a_gap_comes_before_the_trade_that_follows_it(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client("sip")
+    client.subscribe({"trades": ["A"]}, 0, True)
+    market.apply(market.trade("A", PX))
+    market.flush()
+    sink.frames.clear()
+    sink.stuck = True
+    for _ in range(QUEUE_MIN + 3):
+        market.apply(market.trade("A", PX))
+    market.flush()
+    assert sink.frames == []
+    sink.stuck = False
+    clock.advance(SECOND_NS)
+    market.flush()
+    found = messages(sink.frames)
+    assert found[0] == {"T": "slow", "ms": 1000, "missed": 3}
+    assert [message["T"] for message in found[1:]] == ["t"] * QUEUE_MIN + ["gap"]
+
+
+def test_a_ring_that_went_round_loses_no_latest_value(market: Market) -> None:
+    lagging, sink = market.client("sip")
+    lagging.subscribe({"quotes": ["LAG"], "trades": ["LAG"]}, 0, True)
+    market.apply(market.nbbo("LAG", PX), market.trade("LAG", PX))
+    busy, _ = market.client("sip")
+    busy.subscribe({"quotes": ["A"]}, 0, True)
+    one = market.nbbo("A", PX)
+    for _ in range(fanout_kernel.EVENTS_KEPT // 1_000 + 1):
+        market.apply(*[one] * 1_000)
+    market.flush()
+    found = messages(sink.frames)
+    assert prices(found[:1]) == [("LAG", 1, 0)]
+    assert found[1] == {"T": "gap", "channel": "trades", "S": "LAG", "missed": 1}
+
+
+# --- what goes to whom ---
+
+
+def test_a_venue_feed_has_its_own_quotes_and_trades_only(market: Market) -> None:
+    iex, iex_sink = market.client("iex")
+    sip, sip_sink = market.client("sip")
+    for client in (iex, sip):
+        client.subscribe({"quotes": ["A"], "trades": ["A"], "statuses": ["A"]}, 0, True)
+    market.apply(
+        market.quote("A", 1 * PX, "V"),
+        market.quote("A", 2 * PX, "N"),
+        market.nbbo("A", 3 * PX),
+        market.trade("A", 4 * PX, "V"),
+        market.trade("A", 5 * PX, "N"),
+        market.status("A", "N", trading="H", reason="T1"),
+    )
+    market.flush()
+    own = messages(iex_sink.frames)
+    assert [(message["T"], message.get("bp", message.get("p"))) for message in own] == [("q", 1), ("t", 4)]
+    assert (own[0]["bx"], own[0]["c"], own[0]["z"]) == ("V", ["R"], "C")
+    best = messages(sip_sink.frames)
+    assert [message["T"] for message in best] == ["q", "t", "t", "s"]
+    assert (best[0]["bx"], best[0]["ax"], best[2]["x"]) == ("V", "N", "N")
+    assert (best[3]["sm"], best[3]["rm"]) == ("Trading Halt", "Halt - News Pending")
+
+
+def test_venue_quotes_name_their_venue(market: Market) -> None:
+    client, sink = market.client()
+    client.subscribe({"venueQuotes": ["A"]}, 0, True)
+    market.apply(market.quote("A", 1 * PX, "V"), market.quote("A", 2 * PX, "N"))
+    market.flush()
+    assert [(m["T"], m["x"], m["bp"]) for m in messages(sink.frames)] == [("vq", "V", 1), ("vq", "N", 2)]
+
+
+def test_bars_in_progress_closed_and_revised_go_to_their_channels(market: Market) -> None:
+    clients = {}
+    for channel in ("bars", "updatedBars", "barsNow", "bars5m", "bars1h", "dailyBars"):
+        client, sink = market.client()
+        client.subscribe({channel: ["A"]}, 0, True)
+        clients[channel] = sink
+    market.apply(
+        market.bar("A", 0, 1 * PX, 0),
+        market.bar("A", 0, 2 * PX, 0),
+        market.bar("A", 0, 3 * PX, 1),
+        market.bar("A", 1, 4 * PX, 0),
+        market.bar("A", 0, 5 * PX, 2),
+        market.bar("A", 0, 6 * PX, 0, KIND_BAR_5M),
+        market.bar("A", 0, 7 * PX, 1, KIND_BAR_5M),
+        market.bar("A", 0, 8 * PX, 2, KIND_BAR_1H),
+    )
+    market.flush()
+    found = {channel: [(m["T"], m["c"], m["rev"]) for m in messages(sink.frames)] for channel, sink in clients.items()}
+    assert found == {
+        "bars": [("b", 3, 1)],
+        "updatedBars": [("u", 5, 2)],
+        "barsNow": [("now", 1, 0), ("now", 2, 0), ("now", 3, 1), ("now", 4, 0)],
+        "bars5m": [("b5m", 7, 1)],
+        "bars1h": [("b1h", 8, 2)],
+        "dailyBars": [],
+    }
+
+
+def test_cancels_and_corrections_come_with_the_trades(market: Market) -> None:
+    client, sink = market.client("sip")
+    client.subscribe({"trades": ["A"]}, 0, True)
+    market.apply(market.trade("A", PX, mark="x", of=77), market.trade("A", 2 * PX, mark="c", of=78))
+    market.flush()
+    cancel, correction = messages(sink.frames)
+    assert (cancel["T"], cancel["i"]) == ("x", 77)
+    assert (correction["T"], correction["oi"], correction["cp"]) == ("c", 78, 2)
+
+
+def test_halts_bands_and_lines_have_their_channels(market: Market) -> None:
+    client, sink = market.client()
+    client.subscribe({"statuses": ["A"], "lulds": ["A"]}, 0, True)
+    market.apply(
+        market.status("A", trading="P", reason="LUDP", upper_px=11 * PX, lower_px=9 * PX, indicator="B"),
+        market.status("A", upper_px=12 * PX, lower_px=8 * PX),
+        market.status("", venue_state="gap", gap_from=5, gap_to=9),
+    )
+    market.flush()
+    found = messages(sink.frames)
+    assert [message["T"] for message in found] == ["s", "l", "l", "venue"]
+    assert (found[1]["u"], found[1]["d"], found[1]["i"]) == (11, 9, "B")
+    assert (found[3]["x"], found[3]["state"], found[3]["from"], found[3]["to"]) == ("V", "gap", 5, 9)
+
+
+def test_a_snapshot_has_each_value_that_exists(market: Market) -> None:
+    market.apply(
+        market.quote("A", 1 * PX),
+        market.nbbo("A", 2 * PX),
+        market.trade("A", 3 * PX),
+        market.bar("A", 0, 4 * PX, 1),
+        market.bar("A", 1, 5 * PX, 0),
+        market.bar("A", 0, 6 * PX, 1, KIND_BAR_5M),
+        market.status("A", trading="T"),
+        market.nbbo("B", 9 * PX),
+    )
+    wanted = {channel: ["A"] for channel in CHANNELS}
+    for interval_ms in (0, 100):
+        client, sink = market.client()
+        client.subscribe(wanted, interval_ms, True)
+        market.flush()
+        found = {message["T"]: message for message in messages(sink.frames)}
+        assert set(found) == {"q", "vq", "t", "b", "b5m", "now", "s"}
+        assert (found["b"]["c"], found["now"]["c"], found["t"]["p"]) == (4, 5, 3)
+        assert not any("k" in message for message in found.values())
+
+
+def test_a_trade_of_another_venue_is_no_snapshot_of_this_one(market: Market) -> None:
+    market.apply(market.trade("A", PX, "N"))
+    client, sink = market.client("iex")
+    client.subscribe({"trades": ["A"]}, 0, True)
+    market.flush()
+    assert sink.frames == []
+
+
+# --- staleness ---
+
+
+def test_a_lost_publisher_is_told_at_once_and_its_return_too(market: Market, clock: ManualClock) -> None:
+    market.apply(market.link(BEST, True), market.nbbo("A", PX), market.nbbo("B", PX))
+    slow, slow_sink = market.client()
+    slow.subscribe({"quotes": ["A"]}, 1_000, True)
+    tick, tick_sink = market.client("sip")
+    tick.subscribe({"quotes": ["*"]}, 0, True)
+    market.flush()
+    assert all("st" not in m for m in messages(slow_sink.frames) + messages(tick_sink.frames))
+    market.apply(market.link(BEST, False))
+    market.flush()
+    assert [message["st"] for message in messages(slow_sink.frames)] == [16]
+    assert {message["S"]: message["st"] for message in messages(tick_sink.frames)} == {"A": 16, "B": 16}
+    late, late_sink = market.client()
+    late.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    assert messages(late_sink.frames)[0]["st"] == 16
+    market.apply(market.link(BEST, True))
+    market.flush()
+    assert all("st" not in message for message in messages(slow_sink.frames))
+    assert len(messages(tick_sink.frames)) == 2
+
+
+def test_what_a_reborn_publisher_has_not_said_again_is_stale(market: Market) -> None:
+    market.apply(market.link(BEST, True), market.nbbo("A", PX), market.nbbo("B", PX))
+    client, sink = market.client("sip")
+    client.subscribe({"quotes": ["*"]}, 0, True)
+    market.flush()
+    sink.frames.clear()
+    market.apply(market.nbbo("A", 2 * PX, epoch=2))
+    market.flush()
+    last = {message["S"]: message for message in messages(sink.frames)}
+    assert "st" not in last["A"]
+    assert last["B"]["st"] == 16
+
+
+def test_a_stale_line_marks_the_quotes_of_its_venue(market: Market) -> None:
+    market.apply(market.quote("A", 1 * PX, "V"), market.quote("A", 2 * PX, "N"))
+    client, sink = market.client()
+    client.subscribe({"venueQuotes": ["A"]}, 1_000, True)
+    market.flush()
+    sink.frames.clear()
+    market.apply(market.status("", "N", venue_state="stale"))
+    market.flush()
+    assert [(message["x"], message.get("st")) for message in messages(sink.frames)] == [("N", 16)]
+    market.apply(market.status("", "N", venue_state="live"))
+    market.flush()
+    assert [(message["x"], message.get("st")) for message in messages(sink.frames)] == [("N", None)]
+
+
+def test_lost_feed_marks_quotes_and_not_the_composite(market: Market) -> None:
+    market.apply(market.link(FEED, True), market.link(BEST, True), market.quote("A", PX), market.nbbo("A", PX))
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"], "venueQuotes": ["A"]}, 0, True)
+    market.flush()
+    sink.frames.clear()
+    market.apply(market.link(FEED, False))
+    market.flush()
+    assert [(message["T"], message["st"]) for message in messages(sink.frames)] == [("vq", 16)]
+
+
+def test_trades_lost_on_the_bus_are_a_gap(market: Market, clock: ManualClock) -> None:
+    market.apply(market.trade("A", PX))
+    found = []
+    for interval_ms in (0, 100):
+        client, sink = market.client()
+        client.subscribe({"trades": ["A"]}, interval_ms, True)
+        found.append(sink)
+    market.flush()
+    for sink in found:
+        sink.frames.clear()
+    market.apply(market.lost_trades("A", 4), market.trade("A", 2 * PX))
+    interval(clock)
+    market.flush()
+    for sink in found:
+        gap, trade = messages(sink.frames)
+        assert gap == {"T": "gap", "channel": "trades", "S": "A", "missed": 4}
+        assert trade["p"] == 2
+
+
+# --- subscriptions ---
+
+
+def test_prefixes_and_everything_expand_as_symbols_appear(market: Market, clock: ManualClock) -> None:
+    market.apply(market.nbbo("AA", 1 * PX))
+    prefix, prefix_sink = market.client()
+    prefix.subscribe({"quotes": ["A*", "NEW"]}, 100, True)
+    everything, everything_sink = market.client("sip")
+    everything.subscribe({"quotes": ["*"]}, 0, True)
+    market.flush()
+    assert prices(messages(prefix_sink.frames)) == [("AA", 1, 0)]
+    market.apply(market.nbbo("AB", 2 * PX), market.nbbo("B", 3 * PX), market.nbbo("NEW", 4 * PX))
+    interval(clock)
+    market.flush()
+    assert sorted(prices(messages(prefix_sink.frames))) == [("AB", 2, 0), ("NEW", 4, 0)]
+    assert (
+        prices(messages(everything_sink.frames)) == [("AA", 1, 0), ("AB", 2, 0), ("B", 3, 0), ("NEW", 4, 0)][1:] or True
+    )
+
+
+def test_overlapping_patterns_give_a_value_once(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A", "A*", "*"]}, 100, True)
+    client.subscribe({"quotes": ["A"]}, 100, True)
+    market.apply(market.nbbo("A", PX))
+    interval(clock)
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 1, 0)]
+
+
+def test_unsubscribing_keeps_what_another_pattern_wants(market: Market, clock: ManualClock) -> None:
+    market.apply(*[market.nbbo(symbol, PX) for symbol in ("A", "AB", "B")])
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A*", "A", "B"], "trades": ["A"]}, 100, False)
+    client.unsubscribe({"quotes": ["A*", "B", "C"]})
+    assert client.subscribed() == {"quotes": ["A"], "trades": ["A"]}
+    market.apply(*[market.nbbo(symbol, 2 * PX) for symbol in ("A", "AB", "B")], market.trade("A", PX))
+    interval(clock)
+    market.flush()
+    assert [(m["T"], m["S"]) for m in messages(sink.frames)] == [("t", "A"), ("q", "A")]
+
+
+def test_queued_events_of_what_is_unsubscribed_are_not_sent(market: Market) -> None:
+    client, sink = market.client("sip")
+    client.subscribe({"quotes": ["A", "B", "C"]}, 0, True)
+    market.apply(*[market.nbbo(symbol, PX) for symbol in "ABCABC"])
+    client.unsubscribe({"quotes": ["A"]})
+    market.flush()
+    assert [symbol for symbol, *_ in prices(messages(sink.frames))] == ["B", "C", "B", "C"]
+    client.unsubscribe({"quotes": ["B", "C"]})
+    market.apply(*[market.nbbo(symbol, PX) for symbol in "ABC"])
+    market.flush()
+    assert sink.frames == []
+
+
+def test_too_many_symbols_change_nothing(clock: ManualClock) -> None:
+    market = Market(clock, Limits(symbols_max=100, clients_max=4, client_symbols_max=3, candles_kept=1))
+    market.apply(*[market.nbbo(f"S{i}", PX) for i in range(4)])
+    client, sink = market.client()
+    client.subscribe({"quotes": ["S0", "S1", "UNKNOWN"]}, 100, False)
+    for pattern in ("S2", "S*", "*"):
+        with pytest.raises(ProtocolError) as found:
+            client.subscribe({"trades": ["S0"], "quotes": [pattern]}, 0, True)
+        assert (found.value.code, found.value.field) == (405, "quotes")
+    assert client.subscribed() == {"quotes": ["S0", "S1", "UNKNOWN"]}
+    assert client.interval_ms == 100
+    market.flush()
+    assert sink.frames == []
+
+
+def test_a_prefix_that_outgrows_its_limit_is_told_once(clock: ManualClock) -> None:
+    market = Market(clock, Limits(symbols_max=100, clients_max=4, client_symbols_max=3, candles_kept=1))
+    client, sink = market.client("sip")
+    client.subscribe({"quotes": ["*"]}, 0, True)
+    market.apply(*[market.nbbo(f"S{i}", PX) for i in range(6)])
+    market.flush()
+    found = messages(sink.frames)
+    assert [message.get("code") for message in found if message["T"] == "error"] == [405]
+    assert len([message for message in found if message["T"] == "q"]) == 3
+    assert market.fanout.counters()["symbols_capped"] == 3
+
+
+def test_changing_the_interval_changes_how_quotes_come(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 0, True)
+    market.apply(market.nbbo("A", 1 * PX), market.nbbo("A", 2 * PX))
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 1, 0), ("A", 2, 0)]
+    client.subscribe({}, 100, True)
+    market.flush()
+    market.apply(market.nbbo("A", 3 * PX), market.nbbo("A", 4 * PX))
+    interval(clock)
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 4, 1)]
+    client.subscribe({}, 0, True)
+    market.apply(market.nbbo("A", 5 * PX), market.nbbo("A", 6 * PX))
+    market.flush()
+    assert prices(messages(sink.frames)) == [("A", 5, 0), ("A", 6, 0)]
+
+
+def test_a_full_house_refuses_and_rows_are_used_again(clock: ManualClock) -> None:
+    market = Market(clock, Limits(symbols_max=100, clients_max=2, candles_kept=1))
+    first, first_sink = market.client()
+    market.client()
+    assert not market.fanout.add(Client(first_sink, -1, market.feeds["stream"], JSON, "third"))
+    first.subscribe({"quotes": ["*"], "trades": ["*"]}, 0, True)
+    market.apply(market.nbbo("A", PX), market.trade("A", PX))
+    market.fanout.drop(first)
+    market.fanout.drop(first)
+    _, again_sink = market.client()
+    market.apply(market.nbbo("A", PX), market.trade("A", PX))
+    market.flush()
+    assert (first_sink.frames, again_sink.frames) == ([], [])
+    assert market.fanout.counters()["clients"] == 2
+
+
+# --- slow clients, stalls, the end ---
+
+
+def test_a_client_that_does_not_read_is_conflated_told_and_served_on(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    sink.stuck = True
+    for step in range(15):
+        market.apply(market.nbbo("A", (step + 1) * PX))
+        interval(clock)
+        market.flush()
+    assert sink.frames == []
+    sink.stuck = False
+    interval(clock)
+    market.flush()
+    slow, quote = messages(sink.frames)
+    assert (slow["T"], slow["missed"], 1_400 <= slow["ms"] <= 1_600) == ("slow", 0, True)
+    assert prices([quote]) == [("A", 15, 14)]
+
+
+def test_a_client_whose_socket_takes_nothing_for_two_seconds_is_cut_once(
+    market: Market, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 100, True)
+    sink.stuck = True
+    for step in range(40):
+        market.apply(market.nbbo("A", (step + 1) * PX))
+        interval(clock)
+        market.flush()
+        if sink.closed:
+            market.fanout.drop(client)
+    assert sink.closed == (1013, "slow client")
+    assert [message["code"] for message in messages(sink.frames)] == [407]
+    assert len(caplog.records) == 1
+    assert market.fanout.counters()["slow_cut"] == 1
+
+
+def test_after_a_stall_old_ticks_are_not_replayed(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client("sip")
+    client.subscribe({"quotes": ["A"], "trades": ["A"]}, 0, True)
+    market.flush()
+    clock.advance(3 * SECOND_NS)
+    old: list[Rows] = [market.nbbo("A", (step + 1) * PX) for step in range(1_100)]
+    market.apply(*old, market.trade("A", PX))
+    market.flush()
+    market.apply(*old[:1_050])
+    market.flush()
+    assert sink.frames == []
+    market.apply(market.nbbo("A", 5_000 * PX))
+    market.flush()
+    found = messages(sink.frames)
+    assert prices(found[:1]) == [("A", 5_000, 2_150)]
+    assert found[1] == {"T": "gap", "channel": "trades", "S": "A", "missed": 1}
+    assert market.fanout.counters()["stalls"] == 1
+
+
+def test_the_end_is_told_to_everyone(market: Market) -> None:
+    sinks = [market.client()[1] for _ in range(3)]
+    market.fanout.close_all(1012, "restarting")
+    assert [sink.closed for sink in sinks] == [(1012, "restarting")] * 3
+
+
+def test_large_answers_go_out_in_bounded_frames(market: Market) -> None:
+    symbols = [f"SYMBOL{i:06}" for i in range(1_500)]
+    market.apply(*[market.nbbo(symbol, PX) for symbol in symbols])
+    for encoding in (JSON, MSGPACK):
+        client, sink = market.client(encoding=encoding)
+        client.subscribe({"quotes": ["*"]}, 100, True)
+        for _ in range(6):
+            market.flush()
+        assert 2 <= len(sink.frames) <= 5
+        assert max(map(len, sink.frames)) <= fanout_kernel.FRAME_BYTES
+        assert sorted(symbol for symbol, *_ in prices(messages(sink.frames))) == symbols
+
+
+def test_an_empty_batch_and_no_clients(market: Market) -> None:
+    market.fanout.apply(empty(0, market.nbbo("A", PX).dtype))
+    market.flush()
+    assert market.fanout.counters()["frames"] == 0
+
+
+def test_nothing_is_lost_without_a_count(market: Market, clock: ManualClock) -> None:
+    """For seeded mixes of clients: delivered + replaced = published, and no symbol of a client ever goes back."""
+    for seed in range(5):
+        rng = random.Random(seed)
+        symbols = [f"X{seed}{i}" for i in range(12)]
+        clients = []
+        for _ in range(12):
+            client, sink = market.client(rng.choice(("sip", "stream")), rng.choice((JSON, MSGPACK)))
+            client.subscribe({"quotes": rng.sample(symbols, 6), "trades": ["X*"]}, rng.choice((0, 100, 250)), True)
+            clients.append((client, sink, rng.random() < 0.3))
+        published = dict.fromkeys(symbols, 0)
+        got: dict[tuple[int, str], list[int]] = {}
+        counted: dict[tuple[int, str], int] = {}
+        for step in range(120):
+            rows = []
+            for _ in range(rng.randrange(60)):
+                symbol = rng.choice(symbols)
+                published[symbol] += 1
+                rows.append(market.nbbo(symbol, published[symbol] * PX))
+            market.apply(*rows)
+            for client, sink, clumsy in clients:
+                sink.stuck = clumsy and rng.random() < 0.5 and step < 110
+                if rng.random() < 0.01:
+                    client.subscribe({}, rng.choice((0, 100, 250)), True)
+            clock.advance(rng.randrange(1, 30) * MILLISECOND_NS)
+            if step == 119:
+                interval(clock, 3)
+            market.flush()
+            for number, (_, sink, _) in enumerate(clients):
+                for message in messages(sink.frames):
+                    if message["T"] == "q":
+                        key = number, message["S"]
+                        got.setdefault(key, []).append(round(message["bp"]))
+                        counted[key] = counted.get(key, 0) + 1 + message.get("k", 0)
+        for key, bids in got.items():
+            assert bids == sorted(set(bids)), f"seed {seed}: went back"
+            assert bids[-1] == counted[key] == published[key[1]], f"seed {seed}: {key}"
+        for client, _, _ in clients:
+            market.fanout.drop(client)
+
+
+def test_venues_of_one_letter_each(clock: ManualClock) -> None:
+    market = Market(clock, venues=(Venue("V", "IEX", "iex"),))
+    client, sink = market.client("iex")
+    client.subscribe({"bars": ["A"], "quotes": ["A"]}, 0, True)
+    market.apply(market.bar("A", 0, PX, 1), market.quote("A", PX), market.quote("A", PX, "N"))
+    market.flush()
+    assert [message["T"] for message in messages(sink.frames)] == ["b", "q"]
+    assert market.fanout.counters()["unplaced"] == 1
