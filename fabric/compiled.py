@@ -1,13 +1,16 @@
 """``@kernel``: how every compiled function of the project is made, and where its machine code is cached.
 
-Numba's own cache stamps miss an edit in another file, so the cache folder is named by a hash over all
-kernel sources, `fabric/native.py` and the versions: a changed source is another folder. A folder that
-cannot be written must not keep a node from starting; then kernels compile in memory, and `CACHED` says so.
+Numba's own cache stamps miss an edit in another file, so each kernel module has a cache folder of its own, named
+by a hash over its source, those of all kernel modules that it imports, and the versions: a changed source is
+another folder for it and for those that build on it, and for nobody else. A folder that cannot be written must
+not keep a node from starting; then kernels compile in memory, and `CACHED` says so.
 
-This module must be imported before anything imports numba: it sets ``NUMBA_CACHE_DIR``. It imports numba
-itself only when the first function is compiled, so that who merely asks about the cache is not half a second late.
+It imports numba only when the first function is compiled, so that who merely asks about the cache is not half a
+second late.
 """
 
+import ast
+import functools
 import hashlib
 import os
 import platform
@@ -20,6 +23,7 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("fabric/native.py", "fabric/compiled.py", "fabric/records.py")
+"""What every kernel may build on."""
 FOLDERS = ("fabric", "nodes", "gateway")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -27,9 +31,38 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def fingerprint() -> str:
     """Name this machine's kernels: 16 hex digits over their sources, the versions and the processor."""
-    digest = hashlib.sha256()
     kernels = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*_kernel.py"))
-    for path in [*(ROOT / name for name in SOURCES), *kernels]:
+    return _digest(kernels)
+
+
+@functools.cache
+def module_folder(module: str) -> Path | None:
+    """The cache folder of the kernels of ``module``; None where nothing can be cached."""
+    if CACHE_FOLDER is None:
+        return None
+    return CACHE_FOLDER.parent / f"{module}-{_digest(sorted(_closure(module)))}"
+
+
+@functools.cache
+def _closure(module: str) -> frozenset[Path]:
+    """The source of a kernel module and of every kernel module that it imports, at any depth."""
+    path = _source(module)
+    found = {path}
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                if name.endswith("_kernel") and name.split(".")[0] in FOLDERS and _source(name).exists():
+                    found |= _closure(name)
+    return frozenset(found)
+
+
+def _source(module: str) -> Path:
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _digest(sources: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in [*(ROOT / name for name in SOURCES), *sources]:
         digest.update(path.read_bytes())
     for part in (version("numba"), version("numpy"), version("pyzmq"), sys.version, platform.machine()):
         digest.update(part.encode())
@@ -38,7 +71,7 @@ def fingerprint() -> str:
 
 
 def _cache_folder() -> Path | None:
-    """The folder for compiled kernels, made and proven writable; None where there is no such place."""
+    """The folder that stands for this state of all kernels, made and proven writable; None where there is none."""
     chosen = os.environ.get("FABRIC_KERNEL_CACHE")
     base = Path(chosen) if chosen else ROOT / ".fabric" / "kernels"
     if not chosen and not (ROOT / "pyproject.toml").exists():  # installed as a package, not run from a clone
@@ -55,13 +88,13 @@ def _cache_folder() -> Path | None:
 
 CACHE_FOLDER = _cache_folder()
 CACHED = CACHE_FOLDER is not None
-if CACHE_FOLDER is not None:
-    os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
 
 
 def _compile(function: _F, **options: Any) -> _F:
     import numba
 
+    if function.__module__.endswith("_kernel") and (folder := module_folder(function.__module__)):
+        numba.config.CACHE_DIR = str(folder)  # read when the function is made
     compiled: _F = numba.njit(cache=CACHED, **options)(function)
     return compiled
 

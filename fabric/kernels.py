@@ -7,10 +7,15 @@ fabric.kernels``) it fills the cache beforehand, in a process of its own, and pr
 """
 
 import importlib
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from pathlib import Path
 
 from fabric import compiled
 
@@ -48,9 +53,7 @@ def compile_all(progress: Progress | None = None) -> None:
     for done, name in enumerate(names):
         if progress:
             progress(done, len(names), name)
-        module = importlib.import_module(name)
-        if hasattr(module, "warm_up"):
-            module.warm_up()
+        _warm_up(name)
     if progress:
         progress(len(names), len(names), "")
     if compiled.CACHE_FOLDER is not None and not complete():
@@ -58,19 +61,53 @@ def compile_all(progress: Progress | None = None) -> None:
     prune()
 
 
+def _warm_up(name: str) -> None:
+    module = importlib.import_module(name)
+    if hasattr(module, "warm_up"):
+        module.warm_up()
+
+
 def prune() -> None:
-    """Remove all but the newest caches beside the one in use."""
+    """Remove the caches of sources that are no more: of each module all but the newest few."""
     if compiled.CACHE_FOLDER is None:
         return
-    ages_s = {}
+    versions: dict[str, list[tuple[float, Path]]] = {}
     for folder in compiled.CACHE_FOLDER.parent.iterdir():
         with suppress(FileNotFoundError):  # another process prunes too
-            ages_s[folder] = time.time() - folder.stat().st_mtime
-    for folder in sorted(ages_s, key=ages_s.__getitem__)[FOLDERS_KEPT:]:
-        if folder != compiled.CACHE_FOLDER and ages_s[folder] > FOLDER_AGE_MIN_S:
-            shutil.rmtree(folder, ignore_errors=True)
+            versions.setdefault(folder.name.rpartition("-")[0], []).append(
+                (time.time() - folder.stat().st_mtime, folder)
+            )
+    used = {compiled.CACHE_FOLDER, *map(compiled.module_folder, modules())}
+    for aged in versions.values():
+        for age_s, folder in sorted(aged)[FOLDERS_KEPT:]:
+            if folder not in used and age_s > FOLDER_AGE_MIN_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compile_side_by_side() -> None:
+    """Compile each module in a process of its own, as many at once as there are cores; the longest sources first."""
+    names = sorted(modules(), key=_source_bytes, reverse=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = {pool.submit(_compile_alone, name): name for name in names}
+        for done, run in enumerate(as_completed(runs)):
+            print(done, len(names), runs[run], flush=True)  # noqa: T201  (its output is its interface)
+            run.result()
+    compile_all()  # from the cache: the proof that it is complete
+    print(len(names), len(names), "", flush=True)  # noqa: T201
+
+
+def _source_bytes(name: str) -> int:
+    return compiled.ROOT.joinpath(*name.split(".")).with_suffix(".py").stat().st_size
+
+
+def _compile_alone(name: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "fabric.kernels", name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr.strip()}")
 
 
 if __name__ == "__main__":
-    if compiled.CACHED and not complete():
-        compile_all(lambda *step: print(*step, flush=True))  # noqa: T201  (its output is its interface)
+    if len(sys.argv) > 1:
+        _warm_up(sys.argv[1])
+    elif compiled.CACHED and not complete():
+        _compile_side_by_side()

@@ -5,10 +5,11 @@ import sys
 import click
 from rich.table import Table
 
+from fabric import kernels
 from fabric import topology as topologies
 from fabric.cli import tables
 from fabric.cli.arguments import DURATION, run_folder
-from fabric.cli.progress import KernelProgress
+from fabric.cli.progress import KernelProgress, compile_kernels
 from fabric.control import RunFolder
 from fabric.environment import Environment
 from fabric.errors import FabricError
@@ -37,6 +38,8 @@ def command(environment: Environment, path: str, detach: bool, for_ns: int | Non
         raise click.UsageError("--for and --detach exclude each other")
     topology = topologies.load(path)
     folder = run_folder(environment, path)
+    if not kernels.complete():
+        compile_kernels()
     return _detached(topology, folder) if detach else _foreground(topology, folder, for_ns)
 
 
@@ -54,7 +57,6 @@ def _foreground(topology: Topology, folder: RunFolder, for_ns: int | None) -> in
             code = supervise(launcher, for_ns, lambda: show(tables.endpoints(topology, launcher.status())))
             if for_ns is not None:
                 show(tables.nodes(launcher.status_at_stop))
-                show(tables.endpoints(topology, launcher.status_at_stop))
     return code
 
 
