@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.compiled import lean, lean_kernel
+from fabric.native import prefetch
 from fabric.records import (
     BAR,
     EVENT,
@@ -71,6 +72,11 @@ MINUTE: Final = np.dtype(
     ]
 )
 """A minute of a symbol while it can change: two cache lines. Prices are NULL until a trade sets them."""
+
+MINUTE_BYTES: Final = MINUTE.itemsize
+CACHE_LINE: Final = 64
+AHEAD: Final = 16
+"""Rows between asking for a minute's cache lines and using them."""
 
 # Marks of a symbol in a slot.
 MEMBER: Final = 1
@@ -202,7 +208,12 @@ def step(
     """
     if bars.clock[0] > 0:
         count = advance(bars, plan, carried_ns, out, count)
+    minutes = bars.minutes.ctypes.data
     for i in range(rows.size):
+        if i + AHEAD < rows.size:
+            minute = minutes + bars.here[1] * bars.minutes.strides[0] + rows[i + AHEAD]["symbol"] * MINUTE_BYTES
+            prefetch(minute)
+            prefetch(minute + CACHE_LINE)
         kind = rows[i]["kind"]
         if kind == KIND_TRADE:
             count = trade(bars, plan, trades[i], now_ns, latest_ns, out, count)
@@ -263,6 +274,8 @@ def trade(bars: Any, plan: Any, row: Any, now_ns: int, latest_ns: int, out: Any,
     if not bars.marks[slot, symbol] & MEMBER:
         clear(minute)
     add(minute, event_ns, row["exchange_seq"], row["venue"], price, size, updates)
+    if bars.marks[slot, symbol] & CHANGED:
+        return count  # its minute runs and is to be published, and so are the longer intervals around it
     for k in range(plan.lengths.size):
         slot = bars.here[1 + k]
         marks = bars.marks[slot, symbol]
