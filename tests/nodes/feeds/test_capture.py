@@ -37,10 +37,9 @@ def ethernet(packet: bytes, kind: int = 0x0800, tags: bytes = b"") -> bytes:
 
 
 def pcap(*frames: bytes, order: str = "<", magic: int = 0xA1B2C3D4, link: int = 1) -> bytes:
-    out = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
-    for i, frame in enumerate(frames):
-        out += struct.pack(order + "IIII", T + i, 7, len(frame), len(frame)) + frame
-    return out
+    head = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
+    records = (struct.pack(order + "IIII", T + i, 7, len(f), len(f)) + f for i, f in enumerate(frames))
+    return head + b"".join(records)
 
 
 def block(order: str, kind: int, body: bytes) -> bytes:

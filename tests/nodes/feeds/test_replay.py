@@ -1,0 +1,192 @@
+"""Replays without a bus: what is published, in which order, under which time, and what is counted."""
+
+import gzip
+import logging
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fabric.clock import SECOND_NS, EventClock
+from fabric.errors import CaptureError
+from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, STATUS, Rows, unpack
+from fabric.symbols import SymbolTable
+from fabric.topology import FeedSettings
+from nodes.feeds import replay
+from nodes.feeds.replay import Pacer, Recording, Replay, inspect
+
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
+recorded = pytest.mark.skipif(not SAMPLES.exists(), reason="the recorded samples (../shared/data) are not here")
+T = 1_500_000_000
+QUOTES = "ts_us,seq,ex,bid,bid_size,ask,ask_size,qu_cond,natbbo_ind\n" + "".join(
+    f"{T * 10**6 + i * 1000},{i},{'NPV'[i % 3]},10.{i:02},1,20,1,R,A\n" for i in range(30)
+)
+TRADES = f"ts_us,seq,ex,cond,size,price,corr,trf\n{T * 10**6 + 5000},1,D,I,7,158.005,0,N\n"
+
+
+class FakeOutbox:
+    def __init__(self, clock: EventClock) -> None:
+        self.clock = clock
+        self.sent: list[Rows] = []
+        self.times: list[int] = []
+
+    def send(self, rows: Rows) -> None:
+        self.sent.append(rows.copy())
+        self.times.append(self.clock.now_ns())
+
+    def tick(self) -> None: ...
+
+    def counters(self) -> dict[str, int]:
+        return {"published": sum(rows.size for rows in self.sent), "position": 0}
+
+
+class FakeRuntime:
+    """Stops the replay as soon as it reports that it is done."""
+
+    def __init__(self) -> None:
+        self.clock = EventClock()
+        self.symbols = SymbolTable(1_000)
+        self.log = logging.getLogger("test")
+        self.last: dict[str, Any] = {}
+
+    def report(self, counters: Callable[[], dict[str, Any]]) -> None:
+        self.last = counters()
+
+    def stopping(self) -> bool:
+        return bool(self.last.get("done"))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "JOIN_NS", 0)
+
+
+@pytest.fixture
+def quotes(tmp_path: Path) -> Path:
+    path = tmp_path / "quotes_2018.csv.gz"
+    path.write_bytes(gzip.compress(QUOTES.encode()))
+    return path
+
+
+@pytest.fixture
+def trades(tmp_path: Path) -> Path:
+    path = tmp_path / "trades_2018.csv"
+    path.write_text(TRADES)
+    return path
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    """Three TOPS packets, a second apart, with a quote each."""
+    path = tmp_path / "three.pcap"
+    data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)
+    for i in range(3):
+        quote = struct.pack("<BBq8sIqqI", ord("Q"), 0, (T + i) * 10**9 - 5, b"A       ", 1, 10000, 10100 + i, 1)
+        iex = struct.pack("<BBHIIHHqqq", 1, 0, 0x8003, 1, 9, 44, 1, 0, i + 1, (T + i) * 10**9) + b"\x2a\0" + quote
+        udp = struct.pack(">HHHH", 1, 2, 8 + len(iex), 0) + iex
+        ip = struct.pack(">BBHHHBBH8x", 0x45, 0, 20 + len(udp), 0, 0, 9, 17, 0) + udp
+        data += struct.pack("<IIII", T + i, 0, len(ip), len(ip)) + ip
+    path.write_bytes(data)
+    return path
+
+
+def run(**settings: Any) -> tuple[FakeOutbox, dict[str, Any]]:
+    runtime = FakeRuntime()
+    outbox = FakeOutbox(runtime.clock)
+    chosen = FeedSettings(**{"wire": "", "venues": "V", **settings})
+    recording = Recording(chosen, runtime.symbols)
+    Replay(recording, chosen, outbox, runtime).run()  # type: ignore[arg-type]
+    recording.close()
+    return outbox, runtime.last
+
+
+def test_a_capture_is_published_under_its_own_time(capture: Path) -> None:
+    outbox, report = run(source=str(capture))
+    rows = np.concatenate(outbox.sent)
+    assert rows["kind"].tolist() == [KIND_STATUS] + [KIND_QUOTE] * 3
+    assert unpack(rows[:1].view(STATUS)["venue_state"][0]) == "live"
+    assert rows["recv_ns"][1:].tolist() == [(T + i) * 10**9 for i in range(3)]
+    assert outbox.times == [T * 10**9, (T + 2) * 10**9 - 5]  # never back, and at the latest event of what is sent
+    assert (report["packets"], report["quotes"], report["message_quote"], report["gaps"], report["error"]) == (
+        3,
+        3,
+        3,
+        0,
+        "",
+    )
+    assert (report["first_ns"], report["last_ns"]) == (T * 10**9, (T + 2) * 10**9)
+
+
+def test_only_what_lies_between_from_and_to(capture: Path, quotes: Path) -> None:
+    _, report = run(source=str(capture), from_ns=(T + 1) * 10**9, to_ns=(T + 2) * 10**9)
+    assert (report["packets"], report["first_ns"], report["last_ns"]) == (1, (T + 1) * 10**9, (T + 1) * 10**9)
+    _, report = run(source=str(quotes), from_ns=T * 10**9 + 5 * 10**6, to_ns=T * 10**9 + 9 * 10**6)
+    assert (report["quotes"], report["messages"]) == (4, 4)
+
+
+def test_the_tape_in_the_order_of_its_file(quotes: Path, trades: Path) -> None:
+    outbox, report = run(source=f"{quotes}{os.pathsep}{trades}", venues="NPVD")
+    rows = np.concatenate(outbox.sent[1:])
+    assert rows[rows["kind"] == KIND_QUOTE]["exchange_seq"].tolist() == list(range(30))
+    assert rows["kind"].tolist().index(KIND_TRADE) == 6
+    assert outbox.sent[0]["venue"].tolist() == [ord(letter) for letter in "NPVD"]
+    assert (report["quotes"], report["trades"], report["message_trade"], report["symbols"]) == (30, 1, 1, 1)
+
+
+def test_a_folder_is_its_quotes(quotes: Path, trades: Path) -> None:
+    _, report = run(source=str(quotes.parent))
+    assert (report["quotes"], report["trades"]) == (30, 0)
+
+
+def test_paced_at_a_speed(capture: Path) -> None:
+    outbox, report = run(source=str(capture), speed=20.0)  # two seconds in a tenth
+    assert [rows.size for rows in outbox.sent] == [1, 1, 1, 1]
+    assert report["done"] == 1
+
+
+def test_a_file_that_breaks_is_published_up_to_there_and_says_so(capture: Path) -> None:
+    whole = capture.read_bytes()
+    capture.write_bytes(whole[:-5])
+    outbox, report = run(source=str(capture))
+    assert sum(rows.size for rows in outbox.sent) == 3
+    assert f"{capture}: byte " in report["error"]
+    assert report["done"] == 1
+
+
+def test_pacer() -> None:
+    times = np.array([100, 200, 300, 250], np.int64)
+    pacer = Pacer(2.0, first_ns=100, start_ns=1_000)
+    assert [pacer.due(times, now) for now in (1_000, 1_049, 1_050, 1_099, 1_100)] == [1, 1, 2, 2, 4]
+    assert (pacer.until(300, 1_020), pacer.until(300, 2_000)) == (80, 0)
+    assert Pacer(0.0, 100, 1_000).due(times, 0) == 4
+
+
+def test_an_event_far_ahead_of_its_receipt_does_not_move_the_clock(capture: Path) -> None:
+    raw = bytearray(capture.read_bytes())
+    at = raw.rindex(b"Q\0")
+    struct.pack_into("<q", raw, at + 2, (T + 10**6) * 10**9)
+    capture.write_bytes(raw)
+    outbox, _ = run(source=str(capture))
+    assert outbox.times[-1] == (T + 2 + 5) * SECOND_NS
+
+
+def test_inspect(capture: Path, quotes: Path, tmp_path: Path) -> None:
+    assert inspect(str(capture)) == replay.SourceInfo("iex-tops-1.6", "V")
+    assert inspect(str(quotes)) == replay.SourceInfo("taq", "NPV")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CaptureError, match="expected recorded quotes in the folder"):
+        inspect(str(empty))
+    capture.write_bytes(capture.read_bytes()[:24])
+    with pytest.raises(CaptureError, match=r"expected packets of iex-tops-1\.6, iex-deep-1\.0"):
+        inspect(str(capture))
+
+
+@recorded
+def test_inspect_recorded() -> None:
+    assert inspect(str(SAMPLES / "iex/DEEP10_session12.pcap.gz")) == replay.SourceInfo("iex-deep-1.0", "V")
+    assert inspect(str(SAMPLES / "taq_nbbo")).venues == "ABJKMNPTVXYZ"
