@@ -874,7 +874,9 @@ def warm_up() -> None:
     """Compile or load every entry kernel with the array types of the live path."""
     protocol_kernel.warm_up()
     fan = make(1, 1, 1)
-    names = SymbolTable(1).arrays
+    symbols = SymbolTable(1)
+    symbols.find("A")
+    names = symbols.arrays
     candles = np.zeros((latest_kernel.INTERVALS, 1, 1), latest_kernel.CANDLE)
     values = values_of(latest_kernel.make(1, 1, 1, candles))
     apply(fan, values, columns(empty(0, EVENT)))

@@ -1,0 +1,623 @@
+"""Real sockets on loopback: Tornado's server, the websockets library, alpaca-py, and raw frames."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgpack
+import pytest
+import websockets
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from fabric.clock import MILLISECOND_NS, ManualClock, SystemClock
+from fabric.topology import Limits
+from gateway import websocket
+from gateway.protocol_kernel import JSON, MSGPACK
+from gateway.session import Authenticator
+from gateway_market import Market, decode
+
+PX = 10**9
+MSGPACK_HEADERS = {"Content-Type": "application/msgpack"}
+WAIT_S = 20.0
+"""Nothing here takes so long, however busy the machine; a test that waits for it fails."""
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets", "ignore:websockets.legacy")
+
+
+class Running:
+    """A served market: `market` to publish in, `url` to connect to."""
+
+    def __init__(self, market: Market, port: int) -> None:
+        self.market = market
+        self.port = port
+        self.step: Callable[[], None] = lambda: None
+
+    def url(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    async def pump(self) -> None:
+        """What the gateway does every few milliseconds."""
+        while True:
+            self.step()
+            self.market.fanout.flush(self.market.clock.monotonic_ns())
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def served(
+    clock: Any = None, limits: Limits | None = None, send_buffer: int = 0, authenticator: Authenticator | None = None
+) -> AsyncIterator[Running]:
+    market = Market(clock or SystemClock(), limits)
+    server = HTTPServer(Application(websocket.handlers(market.fanout, authenticator)))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=1_024)
+    if send_buffer:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # accepted sockets inherit it
+    listening.setblocking(False)
+    server.add_socket(listening)
+    running = Running(market, listening.getsockname()[1])
+    pumping = asyncio.create_task(running.pump())
+    try:
+        yield running
+    finally:
+        server.stop()
+        market.fanout.close_all(1001, "")
+        await server.close_all_connections()
+        pumping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pumping
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(50):
+            await test()
+
+    asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110  (what it waits for has no event: a counter of the fan-out)
+            await asyncio.sleep(0.001)
+
+
+async def hear(ws: Any, encoding: int = JSON) -> list[dict[str, Any]]:
+    return decode(await asyncio.wait_for(ws.recv(), WAIT_S), encoding)
+
+
+async def say(ws: Any, encoding: int = JSON, **message: Any) -> None:
+    await ws.send(json.dumps(message) if encoding == JSON else msgpack.packb(message))
+
+
+async def closing(ws: Any) -> tuple[int, str, list[dict[str, Any]]]:
+    """Read to the end: the close code, its words, and the messages before."""
+    found: list[dict[str, Any]] = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            found += await hear(ws)
+    return ws.close_code, ws.close_reason, found
+
+
+class Raw:
+    """A client that sees every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, port: int, path: str = "/stream", receive_buffer: int = 0, **headers: str) -> "Raw":
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 17)
+        raw = cls(reader, writer)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = {
+            "Host": f"127.0.0.1:{port}",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": key,
+            "Sec-WebSocket-Version": "13",
+        } | {name.replace("_", "-"): value for name, value in headers.items()}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        writer.write(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+        return raw
+
+    async def upgraded(self) -> None:
+        """Read the answer to the handshake, and the hello."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), WAIT_S)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        assert await self.frame() == (0x1, b'[{"T":"success","msg":"connected"}]')
+
+    async def frame(self) -> tuple[int, bytes]:
+        """One frame: opcode and payload. It must be whole, final and unmasked."""
+        first, size = await asyncio.wait_for(self.reader.readexactly(2), WAIT_S)
+        assert first & 0xF0 == 0x80, f"not the beginning of a frame: {first:#x}"
+        assert size < 128
+        if size == 126:
+            size = int.from_bytes(await self.reader.readexactly(2), "big")
+        elif size == 127:
+            size = int.from_bytes(await self.reader.readexactly(8), "big")
+        return first & 0xF, await asyncio.wait_for(self.reader.readexactly(size), WAIT_S)
+
+    async def quotes(self) -> list[dict[str, Any]]:
+        """The messages of the next data frame."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode in (0x1, 0x2):
+                return decode(payload, JSON if opcode == 0x1 else MSGPACK)
+            assert opcode != 0x8, f"closed: {payload!r}"
+            if opcode == 0x9:
+                self.send(payload, 0xA)
+
+    def send(self, payload: bytes, opcode: int = 0x1) -> None:
+        mask = os.urandom(4)
+        size = len(payload)
+        assert size < 1 << 16
+        header = (
+            bytes((0x80 | opcode, 0x80 | size))
+            if size < 126
+            else bytes((0x80 | opcode, 0xFE)) + size.to_bytes(2, "big")
+        )
+        self.writer.write(header + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload)))
+
+    def say(self, **message: Any) -> None:
+        self.send(json.dumps(message).encode())
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+# --- sessions ---
+
+
+def test_a_session_of_our_own_dialect() -> None:
+    async def test() -> None:
+        async with served() as running, websockets.connect(running.url("/stream")) as ws:
+            running.market.apply(running.market.nbbo("AAPL", 185_500_000_000))
+            assert await hear(ws) == [{"T": "success", "msg": "connected"}]
+            await say(ws, action="subscribe", quotes=["AAPL"], req_id="a")
+            (answer,) = await hear(ws)
+            assert (answer["quotes"], answer["interval_ms"], answer["req_id"]) == (["AAPL"], 100, "a")
+            (snapshot,) = await hear(ws)
+            assert (snapshot["T"], snapshot["S"], snapshot["bp"], snapshot.get("k")) == ("q", "AAPL", 185.5, None)
+            for bid in range(5):
+                running.market.apply(running.market.nbbo("AAPL", (bid + 1) * PX))
+            (latest,) = await hear(ws)
+            assert (latest["bp"], latest["k"]) == (5, 4)
+            await say(ws, action="unsubscribe", quotes=["AAPL"])
+            assert (await hear(ws))[0]["quotes"] == []
+
+    run(test)
+
+
+def test_a_session_of_alpacas_dialect_in_msgpack() -> None:
+    async def test() -> None:
+        async with (
+            served() as running,
+            websockets.connect(running.url("/v2/sip"), additional_headers=MSGPACK_HEADERS) as ws,
+        ):
+            assert await hear(ws, MSGPACK) == [{"T": "success", "msg": "connected"}]
+            await say(ws, MSGPACK, action="subscribe", quotes=["A"])
+            assert (await hear(ws, MSGPACK))[0]["code"] == 401
+            await say(ws, MSGPACK, action="auth", key="k", secret="s")
+            assert await hear(ws, MSGPACK) == [{"T": "success", "msg": "authenticated"}]
+            await say(ws, MSGPACK, action="subscribe", quotes=["A"], trades=["A"])
+            assert (await hear(ws, MSGPACK))[0]["corrections"] == ["A"]
+            market = running.market
+            market.apply(
+                *[row for bid in (1, 2, 3) for row in (market.nbbo("A", bid * PX), market.trade("A", bid * PX))]
+            )
+            found = await hear(ws, MSGPACK)
+            assert [(m["T"], m.get("bp", m.get("p"))) for m in found] == [
+                ("q", 1),
+                ("t", 1),
+                ("q", 2),
+                ("t", 2),
+                ("q", 3),
+                ("t", 3),
+            ]
+            assert isinstance(found[0]["t"], msgpack.Timestamp)
+
+    run(test)
+
+
+@pytest.mark.parametrize("raw_data", [True, False])
+def test_a_stock_alpaca_client_receives_quotes_trades_and_bars(raw_data: bool) -> None:
+    from alpaca.data.live import StockDataStream
+
+    async def test() -> None:
+        async with served() as running:
+            stream = StockDataStream("k", "s", raw_data=raw_data, url_override=running.url("/v2/sip"))
+            heard: dict[str, Any] = {}
+            done = asyncio.Event()
+
+            def handler(kind: str) -> Callable[[Any], Awaitable[None]]:
+                async def keep(value: Any) -> None:
+                    heard.setdefault(kind, value)
+                    if len(heard) == 5:
+                        done.set()
+
+                return keep
+
+            stream.subscribe_quotes(handler("quote"), "AAPL", "BRK.B")
+            stream.subscribe_trades(handler("trade"), "*")
+            stream.subscribe_bars(handler("bar"), "AAPL")
+            stream.subscribe_updated_bars(handler("updated"), "AAPL")
+            stream.subscribe_trading_statuses(handler("status"), "AAPL")
+            running_client = asyncio.create_task(stream._run_forever())
+            await until(lambda: bool(running.market.fanout.subscriptions.of(0)))
+            market = running.market
+            market.apply(
+                market.nbbo("AAPL", 185_500_000_000),
+                market.trade("AAPL", 185_510_000_000),
+                market.bar("AAPL", 0, 185_520_000_000, 1),
+                market.bar("AAPL", 0, 185_530_000_000, 2),
+                market.status("AAPL", trading="H", reason="T1", tape="C"),
+            )
+            await asyncio.wait_for(done.wait(), WAIT_S)
+            if raw_data:
+                assert (heard["quote"]["bp"], heard["trade"]["p"], heard["bar"]["c"]) == (185.5, 185.51, 185.52)
+                assert heard["status"]["rm"] == "Halt - News Pending"
+            else:
+                quote, trade, bar = heard["quote"], heard["trade"], heard["bar"]
+                assert (quote.symbol, quote.bid_price, quote.bid_exchange, quote.ask_size) == ("AAPL", 185.5, "V", 200)
+                assert (trade.price, trade.size, trade.conditions, trade.tape) == (185.51, 10, ["@", "I"], "C")
+                assert (bar.close, bar.volume, bar.vwap, bar.timestamp.year) == (185.52, 100, 185.52, 2026)
+                assert heard["updated"].close == 185.53
+                assert heard["status"].status_message == "Trading Halt"
+            await stream.stop_ws()
+            await stream.close()
+            running_client.cancel()
+            await asyncio.gather(running_client, return_exceptions=True)
+
+    run(test)
+
+
+def test_a_long_subscribe_comes_in_fragments() -> None:
+    async def test() -> None:
+        symbols = [f"LONGSYMBOL{i:05}" for i in range(2_500)]
+        packed = msgpack.packb({"action": "subscribe", "quotes": symbols})
+        assert 32_768 < len(packed) < websocket.protocol.MESSAGE_BYTES_MAX
+        async with (
+            served() as running,
+            websockets.connect(running.url("/stream"), additional_headers=MSGPACK_HEADERS) as ws,
+        ):
+            await hear(ws, MSGPACK)
+            await ws.send(packed[at : at + 32_768] for at in range(0, len(packed), 32_768))
+            assert (await hear(ws, MSGPACK))[0]["quotes"] == symbols
+
+    run(test)
+
+
+# --- the handshake ---
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        ("/v2/nope", {}, 404),
+        ("/v2/stream", {}, 404),
+        ("/stream", {"Origin": "https://evil.example"}, 403),
+        ("/stream", {"Origin": "https://ours.example"}, 101),
+        ("/v2/nyse", {}, 101),
+        ("/stream", {"Sec_WebSocket_Version": "12"}, 426),
+        ("/stream", {"Upgrade": "h2c"}, 400),
+        ("/stream", {"Sec_WebSocket_Key": ""}, 400),
+    ],
+)
+def test_a_handshake_is_answered_before_anything_else(path: str, headers: dict[str, str], expected: int) -> None:
+    async def test() -> None:
+        async with served() as running:
+            raw = await Raw.connect(running.port, path, **headers)
+            head = await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), WAIT_S)
+            assert head.split()[1] == str(expected).encode()
+            await raw.close()
+
+    run(test)
+
+
+def test_a_full_house_says_so() -> None:
+    async def test() -> None:
+        async with served(limits=Limits(symbols_max=10, clients_max=1, candles_kept=1)) as running:
+            async with (
+                websockets.connect(running.url("/stream")) as first,
+                websockets.connect(running.url("/stream")) as ws,
+            ):
+                code, _, found = await closing(ws)
+                assert (code, found[0]["code"]) == (1013, 406)
+                await hear(first)
+            await until(lambda: running.market.fanout.counters()["clients"] == 0)
+            async with websockets.connect(running.url("/stream")) as again:
+                assert (await hear(again))[0]["msg"] == "connected"
+
+    run(test)
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ([b"\x80"], 1003),
+        (["{"] * 5, 1008),
+    ],
+)
+def test_mistakes_that_end_a_session(messages: list[str | bytes], code: int) -> None:
+    async def test() -> None:
+        async with served() as running, websockets.connect(running.url("/stream")) as ws:
+            for message in messages:
+                await ws.send(message)
+            assert (await closing(ws))[0] == code
+
+    run(test)
+
+
+def test_a_message_beyond_the_limit_ends_the_session() -> None:
+    async def test() -> None:
+        async with served() as running, websockets.connect(running.url("/stream")) as ws:
+            await hear(ws)
+            await ws.send("x" * (websocket.protocol.MESSAGE_BYTES_MAX + 1))
+            with pytest.raises(ConnectionClosed) as found:
+                await hear(ws)
+            assert found.value.rcvd is None or found.value.rcvd.code == 1009
+
+    run(test)
+
+
+def test_who_does_not_authenticate_in_time_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "AUTH_TIMEOUT_S", 0.02)
+
+    async def test() -> None:
+        async with served() as running, websockets.connect(running.url("/v2/sip")) as ws:
+            code, words, found = await closing(ws)
+            assert (code, words) == (4408, "auth timeout")
+            assert found[-1]["code"] == 404
+
+    run(test)
+
+
+def test_a_wrong_key_is_sent_away() -> None:
+    class Nobody:
+        def authenticate(self, key: str, secret: str, remote: str) -> bool:
+            return False
+
+    async def test() -> None:
+        async with served(authenticator=Nobody()) as running, websockets.connect(running.url("/v2/sip")) as ws:
+            await say(ws, action="auth", key="k", secret="s")
+            code, _, found = await closing(ws)
+            assert (code, found[-1]["code"]) == (4401, 402)
+
+    run(test)
+
+
+def test_the_server_says_goodbye() -> None:
+    async def test() -> None:
+        async with served() as running, websockets.connect(running.url("/stream")) as ws:
+            await hear(ws)
+            running.market.fanout.close_all(1012, "restarting")
+            assert (await closing(ws))[:2] == (1012, "restarting")
+            assert running.market.fanout.counters()["clients"] == 0
+
+    run(test)
+
+
+# --- frames whole and in order ---
+
+
+def test_five_hundred_clients_get_whole_frames_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "PING_S", 60.0)  # one thread reads for them all: on a busy machine not soon enough
+
+    async def test() -> None:
+        async with served() as running:
+            market = running.market
+            symbols = [f"S{i}" for i in range(50)]
+            bids = dict.fromkeys(symbols, 0)
+
+            def publish(count: int) -> None:
+                rows = []
+                for place in range(count):
+                    symbol = symbols[place % 50]
+                    bids[symbol] += 1
+                    rows.append(market.nbbo(symbol, bids[symbol] * PX))
+                market.apply(*rows)
+
+            publish(50)
+            raws = await asyncio.gather(*[Raw.connect(running.port) for _ in range(500)])
+            for number, raw in enumerate(raws):
+                await raw.upgraded()
+                raw.say(action="subscribe", quotes=[symbols[(number + i) % 50] for i in range(5)], interval_ms=100)
+            for raw in raws:
+                assert (await raw.quotes())[0]["T"] == "subscription"
+            for raw in raws:
+                assert (await raw.quotes())[0]["T"] == "subscription"
+            last: list[dict[str, int]] = [{} for _ in raws]
+            updates = [0] * 500
+
+            async def read(number: int, final: int) -> None:
+                mine = last[number]
+                while len(mine) < 5 or min(mine.values()) < final:
+                    for message in await raws[number].quotes():
+                        if message["T"] != "q":
+                            continue
+                        bid = round(message["bp"])
+                        assert bid > mine.get(message["S"], 0)
+                        updates[number] += 1 + message.get("k", 0)
+                        mine[message["S"]] = bid
+
+            async def publish_all() -> None:
+                for _ in range(20):
+                    publish(50)
+                    await asyncio.sleep(0.02)
+
+            await asyncio.gather(publish_all(), *[read(number, 21) for number in range(500)])
+            assert set(updates) <= set(range(5 * 20, 5 * 21 + 1))
+            await asyncio.gather(*[raw.close() for raw in raws])
+
+    run(test)
+
+
+def test_a_socket_that_takes_little_at_a_time_gets_every_frame_whole() -> None:
+    async def test() -> None:
+        async with served(send_buffer=4_096) as running:
+            market = running.market
+            raws = [await Raw.connect(running.port, receive_buffer=8_192) for _ in range(10)]
+            for raw in raws:
+                await raw.upgraded()
+                raw.say(action="subscribe", quotes=["*"], interval_ms=0)
+                assert (await raw.quotes())[0]["T"] == "subscription"
+            bid = 0
+
+            def step() -> None:
+                nonlocal bid
+                if bid < 2_000:
+                    market.apply(*[market.nbbo(f"SYMBOL{i}", (bid + i + 1) * PX) for i in range(100)])
+                    bid += 100
+
+            running.step = step
+
+            async def read(raw: Raw) -> int:
+                newest, count = 0, 0
+                latest: dict[str, int] = {}
+                while newest < 2_000:
+                    raw.send(b"are you there", 0x9)  # pongs go between the frames, never into them
+                    for message in await raw.quotes():
+                        if message["T"] == "q":
+                            newest = round(message["bp"])
+                            assert newest > latest.get(message["S"], 0)
+                            latest[message["S"]] = newest
+                            count += 1 + message.get("k", 0)
+                return count
+
+            counts = await asyncio.gather(*map(read, raws))
+            assert market.fanout.counters()["partial"] > 0
+            assert set(counts) == {2_000}
+            await asyncio.gather(*[raw.close() for raw in raws])
+
+    run(test)
+
+
+def test_a_client_that_never_reads_is_cut_and_costs_one_frame(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        clock = ManualClock(1)
+        async with served(clock, send_buffer=8_192) as running:
+            market = running.market
+            raw = await Raw.connect(running.port, receive_buffer=4_096)
+            await raw.upgraded()
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            raw.say(action="subscribe", quotes=["*"], trades=["*"], interval_ms=100)
+            built = 0
+
+            def step() -> None:
+                nonlocal built
+                counters = market.fanout.counters()
+                if counters["clients"] and counters["entries"] == 0 and not market.fanout.subscriptions.of(0):
+                    return
+                clock.advance(20 * MILLISECOND_NS)
+                market.apply(
+                    *[row for i in range(100) for row in (market.nbbo(f"S{i}", PX), market.trade(f"S{i}", PX))]
+                )
+                if counters["partial"] and not built:
+                    built = counters["frames"]
+
+            running.step = step
+            await until(lambda: market.fanout.counters()["clients"] == 0)
+            running.step = lambda: None
+            counters = market.fanout.counters()
+            assert counters["slow_cut"] == 1
+            assert counters["frames"] == built, "frames were made for a client that does not read"
+            raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            while True:
+                opcode, payload = await raw.frame()
+                if opcode == 0x8:
+                    break
+                last = payload
+            assert int.from_bytes(payload[:2], "big") == 1013
+            assert json.loads(last)[0]["code"] == 407
+            raw.send(payload, 0x8)
+            assert await asyncio.wait_for(raw.reader.read(), WAIT_S) == b""
+            await raw.close()
+
+    run(test)
+    assert len([record for record in caplog.records if record.name.startswith("gateway")]) == 1
+
+
+def test_nothing_follows_a_close_frame() -> None:
+    async def test() -> None:
+        async with served() as running:
+            market = running.market
+            bid = 0
+
+            def step() -> None:
+                nonlocal bid
+                bid += 1
+                market.apply(*[market.nbbo(f"S{i}", bid * PX) for i in range(20)])
+
+            running.step = step
+            for _ in range(30):
+                raw = await Raw.connect(running.port)
+                await raw.upgraded()
+                raw.say(action="subscribe", quotes=["*"], interval_ms=0)
+                for _ in range(3):
+                    await raw.quotes()
+                raw.send((1000).to_bytes(2, "big"), 0x8)
+                while (await raw.frame())[0] != 0x8:
+                    pass
+                assert await asyncio.wait_for(raw.reader.read(), WAIT_S) == b""
+                await raw.close()
+
+    run(test)
+
+
+def test_a_reused_descriptor_never_gets_another_clients_frame() -> None:
+    async def test() -> None:
+        async with served() as running:
+            market = running.market
+            bid = 0
+
+            def step() -> None:
+                nonlocal bid
+                bid += 1
+                market.apply(*[market.nbbo(f"S{i}", bid * PX) for i in range(20)])
+
+            running.step = step
+
+            async def come_and_go(number: int) -> None:
+                for turn in range(10):
+                    raw = await Raw.connect(running.port)
+                    await raw.upgraded()  # it fails on any byte of a quote before the answer to the handshake
+                    raw.say(action="subscribe", quotes=["*"], interval_ms=0)
+                    assert (await raw.quotes())[0]["T"] == "subscription"
+                    if (number + turn) % 2:
+                        await raw.quotes()
+                    sock = raw.writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # leave by reset
+                    await raw.close()
+
+            await asyncio.gather(*map(come_and_go, range(12)))
+            await until(lambda: market.fanout.counters()["clients"] == 0)
+
+    run(test)
+
+
+def test_a_refused_handshake_is_no_client() -> None:
+    async def test() -> None:
+        async with served() as running:
+            with pytest.raises(InvalidStatus):
+                await websockets.connect(running.url("/v2/nope"))
+            assert running.market.fanout.counters()["clients"] == 0
+
+    run(test)
