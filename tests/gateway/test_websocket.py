@@ -442,8 +442,6 @@ def test_five_hundred_clients_get_whole_frames_in_order(monkeypatch: pytest.Monk
                 raw.say(action="subscribe", quotes=[symbols[(number + i) % 50] for i in range(5)], interval_ms=100)
             for raw in raws:
                 assert (await raw.quotes())[0]["T"] == "subscription"
-            for raw in raws:
-                assert (await raw.quotes())[0]["T"] == "subscription"
             last: list[dict[str, int]] = [{} for _ in raws]
             updates = [0] * 500
 
@@ -578,6 +576,46 @@ def test_nothing_follows_a_close_frame() -> None:
                     pass
                 assert await asyncio.wait_for(raw.reader.read(), WAIT_S) == b""
                 await raw.close()
+
+    run(test)
+
+
+def test_nothing_follows_our_own_close_frame() -> None:
+    async def test() -> None:
+        async with served() as running:
+            market = running.market
+            raw = await Raw.connect(running.port)
+            await raw.upgraded()
+            raw.say(action="subscribe", quotes=["*"], interval_ms=0)
+            await raw.quotes()
+            market.fanout.close_all(1012, "restarting")
+            turns = 0
+
+            def step() -> None:
+                nonlocal turns
+                turns += 1
+                market.apply(market.nbbo("A", turns * PX))
+
+            running.step = step
+            assert await raw.frame() == (0x8, (1012).to_bytes(2, "big") + b"restarting")
+            await until(lambda: turns > 10)
+            raw.send((1012).to_bytes(2, "big"), 0x8)
+            assert await asyncio.wait_for(raw.reader.read(), WAIT_S) == b""
+            await raw.close()
+
+    run(test)
+
+
+def test_a_client_has_left_before_its_descriptor_is_anyone_elses() -> None:
+    async def test() -> None:
+        async with served() as running:
+            raw = await Raw.connect(running.port)
+            await raw.upgraded()
+            (client,) = running.market.fanout._each()
+            client.sink.abort()
+            assert running.market.fanout.counters()["clients"] == 0  # now, not when `on_close` comes
+            assert running.market.fanout._fan.clients["fd"][0] == -1
+            await raw.close()
 
     run(test)
 
