@@ -66,6 +66,9 @@ BEAT_EVERY_NS = SECOND_NS
 SNAPSHOT_CHUNK = 256
 """Values in one message of a snapshot."""
 SNAPSHOT_PREFIXES_MAX = 64
+SUBSCRIPTION_BYTES_MAX = 256
+"""All that a publisher may be sent. libzmq keeps subscriptions in a trie and walks it recursively, a level a byte: a
+subscription of a megabyte overflows the stack of whoever holds it."""
 EVENTS_MAX = 256
 """Rows of a batch that are kept for what happened to links; what does not fit waits for the next batch."""
 REFRESH_SCAN_NS = SECOND_NS
@@ -149,6 +152,7 @@ class Outbox:
         self._socket = context.socket(zmq.XPUB)
         _tune(self._socket, limits)
         self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES_MAX)
         if lossless:
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         try:
@@ -579,6 +583,7 @@ class Inbox:
         """A publisher is silent or lost: what it said is stale from now on."""
         if self._state[link.index, sk.UP]:
             self._state[link.index, sk.UP] = 0
+            sk.doubt(self._state, self._layout, self._last, link.index, len(self._symbols))
             self._events.append((KIND_LINK, link.index, 0))
 
     def _tell(self, wall_ns: int) -> int:
@@ -701,12 +706,16 @@ class Inbox:
             )
             link.heads.clear()
             link.joined = False
+        elif not state[sk.UP]:  # silent for a while, on a connection that held: its values must be learnt anew
+            link.joined = False
         if not state[sk.UP] and state[sk.CONNECTED]:
             state[sk.UP] = 1
             self._events.append((KIND_LINK, link.index, 1))
         if not link.joined:
             link.joined = True
             self._ask(link, now_ns)
+        if isinstance(self._clock, EventClock):
+            self._clock.saw(int(beat["t"]))
         link.heard_ns = now_ns
         link.position = int(beat["O"])
         link.counters = dict(beat["counters"])

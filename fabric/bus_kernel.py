@@ -16,6 +16,7 @@ from fabric.codec_kernel import (
     SCHEMA_WIDTH,
     TOO_LONG,
     TOPIC_MAX,
+    int64,
     read_payload,
     read_topic,
     write_payload,
@@ -72,6 +73,8 @@ ROWS_A_MESSAGE = 4
 SCRATCH = 4096
 """Bytes of a payload that are looked at: no record of any build needs more; a longer one is refused."""
 FUTURE_NS = 5_000_000_000
+NODE_PREFIX = 0x2E65646F6E
+"""``node.``, first byte lowest."""
 SAMPLE = 32
 """First bytes of a refused frame that are kept for the log."""
 
@@ -80,12 +83,23 @@ SAMPLE = 32
 def wait(items: Any, timeout_ms: int, linger_us: int) -> int:
     """Wait until an item is readable or the time is over; after the first, let more gather for ``linger_us``.
 
+    A ``timeout_ms`` of 0 only looks, and never lingers.
+
     ``items`` is a zmq_pollitem_t array. Returns how many are readable, or -1 when a signal came.
     """
     ready = zmq_poll(items.ctypes.data, items.size, timeout_ms)
-    if ready > 0 and linger_us > 0:
+    if ready > 0 and timeout_ms != 0:
         usleep(linger_us)
     return ready
+
+
+@lean
+def _is_heartbeat(topic: Any, size: int) -> bool:
+    """Whether the topic begins with ``node.``"""
+    word = 0
+    for i in range(min(size, 5)):
+        word |= int64(topic[i]) << (8 * i)
+    return word == NODE_PREFIX
 
 
 @lean
@@ -148,7 +162,7 @@ def accept(
     if snapshot == 1 and seq <= last[slot]:
         state[link, OVERLAP] += 1
         return n
-    before = last[slot]
+    before = abs(last[slot])
     letter = words[symbol, 0] & (LETTERS - 1)
     verdict = judge(state, last, arrival, advance, link, kind, letter, slot, seq, now_ns, refresh_ns)
     if verdict == GAP:
@@ -222,7 +236,7 @@ def drain(
                     size = zmq_msg_size(pointer)
                     kept = min(size, SCRATCH)
                     memcpy(base + TOPIC_MAX, zmq_msg_data(pointer), kept)
-                    if topic_size >= 5 and topic_size <= TOPIC_MAX and scratch[0] == 0x6E and scratch[4] == 0x2E:
+                    if topic_size <= TOPIC_MAX and _is_heartbeat(scratch, topic_size):
                         if heartbeats < control_ends.shape[0] and control_end + size <= control.size:
                             memcpy(control.ctypes.data + control_end, zmq_msg_data(pointer), size)
                             control_end += size
@@ -232,7 +246,7 @@ def drain(
                         reason = -1
             state[link, BYTES] += topic_size + size
             if reason == -1:
-                continue
+                break  # Python compares its heads with what has come so far: nothing later may be counted yet
             if frames != 2:
                 reason = FRAMES
             elif size > SCRATCH:

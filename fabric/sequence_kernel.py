@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fabric.compiled import lean
+from fabric.compiled import lean, lean_kernel
 
 # A link's row of state, int64[links, STATE_WIDTH].
 EPOCH = 0
@@ -54,7 +54,7 @@ def slot_of(layout: Any, link: int, kind: int, symbol: int, venue: int) -> int:
     return first + symbol * VENUE_STRIDE + (venue - 64 if venue > 0 else 0)
 
 
-@lean
+@lean_kernel
 def judge_epoch(state: Any, link: int, epoch: int) -> int:
     """Return NEXT, OLD_EPOCH (counted) or NEW_EPOCH for a message of ``epoch``."""
     known = state[link, EPOCH]
@@ -66,7 +66,7 @@ def judge_epoch(state: Any, link: int, epoch: int) -> int:
     return NEW_EPOCH
 
 
-@lean
+@lean_kernel
 def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epoch: int, symbols: int) -> None:
     """Forget all numbers of a link: its publisher has started anew."""
     if state[link, EPOCH] != 0:
@@ -81,6 +81,16 @@ def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epo
             advance[link, kind, letter] = 0
 
 
+@lean_kernel
+def doubt(state: Any, layout: Any, last: Any, link: int, symbols: int) -> None:
+    """A publisher is lost or silent: what it said last is stale until it is heard again, with the same number or a later."""
+    for kind in range(layout.shape[1]):
+        first = layout[link, kind, 0]
+        if first >= 0:
+            for slot in range(first, first + symbols * layout[link, kind, 1]):
+                last[slot] = -abs(last[slot])
+
+
 @lean
 def judge(
     state: Any, last: Any, arrival: Any, advance: Any, link: int, kind: int, letter: int, slot: int, seq: int,
@@ -88,10 +98,18 @@ def judge(
 ) -> int:  # fmt: skip
     """Return NEXT, GAP or REPEATED for number ``seq`` of the topic at ``slot`` and count it.
 
+    After `doubt` the last number itself is NEXT, once: its value is the first that is fresh again.
+
     A repeat that comes a quarter of the refresh time or more after the topic's last arrival is the publisher's
     refresh; a quicker one is a duplicate. ``now_ns`` is monotonic.
     """
     known = last[slot]
+    if known < 0:
+        known = -known
+        if seq == known:
+            last[slot] = seq
+            arrival[slot] = now_ns
+            return NEXT
     if seq <= known:
         if seq == known and now_ns - arrival[slot] >= refresh_ns // 4:
             state[link, REFRESHED] += 1
@@ -118,4 +136,5 @@ def warm_up() -> None:
     """Compile or load what the inbox calls for a heartbeat."""
     state, layout = np.zeros((1, STATE_WIDTH), np.int64), np.full((1, 1, 2), -1, np.int64)
     judge_epoch(state, 0, 0)
+    doubt(state, layout, np.zeros(0, np.int64), 0, 0)
     start_epoch(state, layout, np.zeros(0, np.int64), np.zeros((1, 1, LETTERS), np.int64), 0, 1, 0)

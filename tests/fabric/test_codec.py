@@ -64,7 +64,9 @@ def random_value(wire: int, rng: random.Random) -> tuple[int, Any]:
         value = rng.choice([0, 1, 2**31, 2**63 - 1, rng.getrandbits(40)])
         return value, value
     if wire == WIRE_PRICE:
-        value = rng.choice([1, PRICE_MAX, rng.randrange(1, PRICE_MAX), rng.randrange(1, 10**12) // 10**7 * 10**7 + 10**7])
+        value = rng.choice(
+            [1, PRICE_MAX, rng.randrange(1, PRICE_MAX), rng.randrange(1, 10**12) // 10**7 * 10**7 + 10**7]
+        )
         return value, value / 1e9
     if wire == WIRE_FLAG:
         value = rng.randrange(2)
@@ -86,7 +88,9 @@ def test_random_rows_survive_and_are_what_the_library_reads(kind: int, symbols: 
         expected: dict[str, Any] = {"V": 1, "T": CHANNEL_OF[kind]}
         venue = rng.choice([0, ord("A"), ord("Z")]) if kind <= 3 else 0
         for key, column, wire in FIELDS[kind]:
-            value, expected[key] = random_value(wire, rng) if column != "venue" else (venue, chr(venue) if venue else None)
+            value, expected[key] = (
+                random_value(wire, rng) if column != "venue" else (venue, chr(venue) if venue else None)
+            )
             row[column] = value
         row["venue"] = venue
         expected["S"] = symbols.name(int(row["symbol"][0]))
@@ -103,7 +107,11 @@ def test_any_order_width_and_unknown_key_is_read(symbols: SymbolTable) -> None:
     plain = msgpack.unpackb(GOLDEN_QUOTE)
     for seed in range(300):
         rng = random.Random(seed)
-        pairs = [*plain.items(), ("zz", {"a": [1, {"b": b"\0" * 300}], "c": None}), ("a key longer than any", "x" * 70_000)]
+        pairs = [
+            *plain.items(),
+            ("zz", {"a": [1, {"b": b"\0" * 300}], "c": None}),
+            ("a key longer than any", "x" * 70_000),
+        ]
         rng.shuffle(pairs)
         back = codec.decode([(b"quote.AAPL|V", msgpack.packb(dict(pairs)))], symbols)
         assert columns(back).tolist() == columns(quote(symbols)).tolist(), f"seed {seed}"

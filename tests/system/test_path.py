@@ -1,0 +1,287 @@
+"""The default topology as processes at 50,000 updates a second: from UDP packets to bots, WebSockets, REST and Redis."""
+
+import asyncio
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import redis
+import websockets.sync.client
+import zmq
+from alpaca.data.enums import DataFeed
+from alpaca.data.live import StockDataStream
+
+from fabric.bus import Inbox
+from fabric.client import Client, Update
+from fabric.clock import SystemClock
+from fabric.launcher import Running
+from fabric.records import KIND_NBBO
+from fabric.symbols import SymbolTable
+from fabric.topology import GatewaySettings, Limits, Source, Topology
+from topologies import default_topology, product
+
+pytestmark = pytest.mark.timeout(600)
+PATIENCE_S = 30.0
+
+
+class Market:
+    """A running default topology, and where its doors are."""
+
+    def __init__(self, topology: Topology, launcher: Running) -> None:
+        self.topology, self.launcher = topology, launcher
+        gateway = next(node.settings for node in topology.nodes if node.role == "gateway")
+        assert isinstance(gateway, GatewaySettings)
+        self.http = f"http://127.0.0.1:{gateway.port}"
+        self.ws = f"ws://127.0.0.1:{gateway.port}"
+
+    def endpoint(self, name: str) -> str:
+        return next(p.endpoint for p in self.topology.publishers() if p.name == name)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(self.http + path, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        return {node["name"]: node["report"] for node in self.launcher.status()["nodes"]}
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    folder = tmp_path_factory.mktemp("market")
+    topology = default_topology(folder)
+    with product(topology, folder / "run") as launcher:
+        made = Market(topology, launcher)
+        wait_until(lambda: made.reports()["nbbo-1"].get("accepted", 0) > 50_000)
+        yield made
+
+
+def wait_until(happened: Any, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not happened():
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.05)
+
+
+def test_a_bot_on_every_nbbo_holds_every_number(market: Market) -> None:
+    sources = [Source(p, ("nbbo.",)) for p in market.topology.publishers() if "nbbo" in p.channels]
+    symbols = SymbolTable(20_000)
+    last: dict[int, int] = {}
+    received = 0
+    with zmq.Context() as context, closing(Inbox(context, sources, symbols, Limits(), SystemClock())) as inbox:
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            rows = inbox.recv_batch(100)
+            rows = rows[rows["kind"] == KIND_NBBO]
+            received += rows.size
+            for symbol, seq in zip(rows["symbol"].tolist(), rows["seq"].tolist(), strict=True):
+                assert seq == last.get(symbol, seq - 1) + 1
+                last[symbol] = seq
+        counters = inbox.counters()
+    assert received > 100_000
+    assert len(last) == 5_000
+    assert (counters["lost"], counters["gaps"], counters["bad_frames"]) == (0, 0, 0)
+
+
+def test_nothing_is_dropped_or_lost_on_the_way(market: Market) -> None:
+    time.sleep(2)  # two reports
+    reports = market.reports()
+    assert reports["iex"]["kernel_drops"] == 0
+    for name, report in reports.items():
+        for counter in ("gaps", "lost", "bad_frames", "malformed", "refused", "not_ours"):
+            assert report.get(counter, 0) == 0, f"{name} reports {counter}"
+    assert reports["iex"]["published"] > 100_000
+
+
+def test_ten_lines_of_pyzmq_read_plain_maps(market: Market) -> None:
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.connect(market.endpoint("nbbo-1"))
+        socket.subscribe("nbbo.AAPL|")
+        assert socket.poll(10_000)
+        topic, payload = socket.recv_multipart()
+    quote = msgpack.unpackb(payload)
+    assert topic == b"nbbo.AAPL|"
+    assert (quote["T"], quote["S"], quote["V"], quote["bx"]) == ("nbbo", "AAPL", 1, "V")
+    assert 0 < quote["bp"] < quote["ap"]
+    assert set(quote) == {
+        *"VTSNEOX",
+        "t1",
+        "t2",
+        "t3",
+        "t",
+        "bp",
+        "bs",
+        "bx",
+        "ap",
+        "as",
+        "ax",
+        "bv",
+        "av",
+        "lp",
+        "st",
+        "sc",
+    }
+
+
+def test_the_client_in_five_lines(market: Market) -> None:
+    seen: list[Update] = []
+    with Client("nbbo.MSFT|", topology_file=market.topology.path) as client:
+        for event in client:
+            seen += [event] if isinstance(event, Update) else []
+            if len(seen) == 20:
+                break
+    assert {update.topic for update in seen} == {"nbbo.MSFT|"}
+    numbers = [update.payload["N"] for update in seen]
+    assert numbers == list(range(numbers[0], numbers[0] + 20))
+
+
+def test_rest_serves_the_live_quote_and_candles(market: Market) -> None:
+    status, quote = market.get("/quotes/AAPL")
+    assert status == 200
+    assert quote["symbol"] == "AAPL"
+    assert quote["state"] == "live"
+    assert quote["bid"] < quote["ask"]
+    assert quote["age_ms"] < 2_500
+    status, many = market.get("/quotes?symbols=AAPL,MSFT")
+    assert status == 200
+    status, candles = market.get("/candles/AAPL?interval=1m")
+    assert status == 200
+    assert candles
+    assert market.get("/quotes/NOSUCH")[0] == 404
+    assert market.get("/readyz")[0] == 200
+
+
+def test_redis_holds_every_quote_and_publishes_changes(market: Market) -> None:
+    (url,) = market.topology.cache.servers
+    with closing(redis.Redis.from_url(url)) as client:
+        wait_until(lambda: sum(1 for _ in client.scan_iter("quote:*", count=1_000)) >= 4_990)
+        value = json.loads(client.get("quote:AAPL") or b"null")
+        assert {"bid", "ask", "last", "ts"} <= set(value)
+        assert abs(value["ts"] - time.time()) < 5
+        assert 0 < client.pttl("quote:AAPL") <= 1_000
+        with closing(client.pubsub()) as channel:
+            channel.subscribe("quotes:AAPL")
+            kinds = [channel.get_message(timeout=10.0)["type"] for _ in range(2)]
+        assert kinds == ["subscribe", "message"]
+    wait_until(lambda: market.reports()["redis-writer"].get("keys", 0) >= 5_000)
+
+
+def test_a_websocket_gets_the_newest_value_of_each_symbol_at_its_interval(market: Market) -> None:
+    with websockets.sync.client.connect(f"{market.ws}/stream") as socket:
+        assert json.loads(socket.recv(5)) == [{"T": "success", "msg": "connected"}]
+        socket.send(json.dumps({"action": "subscribe", "quotes": ["AAPL", "MS*"], "interval_ms": 100}))
+        got: Counter[str] = Counter()
+        times: list[str] = []
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            for message in json.loads(socket.recv(5)):
+                if message["T"] == "q":
+                    got[message["S"]] += 1
+                    times += [message["t"]] if message["S"] == "AAPL" else []
+    assert 10 <= got["AAPL"] <= 35
+    assert "MSFT" in got
+    assert all(symbol == "AAPL" or symbol.startswith("MS") for symbol in got)
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "parsed"])
+def test_an_unchanged_alpaca_stream_client_gets_quotes_trades_and_bars(market: Market, raw: bool) -> None:
+    stream = StockDataStream("key", "secret", raw_data=raw, feed=DataFeed.SIP, url_override=f"{market.ws}/v2/sip")
+    got: Counter[str] = Counter()
+    enough = threading.Event()
+
+    def count(kind: str) -> Any:
+        async def handler(message: Any) -> None:
+            symbol = message["S"] if raw else message.symbol
+            assert symbol in ("AAPL", "MSFT", "SPY")
+            got[kind] += 1
+            if all(got[kind] for kind in ("quote", "trade", "bar")):
+                enough.set()
+
+        return handler
+
+    stream.subscribe_quotes(count("quote"), "AAPL", "MSFT")
+    stream.subscribe_trades(count("trade"), "AAPL", "MSFT")
+    stream.subscribe_bars(count("bar"), "AAPL", "SPY")
+
+    async def run() -> None:
+        task = asyncio.create_task(stream._run_forever())
+        await asyncio.to_thread(enough.wait, 90)  # bars come when their minute closes
+        stream.stop_ws if False else None
+        await stream.stop_ws()
+        await task
+
+    asyncio.run(run())
+    assert enough.is_set(), f"got {dict(got)}"
+    assert got["quote"] > 100
+
+
+def test_what_a_venue_says_itself_is_at_its_own_feed(market: Market) -> None:
+    with websockets.sync.client.connect(f"{market.ws}/v2/iex") as socket:
+        socket.recv(5)
+        socket.send(json.dumps({"action": "auth", "key": "any", "secret": "any"}))
+        assert json.loads(socket.recv(5))[0]["msg"] == "authenticated"
+        socket.send(json.dumps({"action": "subscribe", "quotes": ["AAPL"]}))
+        seen = []
+        while not seen:
+            seen = [message for message in json.loads(socket.recv(5)) if message["T"] == "q"]
+    assert (seen[0]["S"], seen[0]["bx"], seen[0]["ax"]) == ("AAPL", "V", "V")
+
+
+def test_prices_are_the_same_through_every_door(market: Market) -> None:
+    """Quiet symbols: the value at rest is one and the same on the bus, over REST and in Redis."""
+    (url,) = market.topology.cache.servers
+    with Client("nbbo.", topology_file=market.topology.path) as client, closing(redis.Redis.from_url(url)) as cache:
+        values: dict[str, dict[str, Any]] = {}
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            values |= {e.payload["S"]: e.payload for e in client.poll(50) if isinstance(e, Update)}
+        equal = 0
+        for name in sorted(values, key=lambda name: values[name]["t"])[:200]:
+            for event in client.poll(0):
+                if isinstance(event, Update):
+                    values[event.payload["S"]] = event.payload
+            rest = market.get(f"/quotes/{name}")[1]
+            kept = json.loads(cache.get(f"quote:{name}") or b"{}")
+            bus = values[name]
+            equal += (bus["bp"], bus["ap"]) == (rest["bid"], rest["ask"]) == (kept.get("bid"), kept.get("ask"))
+    assert equal > 150, "of 200 quiet symbols; the others changed between the reads"
+
+
+def test_the_path_is_quick(market: Market) -> None:
+    """Not a timed test of speed: an NBBO that takes a second to come would be a queue somewhere."""
+    sources = [Source(p, ("nbbo.",)) for p in market.topology.publishers() if "nbbo" in p.channels]
+    ages = []
+    with zmq.Context() as context:
+        with closing(Inbox(context, sources, SymbolTable(20_000), Limits(), SystemClock())) as inbox:
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                rows = inbox.recv_batch(100)
+                live = rows[(rows["kind"] == KIND_NBBO)]
+                ages += (time.time_ns() - live["recv_ns"]).tolist()[-50:]
+    assert np.median(ages) < 1e9
+
+
+def test_page_is_served_with_a_strict_policy(market: Market) -> None:
+    with urllib.request.urlopen(market.http + "/", timeout=10) as answer:
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert b"<html" in answer.read()
+
+
+def test_the_topology_is_told(market: Market, tmp_path: Path) -> None:
+    status, told = market.get("/topology")
+    assert status == 200
+    assert "nbbo-1" in json.dumps(told)
