@@ -145,6 +145,8 @@ class Outbox:
         self._heads = np.zeros((KINDS, sk.LETTERS), np.int64)
         self._scratch = np.zeros(2 * bus_kernel.SCRATCH, np.uint8)
         self._nothing = np.zeros(0, bus_kernel.POLL_ITEM)
+        self.readers = 0
+        """Greetings so far: readers whose subscriptions are in force; one that connects again counts again."""
         self._dropped_waiting = 0
         self._next_beat_ns = 0
         self._scanned_ns = clock.monotonic_ns()
@@ -235,13 +237,13 @@ class Outbox:
     def _greeted(self) -> bool:
         """Whether a reader has just subscribed to this node's heartbeat; reads at most 1,000 subscriptions."""
         ours = b"\x01" + topics.build(topics.NODE_CHANNEL, self.publisher.name).encode()
-        greeted = False
+        before = self.readers
         for _ in range(1_000):
             try:
-                greeted |= self._socket.recv(zmq.DONTWAIT) == ours
+                self.readers += self._socket.recv(zmq.DONTWAIT) == ours
             except zmq.Again:
                 break
-        return greeted
+        return self.readers > before
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -583,7 +585,7 @@ class Inbox:
         """A publisher is silent or lost: what it said is stale from now on."""
         if self._state[link.index, sk.UP]:
             self._state[link.index, sk.UP] = 0
-            sk.doubt(self._state, self._layout, self._last, link.index, len(self._symbols))
+            sk.doubt(self._layout, self._last, link.index, len(self._symbols))
             self._events.append((KIND_LINK, link.index, 0))
 
     def _tell(self, wall_ns: int) -> int:

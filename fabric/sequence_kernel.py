@@ -82,8 +82,8 @@ def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epo
 
 
 @lean_kernel
-def doubt(state: Any, layout: Any, last: Any, link: int, symbols: int) -> None:
-    """A publisher is lost or silent: what it said last is stale until it is heard again, with the same number or a later."""
+def doubt(layout: Any, last: Any, link: int, symbols: int) -> None:
+    """A publisher is lost or silent: its values are stale until heard again, with the same number or a later one."""
     for kind in range(layout.shape[1]):
         first = layout[link, kind, 0]
         if first >= 0:
@@ -136,5 +136,5 @@ def warm_up() -> None:
     """Compile or load what the inbox calls for a heartbeat."""
     state, layout = np.zeros((1, STATE_WIDTH), np.int64), np.full((1, 1, 2), -1, np.int64)
     judge_epoch(state, 0, 0)
-    doubt(state, layout, np.zeros(0, np.int64), 0, 0)
+    doubt(layout, np.zeros(0, np.int64), 0, 0)
     start_epoch(state, layout, np.zeros(0, np.int64), np.zeros((1, 1, LETTERS), np.int64), 0, 1, 0)

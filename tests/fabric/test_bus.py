@@ -1,4 +1,4 @@
-"""Inbox and Outbox over real sockets on loopback: joins, losses, restarts, silence and rubbish, all under a manual clock."""
+"""Inbox and Outbox over real sockets on loopback: joins, losses, restarts, silence and rubbish, with a manual clock."""
 
 import random
 import socket
@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
+
 from fabric import codec
 from fabric.bus import Inbox, Outbox
 from fabric.clock import SECOND_NS, ManualClock
@@ -570,7 +571,7 @@ def test_a_lossless_publisher_waits_for_a_slow_reader(
 
 
 def test_junk_on_the_ports_hurts_nobody(bus: Joined) -> None:
-    """Bad input 29: HTTP, random bytes, half a greeting, a frame of 2**40 bytes, a subscription longer than any topic."""
+    """Bad input 29: HTTP, random bytes, half a greeting, a frame of 2**40 bytes, a subscription too long."""
     out = bus.publish()
     reader = bus.joined()
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + bytes(32)

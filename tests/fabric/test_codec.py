@@ -7,9 +7,10 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+
 from fabric import codec
 from fabric.codec import FIELDS
-from fabric.codec_kernel import WIRE_COUNT, WIRE_FLAG, WIRE_INT, WIRE_LIST, WIRE_PRICE, WIRE_TEXT
+from fabric.codec_kernel import WIRE_COUNT, WIRE_FLAG, WIRE_INT, WIRE_PRICE, WIRE_TEXT
 from fabric.errors import CodecError
 from fabric.records import CHANNELS, DTYPES, KIND_QUOTE, KIND_TRADE, NULL, PRICE_MAX, QUOTE, columns, empty, pack
 from fabric.symbols import SymbolTable
@@ -191,8 +192,8 @@ def test_a_bad_payload_is_refused_with_its_reason(case: str, symbols: SymbolTabl
 
 @pytest.mark.parametrize(
     "topic",
-    [b"", b"quote", b"quote.", b"quote.AAPL", b"quotes.AAPL|V", b"quote.AAPL|VV", b"quote.AAPL|v", b"nbbo.AAPL|V", b"quote.A B|V",
-     b"quote.ABCDEFGHIJKLMNOPQ|V", b"quote.\xff|V"],
+    [b"", b"quote", b"quote.", b"quote.AAPL", b"quotes.AAPL|V", b"quote.AAPL|VV", b"quote.AAPL|v", b"nbbo.AAPL|V",
+     b"quote.A B|V", b"quote.ABCDEFGHIJKLMNOPQ|V", b"quote.\xff|V"],
 )  # fmt: skip
 def test_a_bad_topic_is_refused(topic: bytes, symbols: SymbolTable) -> None:
     with pytest.raises(CodecError, match="bad_topic"):
