@@ -24,6 +24,7 @@ from fabric.topology_file import Problems, Section, Value, hint, parse, read
 
 VERSION = 1
 """The schema version that this build knows."""
+_SHAPES = ("flat", "intraday")
 WIRES = ("iex-tops-1.6", "iex-deep-1.0")
 FIRST_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 """What a symbol may begin with: shards share these out, each to exactly one."""
@@ -305,6 +306,8 @@ def with_source(
 
 CACHE_NODE = "redis"
 WRITER_NODE = "redis-writer"
+_LOG_NAMES = ("fabric", "forkserver")
+"""What stands in the log where a node's name does, for the launcher and for the process that it forks from."""
 _CACHED_CHANNELS = ("nbbo", "bar.1m", "bar.5m", "bar.1h")
 _NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 _RUN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
@@ -518,14 +521,15 @@ class _Draft:
             if spoken and heard and spoken != heard:
                 (wire or value).problem(f"sends {spoken} to a feed that reads {heard}")
         symbols, rate = section.get("symbols"), section.get("rate")
-        surge, seed = section.get("surge"), section.get("seed")
+        surge, seed, shape = section.get("surge"), section.get("seed"), section.get("shape")
         exchange = ExchangeSettings(
             spoken,
             tuple(lines),
-            symbols.integer(1, 1_000_000) if symbols else ExchangeSettings.symbols,
+            symbols.integer(1, 20_000) if symbols else ExchangeSettings.symbols,
             rate.integer(1, 10_000_000, "a number of messages a second") if rate else ExchangeSettings.rate,
             surge.number(0, 1.0) if surge else ExchangeSettings.surge,
             seed.integer(0, 2**63 - 1) if seed else ExchangeSettings.seed,
+            shape.choice(_SHAPES, "shape") if shape else ExchangeSettings.shape,
         )
         return self._unit(value, section, "exchange", "nodes.exchanges.iex:main", settings=exchange)
 
@@ -650,6 +654,8 @@ class _Draft:
                     unit.at.name_problem(f"node {name!r} is named twice; first as {first.key}, {first.where}")
                 elif name in (CACHE_NODE, WRITER_NODE):
                     unit.at.name_problem(f"the name {name!r} is kept for the cache")
+                elif name in _LOG_NAMES:
+                    unit.at.name_problem(f"the name {name!r} is kept for the launcher's own log")
                 taken.setdefault(name, unit.at)
 
     def _check_venues(self) -> None:

@@ -23,5 +23,6 @@ def command(environment: Environment, as_json: bool, folder: Path) -> None:
     if as_json:
         click.echo(json.dumps(status, indent=2))
         return
-    Console(no_color=not environment.color).print(tables.nodes(status))
+    width = tables.terminal_width()
+    Console(no_color=not environment.color, width=width).print(tables.nodes(status, width))
     click.echo(f"{status['state']}: {status['topology']}, launcher pid {status['pid']}")

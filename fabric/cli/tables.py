@@ -1,10 +1,11 @@
 """Tables of a running topology for a terminal: where it is reached, how its nodes are."""
 
+import shutil
 from io import StringIO
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from fabric.topology import CacheSettings, GatewaySettings, Topology
@@ -17,20 +18,35 @@ COUNTERS = (
     "server", "line",
 )  # fmt: skip
 """Of all that nodes report, what the table shows; `fabric status --json` has the rest."""
+WIDTH = 160
+"""Of an output that is no terminal, in characters."""
+_LINE_WIDTH = 68
+"""Of a node's line without its name and counters."""
+_COUNTERS_WIDTH_MIN = 60
+"""Where less is left beside a node's line, the counters have a table of their own."""
 _ZERO_MATTERS = ("kernel_drops", "gaps", "lost")
 _STYLES = {"ready": "green", "failed": "bold red", "back-off": "red", "starting": "yellow", "stopping": "yellow"}
 
 
-def nodes(status: dict[str, Any]) -> Table:
-    """One line a node, from the launcher's status."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def terminal_width() -> int:
+    """Of standard output, or what COLUMNS says, or `WIDTH`."""
+    return shutil.get_terminal_size((WIDTH, 0)).columns
+
+
+def nodes(status: dict[str, Any], width: int) -> Group:
+    """One line a node, from the launcher's status; its counters at the end, or below where the terminal is narrow."""
+    table, below = (Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)) for _ in range(2))
     for heading in ("node", "state"):
         table.add_column(heading, no_wrap=True)
     for heading in ("pid", "up", "restarts", "rate/s", "cpu %", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("counters", overflow="fold")
+    below.add_column("node", no_wrap=True)
+    longest = max((len(node["name"]) for node in status["nodes"]), default=0)
+    beside = width - longest >= _LINE_WIDTH + _COUNTERS_WIDTH_MIN
+    (table if beside else below).add_column("counters", overflow="fold")
     for node in status["nodes"]:
         state = node["state"]
+        counters = _counters(node["report"])
         table.add_row(
             node["name"],
             f"[{_STYLES.get(state, 'default')}]{state}[/]",
@@ -40,9 +56,11 @@ def nodes(status: dict[str, Any]) -> Table:
             _rate(node),
             _text(node["cpu_percent"]),
             _text(node["rss_bytes"] and round(node["rss_bytes"] / 1e6)),
-            _counters(node["report"]),
+            *([counters] if beside else []),
         )
-    return table
+        if counters and not beside:
+            below.add_row(node["name"], counters)
+    return Group(table, below) if below.rows else Group(table)
 
 
 def endpoints(topology: Topology, status: dict[str, Any]) -> Table:
@@ -75,7 +93,7 @@ def endpoints(topology: Topology, status: dict[str, Any]) -> Table:
     return table
 
 
-def render(table: Table, coloured: bool, width: int = 160) -> str:
+def render(table: RenderableType, coloured: bool, width: int = WIDTH) -> str:
     """A table as text, for an output that must not be waited for."""
     text = StringIO()
     Console(file=text, force_terminal=coloured, no_color=not coloured, width=width).print(table)
@@ -106,7 +124,7 @@ def _rate(node: dict[str, Any]) -> str:
 def _counters(report: dict[str, Any]) -> str:
     shown = [(name, report[name]) for name in COUNTERS if name in report]
     return "  ".join(
-        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
+        f"{name}={value:,}" if isinstance(value, int) else f"{name}={value}"
         for name, value in shown
         if value or name in _ZERO_MATTERS
     )

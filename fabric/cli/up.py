@@ -3,7 +3,7 @@
 import sys
 
 import click
-from rich.table import Table
+from rich.console import RenderableType
 
 from fabric import kernels
 from fabric import topology as topologies
@@ -47,7 +47,7 @@ def _foreground(topology: Topology, folder: RunFolder, for_ns: int | None) -> in
     sys.stdout.flush()  # the console below writes past Python's buffer
     console = Console()
 
-    def show(table: Table) -> None:
+    def show(table: RenderableType) -> None:
         console.write(f"\n{tables.render(table, console.coloured)}\n\n".encode())
 
     with KernelProgress() as progress:
@@ -56,7 +56,7 @@ def _foreground(topology: Topology, folder: RunFolder, for_ns: int | None) -> in
             launcher.start()
             code = supervise(launcher, for_ns, lambda: show(tables.endpoints(topology, launcher.status())))
             if for_ns is not None:
-                show(tables.nodes(launcher.status_at_stop))
+                show(tables.nodes(launcher.status_at_stop, tables.terminal_width()))
     return code
 
 

@@ -139,6 +139,12 @@ def test_an_empty_rest_has_defaults() -> None:
     assert (found.log_level, found.log_format, found.clock, found.lossless) == ("INFO", "text", "system", False)
 
 
+def test_an_exchange_has_its_settings() -> None:
+    found = load("exchanges: {x: {to: [iex], symbols: 20_000, rate: 9, surge: 2.5, seed: 0, shape: intraday}}")
+    lines = (("127.0.0.1", 5490),)
+    assert found.node("x").settings == ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday")
+
+
 # What nodes read and publish.
 
 
