@@ -4,7 +4,8 @@ A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `feed
 consolidated tape: a CSV file, several joined by the system's path separator, or a folder (its quotes). Rows
 go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest of them.
 At any other speed a row is sent when its time has come: the first at once, the others as far behind it as
-they were recorded, divided by the speed. After the end the node lives on, so that the last values stay available.
+they were recorded, divided by the speed. The first row waits until every node that reads this one has subscribed.
+After the end the node lives on, so that the last values stay available.
 """
 
 import os
@@ -35,8 +36,10 @@ TAPE_ROWS_MAX: Final = 4_096
 _NAP_MAX_NS: Final = 50 * MILLISECOND_NS
 _PROTOCOLS: Final = {0x8003: "iex-tops-1.6", 0x8004: "iex-deep-1.0"}
 _IDLE_S: Final = 0.05
-JOIN_NS: Final = SECOND_NS
-"""Before the first row, however short the delay: earlier nodes look for our socket several times a second."""
+JOIN_MAX_NS: Final = 10 * SECOND_NS
+"""The first row waits for the nodes that read us to subscribe, but no longer than this."""
+AFTER_NS: Final = 2 * SECOND_NS
+"""The recording's clock moves on by this at its end: an interval that ended with it closes, and its bars with it."""
 
 
 @dataclass(frozen=True)
@@ -208,22 +211,36 @@ class Pacer:
 class Replay:
     """Publishes a recording."""
 
-    def __init__(self, recording: Recording, settings: FeedSettings, outbox: Outbox, runtime: Runtime) -> None:
-        self._recording, self._settings = recording, settings
+    def __init__(
+        self, recording: Recording, settings: FeedSettings, outbox: Outbox, runtime: Runtime, readers: int
+    ) -> None:
+        """``readers``: how many nodes read this one."""
+        self._recording, self._settings, self._readers = recording, settings, readers
         self._outbox, self._runtime, self._clock = outbox, runtime, runtime.clock
         self._error = ""
 
     def run(self) -> None:
         """Publish all of it, then keep its last values available until told to stop."""
-        self._nap(max(JOIN_NS, self._settings.delay_ns))
+        self._await_readers()
+        self._nap(self._settings.delay_ns)
         try:
             self._publish_all()
         except CaptureError as error:  # what came before the break has been published and stays
             self._runtime.log.error("%s", error)
             self._error = str(error)
+        self._saw(self._clock.now_ns() + AFTER_NS)
         while not self._runtime.stopping():
             self._turn(done=1)
             time.sleep(_IDLE_S)
+
+    def _await_readers(self) -> None:
+        until_ns = self._clock.monotonic_ns() + JOIN_MAX_NS
+        while self._outbox.readers < self._readers and not self._runtime.stopping():
+            if self._clock.monotonic_ns() > until_ns:
+                joined = f"{self._outbox.readers} of {self._readers} readers"
+                self._runtime.log.warning("%s have joined within %d s; starting", joined, JOIN_MAX_NS // SECOND_NS)
+                return
+            self._nap(_NAP_MAX_NS)
 
     def _publish_all(self) -> None:
         pacer: Pacer | None = None
@@ -277,5 +294,7 @@ def main(runtime: Runtime) -> None:
     recording = Recording(settings, runtime.symbols)
     outbox = runtime.outbox()
     runtime.ready(settings.source)
-    Replay(recording, settings, outbox, runtime).run()
+    own = runtime.spec.name
+    readers = sum(any(source.publisher.name == own for source in node.reads) for node in runtime.topology.nodes)
+    Replay(recording, settings, outbox, runtime, readers).run()
     recording.close()

@@ -33,6 +33,7 @@ class FakeOutbox:
         self.clock = clock
         self.sent: list[Rows] = []
         self.times: list[int] = []
+        self.readers = 0
 
     def send(self, rows: Rows) -> None:
         self.sent.append(rows.copy())
@@ -58,11 +59,6 @@ class FakeRuntime:
 
     def stopping(self) -> bool:
         return bool(self.last.get("done"))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "JOIN_NS", 0)
 
 
 @pytest.fixture
@@ -99,7 +95,7 @@ def run(**settings: Any) -> tuple[FakeOutbox, dict[str, Any]]:
     outbox = FakeOutbox(runtime.clock)
     chosen = FeedSettings(**{"wire": "", "venues": "V", **settings})
     recording = Recording(chosen, runtime.symbols)
-    Replay(recording, chosen, outbox, runtime).run()  # type: ignore[arg-type]
+    Replay(recording, chosen, outbox, runtime, 0).run()  # type: ignore[arg-type]
     recording.close()
     return outbox, runtime.last
 
@@ -119,6 +115,43 @@ def test_a_capture_is_published_under_its_own_time(capture: Path) -> None:
         "",
     )
     assert (report["first_ns"], report["last_ns"]) == (T * 10**9, (T + 2) * 10**9)
+
+
+def test_after_the_end_the_clock_moves_on(capture: Path) -> None:
+    outbox, _ = run(source=str(capture))
+    assert outbox.clock.now_ns() == (T + 2 + 2) * SECOND_NS - 5
+
+
+def test_the_first_row_waits_for_every_reader(capture: Path) -> None:
+    runtime = FakeRuntime()
+    joined_before: list[int] = []
+
+    class Awaited(FakeOutbox):
+        def send(self, rows: Rows) -> None:
+            joined_before.append(self.readers)
+
+        def tick(self) -> None:
+            self.readers += 1
+
+    settings = FeedSettings("", "V", source=str(capture))
+    recording = Recording(settings, runtime.symbols)
+    Replay(recording, settings, Awaited(runtime.clock), runtime, 3).run()  # type: ignore[arg-type]
+    recording.close()
+    assert joined_before[0] == 3
+
+
+def test_a_reader_that_never_joins_is_not_waited_for_forever(
+    capture: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay, "JOIN_MAX_NS", 1)
+    runtime = FakeRuntime()
+    outbox = FakeOutbox(runtime.clock)
+    settings = FeedSettings("", "V", source=str(capture))
+    recording = Recording(settings, runtime.symbols)
+    Replay(recording, settings, outbox, runtime, 2).run()  # type: ignore[arg-type]
+    recording.close()
+    assert len(outbox.sent) > 1
+    assert "0 of 2 readers have joined" in caplog.text
 
 
 def test_only_what_lies_between_from_and_to(capture: Path, quotes: Path) -> None:
