@@ -360,9 +360,12 @@ class Fanout:
             client.sink.write(protocol.frame([error.message()], client.encoding))
 
     def _restate(self, batch: Rows) -> None:
-        """Tell everyone at once which values went stale, or came back, with a link, a publisher or a venue's line."""
+        """Tell everyone at once which values went stale with a link or publisher, or changed with a venue's line.
+
+        A link that is up again changes no value: each comes back with its next row.
+        """
         links = batch.view(LINK)[batch["kind"] == KIND_LINK]
-        publishers = set(links["publisher"].tolist())
+        publishers = set(links["publisher"][links["up"] == 0].tolist())
         changed = self._values.epochs != self._epochs
         if changed.any():
             publishers |= set(np.flatnonzero(changed & (self._epochs != NULL)).tolist())  # born again, not first met

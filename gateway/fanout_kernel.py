@@ -199,7 +199,10 @@ class Values(NamedTuple):
     venue_slots: npt.NDArray[np.int64]  # [128] as in `latest_kernel.Tables`, like the following
     owners: npt.NDArray[np.int64]
     link_up: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.int64]
     epochs: npt.NDArray[np.int64]
+    nbbo_heard: npt.NDArray[np.int64]
+    quotes_heard: npt.NDArray[np.int64]
 
 
 def states(venues: int) -> int:
@@ -525,7 +528,7 @@ def apply(fan: Any, values: Any, batch: Any) -> None:
 def restate(fan: Any, values: Any, letters: Any, publisher: int, line: int, symbols: int, clients: int) -> None:
     """Send again what ``publisher`` speaks for, and the quotes of venue slot ``line`` (-1: none), at once.
 
-    For when a link or a line went stale or came back: nobody waits for an interval to learn that.
+    For when a link went stale, or a line did or came back: nobody waits for an interval to learn that.
     """
     for symbol in range(1, symbols):
         for plane in range(values.quotes.shape[1] + 1):
@@ -568,14 +571,16 @@ def _stale(values: Any, letters: Any, message: int, row: Any) -> bool:
     if message == BEST:
         if row[_BID_PX] == NULL and row[_ASK_PX] == NULL:
             return True
-        return source_lost(values, owner(values, letters, KIND_NBBO, row[_SYMBOL], -1), row[_EPOCH])
+        publisher = owner(values, letters, KIND_NBBO, row[_SYMBOL], -1)
+        return source_lost(values, publisher, row[_EPOCH], values.nbbo_heard[row[_SYMBOL]])
     if message != OWN:
         return False
     venue = values.venue_slots[row[_VENUE] & 127]
     status = values.venue_statuses[venue]
     if status[_SEQ] != NULL and status[_VENUE_STATE] == _STALE_LINE:
         return True
-    return source_lost(values, owner(values, letters, KIND_QUOTE, row[_SYMBOL], venue), row[_EPOCH])
+    publisher = owner(values, letters, KIND_QUOTE, row[_SYMBOL], venue)
+    return source_lost(values, publisher, row[_EPOCH], values.quotes_heard[row[_SYMBOL], venue])
 
 
 @lean
@@ -866,7 +871,10 @@ def values_of(tables: latest_kernel.Tables) -> Values:
         venue_slots=tables.venue_slots,
         owners=tables.owners,
         link_up=tables.link_up,
+        losses=tables.losses,
         epochs=tables.epochs,
+        nbbo_heard=tables.nbbo_heard,
+        quotes_heard=tables.quotes_heard,
     )
 
 

@@ -76,7 +76,10 @@ class Tables(NamedTuple):
     owners: npt.NDArray[np.int64]  # [kinds, venues + 1, 128] publisher by kind, venue slot (last: none), first letter
     link_up: npt.NDArray[np.int64]  # [publishers] 1 up, 0 down, LINK_UNKNOWN before the first word
     link_since_ns: npt.NDArray[np.int64]  # [publishers] when that last changed
+    losses: npt.NDArray[np.int64]  # [publishers] how often its link was lost
     epochs: npt.NDArray[np.int64]  # [publishers] the newest incarnation heard
+    nbbo_heard: npt.NDArray[np.int64]  # [symbols] its publisher's losses when the row came
+    quotes_heard: npt.NDArray[np.int64]  # [symbols, venues] likewise
     counts: npt.NDArray[np.int64]  # [KIND_GAP + 1] rows applied, by kind
     unplaced: npt.NDArray[np.int64]  # [1] rows that no table has a place for: an unknown venue or kind
 
@@ -103,9 +106,14 @@ def owner(tables: Any, letters: Any, kind: int, symbol: int, slot: int) -> int:
 
 
 @kernel
-def source_lost(tables: Any, publisher: int, epoch: int) -> bool:
-    """Whether ``publisher`` is down, or has been born again since it published something in ``epoch``."""
-    return publisher >= 0 and (tables.link_up[publisher] == 0 or epoch < tables.epochs[publisher])
+def source_lost(tables: Any, publisher: int, epoch: int, heard: int) -> bool:
+    """Whether ``publisher`` was lost or born again since a value came in ``epoch`` and after ``heard`` losses.
+
+    That its link is up again says nothing of a value: it may have changed meanwhile. Only its next row does.
+    """
+    if publisher < 0:
+        return False
+    return tables.link_up[publisher] == 0 or heard < tables.losses[publisher] or epoch < tables.epochs[publisher]
 
 
 @kernel
@@ -116,7 +124,8 @@ def nbbo_stale(tables: Any, letters: Any, symbol: int) -> bool:
         return True
     if row["state"] & STATE_STALE != 0 or (row["bid_px"] == NULL and row["ask_px"] == NULL):
         return True
-    return source_lost(tables, owner(tables, letters, KIND_NBBO, symbol, -1), row["epoch"])
+    publisher = owner(tables, letters, KIND_NBBO, symbol, -1)
+    return source_lost(tables, publisher, row["epoch"], tables.nbbo_heard[symbol])
 
 
 @kernel
@@ -125,7 +134,8 @@ def quote_stale(tables: Any, letters: Any, symbol: int, slot: int) -> bool:
     row = tables.quotes[symbol, slot]
     if row["seq"] == NULL:
         return True
-    return source_lost(tables, owner(tables, letters, KIND_QUOTE, symbol, slot), row["epoch"])
+    publisher = owner(tables, letters, KIND_QUOTE, symbol, slot)
+    return source_lost(tables, publisher, row["epoch"], tables.quotes_heard[symbol, slot])
 
 
 @kernel
@@ -182,6 +192,8 @@ def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
                 if tables.link_up[publisher] != links[i]["up"]:
                     tables.link_up[publisher] = links[i]["up"]
                     tables.link_since_ns[publisher] = now_ns
+                if links[i]["up"] == 0:
+                    tables.losses[publisher] += 1
                 tables.epochs[publisher] = max(tables.epochs[publisher], events[i]["epoch"])
             tables.counts[kind] += 1
             continue
@@ -201,15 +213,19 @@ def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
                 continue
         tables.counts[kind] += 1
         publisher = owner(tables, letters, kind, symbol, slot)
+        heard = 0
         if publisher >= 0:
+            heard = tables.losses[publisher]
             tables.epochs[publisher] = max(tables.epochs[publisher], events[i]["epoch"])
         if kind == KIND_NBBO:
             tables.nbbo[symbol] = nbbos[i]
+            tables.nbbo_heard[symbol] = heard
             if nbbos[i]["bid_px"] != NULL and nbbos[i]["ask_px"] != NULL and nbbos[i]["state"] & STATE_STALE == 0:
                 tables.last_known[symbol] = nbbos[i]
         elif kind == KIND_QUOTE:
             if slot >= 0:
                 tables.quotes[symbol, slot] = quotes[i]
+                tables.quotes_heard[symbol, slot] = heard
         elif kind == KIND_TRADE:
             held = tables.trades[symbol]
             mark = trades[i]["mark"]
@@ -271,7 +287,10 @@ def make(symbols_max: int, venues: int, publishers: int, candles: Rows) -> Table
         owners=np.full((KIND_LINK, venues + 1, 128), -1, np.int64),
         link_up=np.full(publishers, LINK_UNKNOWN, np.int64),
         link_since_ns=np.zeros(publishers, np.int64),
+        losses=np.zeros(publishers, np.int64),
         epochs=np.full(publishers, NULL, np.int64),
+        nbbo_heard=np.zeros(symbols_max, np.int64),
+        quotes_heard=np.zeros((symbols_max, venues), np.int64),
         counts=np.zeros(KIND_GAP + 1, np.int64),
         unplaced=np.zeros(1, np.int64),
     )

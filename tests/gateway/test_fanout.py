@@ -300,7 +300,7 @@ def test_a_trade_of_another_venue_is_no_snapshot_of_this_one(market: Market) -> 
 # --- staleness ---
 
 
-def test_a_lost_publisher_is_told_at_once_and_its_return_too(market: Market, clock: ManualClock) -> None:
+def test_a_lost_publisher_is_told_at_once_and_its_return_with_each_value(market: Market, clock: ManualClock) -> None:
     market.apply(market.link(BEST, True), market.nbbo("A", PX), market.nbbo("B", PX))
     slow, slow_sink = market.client()
     slow.subscribe({"quotes": ["A"]}, 1_000, True)
@@ -318,8 +318,16 @@ def test_a_lost_publisher_is_told_at_once_and_its_return_too(market: Market, clo
     assert messages(late_sink.frames)[0]["st"] == 16
     market.apply(market.link(BEST, True))
     market.flush()
-    assert all("st" not in message for message in messages(slow_sink.frames))
-    assert len(messages(tick_sink.frames)) == 2
+    assert messages(slow_sink.frames) + messages(tick_sink.frames) == []
+    market.apply(market.nbbo("A", PX))
+    clock.advance(10**9)
+    market.flush()
+    for sink in (slow_sink, tick_sink):
+        assert [(message["S"], message.get("st")) for message in messages(sink.frames)] == [("A", None)]
+    late, late_sink = market.client()
+    late.subscribe({"quotes": ["A", "B"]}, 100, True)
+    market.flush()
+    assert {message["S"]: message.get("st") for message in messages(late_sink.frames)} == {"A": None, "B": 16}
 
 
 def test_what_a_reborn_publisher_has_not_said_again_is_stale(market: Market) -> None:

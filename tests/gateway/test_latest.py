@@ -114,8 +114,24 @@ def test_a_lost_link_makes_only_its_own_symbols_stale(latest: Latest) -> None:
     assert (latest.stale(1), latest.stale(2)) == (True, False)
     assert latest.links() == [None, False, True]
     assert latest.tables.link_since_ns[1] == 5
-    latest.apply(link(1, 1), 6)
-    assert not latest.stale(1)
+
+
+def test_a_link_that_is_up_again_makes_a_value_live_only_with_its_next_row(latest: Latest) -> None:
+    """What a healed partition kept from us is unknown until each topic is heard again."""
+    symbol, slot = latest.symbols.intern("AMZN"), latest.slot("V")
+    quotes = [row(KIND_QUOTE, QUOTE, number, venue=ord("V")) for number in (1, symbol)]
+    latest.apply(np.concatenate([link(0, 1), link(1, 1), nbbo(1), nbbo(symbol), *quotes]), 0)
+
+    def stale() -> list[bool]:
+        return [check for s in (1, symbol) for check in (latest.stale(s), latest.quote_stale(s, slot))]
+
+    assert stale() == [False] * 4
+    latest.apply(np.concatenate([link(0, 0), link(1, 0), link(0, 1), link(1, 1)]), 5)
+    assert stale() == [True] * 4
+    latest.apply(np.concatenate([nbbo(1), quotes[0]]), 6)  # the same rows once more
+    assert stale() == [False, False, True, True]
+    latest.apply(np.concatenate([link(0, 0), link(0, 1), nbbo(symbol), quotes[1]]), 7)
+    assert stale() == [False, True, False, False]
 
 
 def test_what_a_publisher_sent_in_its_former_life_is_stale_until_sent_anew(latest: Latest) -> None:

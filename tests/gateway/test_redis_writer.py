@@ -115,12 +115,16 @@ def test_a_stale_quote_is_left_to_expire(pending: Pending, symbols: SymbolTable)
     assert names(pending, pending.take(1_250 * MS, NOW_NS)) == ["A"]
 
 
-def test_quotes_of_a_lost_publisher_expire_and_return_with_it(pending: Pending, symbols: SymbolTable) -> None:
+def test_quotes_of_a_lost_publisher_expire_and_return_when_it_says_them_again(
+    pending: Pending, symbols: SymbolTable
+) -> None:
     pending.apply(np.concatenate([quote(symbols, "A"), quote(symbols, "X")]), NOW_NS)
     pending.take(0, NOW_NS)
     pending.apply(link(1, up=0), NOW_NS)
     assert names(pending, pending.take(600 * MS, NOW_NS)) == ["A"]
     pending.apply(link(1, up=1), NOW_NS)
+    assert names(pending, pending.take(650 * MS, NOW_NS)) == []
+    pending.apply(quote(symbols, "X"), NOW_NS)
     back = pending.take(700 * MS, NOW_NS)
     assert (names(pending, back), back.changed.tolist()) == (["X"], [False])
 
