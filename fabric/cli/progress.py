@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fabric import compiled
+from fabric import compiled, kernels
 from fabric.errors import FabricError
 
 SILENT_S = 1.0
@@ -22,10 +22,9 @@ class KernelProgress:
     """A bar on a terminal, a line for each module elsewhere, if there is something to compile."""
 
     def __init__(self, label: str = "compiling kernels", silent_s: float | None = None) -> None:
-        """Show nothing for ``silent_s``; by default SILENT_S, but at once when the cache is empty."""
+        """Show nothing for ``silent_s``; by default SILENT_S, but at once when the cache is not complete."""
         if silent_s is None:
-            empty = compiled.CACHE_FOLDER is None or not any(compiled.CACHE_FOLDER.rglob("*.nbi"))
-            silent_s = 0.0 if empty else SILENT_S
+            silent_s = SILENT_S if kernels.complete() else 0.0
         self._silent_s = silent_s
         self._label = label
         self._console = Console(stderr=True)

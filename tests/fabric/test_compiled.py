@@ -1,13 +1,13 @@
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fabric import compiled
+from fabric import compiled, symbols_kernel
 from fabric.compiled import inlined, kernel, waiting_kernel
 from support import product_environment
 
@@ -30,14 +30,16 @@ def double_at_without_gil(values: npt.NDArray[np.int64], index: int) -> int:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small clone in place of ours."""
     for name in [*compiled.SOURCES, "nodes/sum_kernel.py", "pyproject.toml"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     monkeypatch.setattr(compiled, "ROOT", tmp_path)
     monkeypatch.delenv("FABRIC_KERNEL_CACHE")
-    return tmp_path
+    yield tmp_path
+    compiled.module_folder.cache_clear()
+    compiled._closure.cache_clear()
 
 
 @pytest.mark.parametrize("function", [double_at, double_at_without_gil])
@@ -56,7 +58,36 @@ def test_the_cache_of_tests_is_not_the_products() -> None:
     assert compiled.CACHED
     assert compiled.CACHE_FOLDER is not None
     assert compiled.CACHE_FOLDER.parent.name == "kernels-checked"
-    assert os.environ["NUMBA_CACHE_DIR"] == str(compiled.CACHE_FOLDER)
+
+
+def test_machine_code_is_in_the_folder_of_its_module() -> None:
+    folder = compiled.module_folder("fabric.symbols_kernel")
+    assert folder is not None
+    symbols_kernel.warm_up()
+    assert {path.name.split(".")[0] for path in folder.rglob("*_kernel.*.nbi")} == {"symbols_kernel"}
+
+
+def test_an_edit_moves_the_cache_of_a_module_and_of_those_that_build_on_it(tree: Path) -> None:
+    names = ["nodes.sum_kernel", "nodes.mean_kernel", "nodes.other_kernel"]
+    (tree / "nodes/mean_kernel.py").write_text("from nodes import sum_kernel")
+    (tree / "nodes/other_kernel.py").write_text("import numpy")
+
+    def folders() -> list[Path | None]:
+        compiled.module_folder.cache_clear()
+        compiled._closure.cache_clear()
+        return [compiled.module_folder(name) for name in names]
+
+    before = folders()
+    assert folders() == before
+    (tree / "nodes/sum_kernel.py").write_text("# edited")
+    assert [old == new for old, new in zip(before, folders(), strict=True)] == [False, False, True]
+    (tree / "fabric/records.py").write_text("# edited")
+    assert not set(before) & set(folders())
+
+
+def test_without_a_cache_a_module_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "CACHE_FOLDER", None)
+    assert compiled.module_folder("nodes.absent_kernel") is None  # a name of its own: answers are remembered
 
 
 @pytest.mark.parametrize("name", ["nodes/sum_kernel.py", "fabric/native.py", "fabric/records.py"])

@@ -1,6 +1,7 @@
 import ast
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ KERNEL = "calls = []\ndef warm_up():\n    calls.append(1)\n"
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Two kernels and a module that is none, in a package of this test's own, with an empty cache."""
     package = tmp_path / "sample_package"
     for name, text in (("one_kernel", KERNEL), ("deep/two_kernel", KERNEL), ("plain", "raise AssertionError")):
@@ -23,9 +24,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache.mkdir(parents=True)
     monkeypatch.setattr(compiled, "ROOT", tmp_path)
     monkeypatch.setattr(compiled, "FOLDERS", ("sample_package",))
+    monkeypatch.setattr(compiled, "SOURCES", ())
     monkeypatch.setattr(compiled, "CACHE_FOLDER", cache)
     monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    yield tmp_path
+    compiled.module_folder.cache_clear()
+    compiled._closure.cache_clear()
 
 
 def aged(cache: Path, name: str, age_s: float) -> Path:
@@ -84,6 +88,48 @@ def test_old_caches_are_forgotten_but_not_those_in_use(tree: Path) -> None:
     assert [folder.exists() for folder in (cache, newer, old, oldest)] == [True, True, True, False]
 
 
+def test_each_module_keeps_its_own_newest_caches(tree: Path) -> None:
+    cache = compiled.CACHE_FOLDER
+    assert cache is not None
+    mine = [aged(cache, f"a.one_kernel-{age}", age * 3600) for age in range(2, 7)]
+    other = aged(cache, "a.two_kernel-9", 9 * 3600)
+    kernels.prune()
+    assert [folder.exists() for folder in [*mine, other]] == [True, True, True, False, False, True]
+
+
+def test_modules_are_compiled_side_by_side_and_then_the_cache_is_complete(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled_alone: list[str] = []
+    monkeypatch.setattr(kernels, "_compile_alone", compiled_alone.append)
+    kernels._compile_side_by_side()
+    assert sorted(compiled_alone) == kernels.modules()
+    *steps, end = capsys.readouterr().out.splitlines()
+    assert [step.rpartition(" ")[0] for step in steps] == ["0 2", "1 2"]
+    assert sorted(step.rpartition(" ")[2] for step in steps) == kernels.modules()
+    assert end == "2 2 "
+    assert kernels.complete()
+
+
+def test_a_module_that_does_not_compile_is_the_last_one_named(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError(f"{name}: no field x")
+
+    monkeypatch.setattr(kernels, "_compile_alone", fail)
+    with pytest.raises(RuntimeError, match="no field x") as failed:
+        kernels._compile_side_by_side()
+    (said,) = capsys.readouterr().out.splitlines()
+    assert str(failed.value) == f"{said.split()[2]}: no field x"
+    assert not kernels.complete()
+
+
+def test_what_a_module_says_when_it_fails_alone_comes_through() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)^fabric\.missing_kernel: .*ModuleNotFoundError"):
+        kernels._compile_alone("fabric.missing_kernel")
+
+
 def test_a_cache_that_someone_may_be_filling_is_kept(tree: Path) -> None:
     cache = compiled.CACHE_FOLDER
     assert cache is not None
@@ -92,10 +138,32 @@ def test_a_cache_that_someone_may_be_filling_is_kept(tree: Path) -> None:
     assert all(folder.exists() for folder in young)
 
 
+def imported_by_others() -> set[str]:
+    """The kernel modules that a module which is none itself imports."""
+    paths = [path for folder in compiled.FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    nodes = [
+        node for path in paths if not path.stem.endswith("_kernel") for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & set(kernels.modules())
+
+
+IMPORTED = imported_by_others()
+
+
 @pytest.mark.parametrize("name", kernels.modules())
 def test_every_module_with_a_kernel_can_be_warmed_up(name: str) -> None:
+    """Who imports a kernel calls it; what nobody warmed up would compile in the middle of the market."""
     body = ast.parse(ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text()).body
     functions = [statement for statement in body if isinstance(statement, ast.FunctionDef)]
     decorators = {ast.unparse(decorator) for function in functions for decorator in function.decorator_list}
     entries = decorators & {"kernel", "waiting_kernel", "lean_kernel"}
-    assert entries == set() or "warm_up" in {function.name for function in functions}
+    if entries or name in IMPORTED:
+        assert "warm_up" in {function.name for function in functions}
+
+
+def test_kernels_are_imported_by_others() -> None:
+    assert {"fabric.symbols_kernel", "nodes.nbbo_kernel"} <= IMPORTED

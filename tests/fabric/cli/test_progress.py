@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric import compiled
+from fabric import compiled, kernels
 from fabric.cli import progress
 from fabric.errors import FabricError
 
@@ -60,7 +60,7 @@ def test_a_kernel_that_does_not_compile_is_named(program: list[str], ending: str
         progress.compile_kernels()
 
 
-@pytest.mark.parametrize(("cached", "said"), [(["x_kernel.nbi"], ""), ([], "compiling kernels: 1/1 nodes.a_kernel\n")])
+@pytest.mark.parametrize(("cached", "said"), [([kernels.STAMP], ""), ([], "compiling kernels: 1/1 nodes.a_kernel\n")])
 def test_kernels_that_are_only_loaded_are_not_worth_a_word(
     cached: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
