@@ -9,9 +9,13 @@ heartbeat show losses at the very end of a stream); a publisher that is silent, 
 a LINK row in the order in which it happened; after a join, a restart and a gap the last values are asked
 for, and overtake nothing newer.
 
-Bounds and options are those that were measured (faults, "ZeroMQ"): ZeroMQ heartbeats of 0.5 s and 1.5 s
-find a dead peer that TCP does not; reconnects back off to 1 s; frames are bounded both ways; a socket that
-libzmq has given up for good (oversized frame, refused by ZAP) is built anew.
+Dead peers: a reader hears each publisher once a second at least, and rebuilds the socket of one that is silent
+for `limits.stale_after_ns`, which also throws away what an old connection would deliver late; a reader that was
+itself away for so long (stopped, blocked) does the same. The kernel gives up what is not acknowledged within 1.5 s.
+ZMTP's own heartbeats would do this too, but in libzmq 4.3.5 they abort the process: when the timer of a connection
+fires whose receive queue is full, or was when the peer went (zeromq/libzmq#3937, #4841; seen here with a slow reader).
+Reconnects back off to 1 s; frames are bounded both ways; a socket that libzmq has given up for good (oversized frame,
+refused by ZAP) is built anew.
 """
 
 import logging
@@ -52,8 +56,10 @@ from fabric.topology import Limits, Publisher, Source
 
 log = logging.getLogger(__name__)
 
-PING_MS = 500
-PEER_TIMEOUT_MS = 1_500
+UNACKNOWLEDGED_MS = 1_500
+"""The kernel drops a connection whose peer has not acknowledged data for this long."""
+CONNECT_MS = 500
+"""An attempt to connect is given up after this: the kernel's own retries back off to many seconds."""
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1_000
 HANDSHAKE_MS = 2_000
@@ -94,9 +100,12 @@ def _tune(socket: zmq.Socket[bytes], limits: Limits) -> None:
     socket.setsockopt(zmq.SNDHWM, limits.queue_max)
     socket.setsockopt(zmq.RCVHWM, limits.queue_max)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PEER_TIMEOUT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, PEER_TIMEOUT_MS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
+    socket.setsockopt(zmq.TCP_MAXRT, UNACKNOWLEDGED_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
@@ -395,9 +404,11 @@ class Inbox:
         clock: Clock,
         *,
         linger_us: int = 0,
+        lossless: bool = False,
     ) -> None:
-        """``linger_us``: after the first message of a wait let more gather, so that a busy stream wakes the process
-        seldom.
+        """``linger_us``: after the first message of a wait let more gather: a busy stream wakes the process seldom.
+
+        ``lossless``: never throw away what has queued up while this reader was away.
         """
         self.sources = tuple(sources)
         self._context = context
@@ -427,6 +438,8 @@ class Inbox:
         self._sample = np.zeros(3 + bus_kernel.SAMPLE, np.int64)
         self._sample_logged_ns = 0
         self._next_check_ns = 0
+        self._lossless = lossless
+        self._called_ns = clock.monotonic_ns()
         self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
         self._items = np.zeros(3 * count, bus_kernel.POLL_ITEM)
@@ -439,6 +452,9 @@ class Inbox:
         call.
         """
         now = self._clock.monotonic_ns()
+        if now - self._called_ns > self._limits.stale_after_ns and not self._lossless:
+            for link in self._links:  # stopped or blocked meanwhile: what has queued up is old
+                self._silent(link, now, "the reader was away")
         if now >= self._next_check_ns:
             self._check(now)
         waits = timeout_ms if not (self._events or self._snapshots) else 0
@@ -454,6 +470,7 @@ class Inbox:
             for link in lost:  # told after all that it had sent
                 self._down(link)
         n = self._absorb(n, now, wall)
+        self._called_ns = self._clock.monotonic_ns()
         rows = self._rows[:n]
         if isinstance(self._clock, EventClock) and n:
             market = rows[rows[:, 0] <= KIND_TRADE]
@@ -557,11 +574,14 @@ class Inbox:
             if state[sk.MESSAGES] != link.messages:
                 link.messages = int(state[sk.MESSAGES])
                 link.heard_ns = now_ns
-            elif state[sk.UP] and now_ns - link.heard_ns > self._limits.stale_after_ns:
-                self._down(link)
+            elif state[sk.CONNECTED] and now_ns - link.heard_ns > self._limits.stale_after_ns:
+                self._silent(link, now_ns, "silent")
             if link.rebuild_ns and now_ns >= link.rebuild_ns:
                 self._shut(link)
                 self._open(link)
+                state[sk.CONNECTED] = 0
+                link.joined = False
+                link.heads.clear()
                 link.rebuilds += 1
                 link.rebuild_ns = 0
                 log.warning("%s: connection given up (%s); socket built anew", link.source.publisher.name, link.refused)
@@ -580,6 +600,12 @@ class Inbox:
         name = self.sources[index].publisher.name
         log.warning("%s: bad frame (%s) dropped; payload begins %s", name, codec.REASONS[reason], shown)
         self._sample[0] = 0
+
+    def _silent(self, link: _Link, now_ns: int, why: str) -> None:
+        """What a publisher said is stale, and what its connection may still deliver is too: give it up."""
+        self._down(link)
+        link.refused = why
+        link.rebuild_ns = link.heard_ns = now_ns
 
     def _down(self, link: _Link) -> None:
         """A publisher is silent or lost: what it said is stale from now on."""
@@ -618,6 +644,7 @@ class Inbox:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 state[sk.CONNECTED] = 1
                 link.rebuild_ns = 0
+                link.heard_ns = now_ns
             elif event == zmq.EVENT_DISCONNECTED:
                 state[sk.CONNECTED] = 0
                 link.rebuild_ns = now_ns + REBUILD_AFTER_NS

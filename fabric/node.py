@@ -66,8 +66,9 @@ class Runtime:
         """What this node reads, as the topology says."""
         limits = self.topology.limits
         inbox = Inbox(
-            self.context, self.spec.reads, self.symbols, limits, self.clock, linger_us=limits.linger_ns // 1_000
-        )
+            self.context, self.spec.reads, self.symbols, limits, self.clock,
+            linger_us=limits.linger_ns // 1_000, lossless=self.topology.lossless,
+        )  # fmt: skip
         self._open.append(inbox)
         return inbox
 

@@ -1,5 +1,6 @@
 """Real topologies for system tests: the default one on free ports, its nodes as product processes."""
 
+import random
 import re
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from fabric import topology as topologies
 from fabric.control import RunFolder
 from fabric.launcher import Running, running
 from fabric.topology import Topology
-from support import TEST_ONLY, free_port
+from support import TEST_ONLY
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_S = 400.0
@@ -20,10 +21,10 @@ READY_S = 400.0
 
 
 def free_range(count: int) -> int:
-    """The first of ``count`` consecutive TCP ports of 127.0.0.1 that are free at this moment."""
+    """The first of ``count`` consecutive ports of 127.0.0.1 that are free, below those that the kernel gives to clients."""
     while True:
-        base = free_port()
-        if base + count < 65_536 and all(_is_free(port) for port in range(base, base + count)):
+        base = random.randrange(15_000, 32_000)
+        if all(_is_free(port) for port in range(base, base + count)):
             return base
 
 
@@ -35,11 +36,12 @@ def _is_free(port: int) -> bool:
 def default_topology(folder: Path, **changes: str) -> Topology:
     """topology.yaml of the clone on free ports; each change replaces the value of the first key of that name."""
     text = (ROOT / "topology.yaml").read_text()
-    values = {"base": str(free_range(40)), "port": str(free_port()), **changes}
+    base = free_range(42)
+    values = {"base": str(base), "span": "40", "port": str(base + 40), **changes}
     for key, value in values.items():
         text, replaced = re.subn(rf"(\b{key}: )[^\s,}}#]+", rf"\g<1>{value}", text, count=1)
         assert replaced == 1, f"topology.yaml has no {key}"
-    text = text.replace("127.0.0.1:5490", f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}")
+    text = text.replace("127.0.0.1:5490", f"127.0.0.1:{base + 41}")
     path = folder / "topology.yaml"
     path.write_text(text)
     return topologies.load(path, {})

@@ -376,7 +376,10 @@ def test_a_duplicate_is_dropped_and_told_apart_from_a_refresh(bus: Joined, wire:
     for seq in (1, 2, 2, 1):
         wire.quote(seq)
     reader.until(lambda: reader.counter("duplicates") == 2)
-    bus.clock.advance(4 * SECOND_NS)
+    for _ in range(2):
+        reader.turn()
+        bus.clock.advance(2 * SECOND_NS)
+        wire.beat(head=2)
     wire.quote(2)
     reader.until(lambda: reader.counter("refresh") == 1)
     assert reader.seqs(KIND_QUOTE, "AAPL") == [1, 2]
@@ -430,9 +433,9 @@ def test_a_bad_frame_is_dropped_counted_and_what_follows_is_read(
 
 
 def test_one_line_is_logged_for_many_bad_frames(bus: Joined, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    bus.clock.advance(60 * SECOND_NS)
     reader = bus.read("")
     wire.joined(reader)
-    bus.clock.advance(60 * SECOND_NS)
     for _ in range(500):
         wire.send(b"quote.AAPL|V", b"rubbish")
     reader.until(lambda: reader.counter("bad_frames") == 500)
@@ -467,8 +470,26 @@ def test_a_silent_publisher_is_stale_after_its_time_and_back_with_its_first_word
     assert reader.links() == [1]
     bus.clock.advance(2 * SECOND_NS)
     reader.until(lambda: reader.links() == [1, 0])
+    wire.joined(reader)  # on a new connection: what the old one would deliver late is thrown away
     wire.beat(head=0)
     reader.until(lambda: reader.links() == [1, 0, 1])
+    assert reader.counter("rebuilds") == 1
+
+
+def test_a_reader_that_was_away_throws_its_backlog_away_and_learns_the_last_values(bus: Joined) -> None:
+    """Fault 11 and I2: after a stop nothing old is taken for live, and what was missed is counted."""
+    out = bus.publish()
+    reader = bus.joined()
+    out.send(bus.quotes("AAPL"))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    for _ in range(100):
+        out.send(bus.quotes("AAPL"))
+    bus.clock.advance(10 * SECOND_NS)  # this reader was stopped meanwhile
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1] == 101)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [1, 101]
+    assert reader.links() == [1, 0, 1]
+    assert reader.gaps() == [("AAPL", 2, 100)]
+    assert reader.counter("lost") == 99
 
 
 def test_a_step_of_the_wall_clock_makes_nothing_stale(bus: Joined, wire: Wire) -> None:

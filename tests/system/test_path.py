@@ -1,4 +1,4 @@
-"""The default topology as processes at 50,000 updates a second: from UDP packets to bots, WebSockets, REST and Redis."""
+"""The default topology as processes at 50,000 updates a second: UDP packets to bots, WebSockets, REST and Redis."""
 
 import asyncio
 import json
@@ -18,8 +18,6 @@ import pytest
 import redis
 import websockets.sync.client
 import zmq
-from alpaca.data.enums import DataFeed
-from alpaca.data.live import StockDataStream
 
 from fabric.bus import Inbox
 from fabric.client import Client, Update
@@ -30,7 +28,10 @@ from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Limits, Source, Topology
 from topologies import default_topology, product
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets", "ignore:websockets.legacy"),  # alpaca-py
+]
 PATIENCE_S = 30.0
 
 
@@ -157,6 +158,7 @@ def test_rest_serves_the_live_quote_and_candles(market: Market) -> None:
     assert quote["age_ms"] < 2_500
     status, many = market.get("/quotes?symbols=AAPL,MSFT")
     assert status == 200
+    assert "MSFT" in json.dumps(many)
     status, candles = market.get("/candles/AAPL?interval=1m")
     assert status == 200
     assert candles
@@ -199,6 +201,9 @@ def test_a_websocket_gets_the_newest_value_of_each_symbol_at_its_interval(market
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "parsed"])
 def test_an_unchanged_alpaca_stream_client_gets_quotes_trades_and_bars(market: Market, raw: bool) -> None:
+    from alpaca.data.enums import DataFeed
+    from alpaca.data.live import StockDataStream
+
     stream = StockDataStream("key", "secret", raw_data=raw, feed=DataFeed.SIP, url_override=f"{market.ws}/v2/sip")
     got: Counter[str] = Counter()
     enough = threading.Event()
@@ -208,7 +213,7 @@ def test_an_unchanged_alpaca_stream_client_gets_quotes_trades_and_bars(market: M
             symbol = message["S"] if raw else message.symbol
             assert symbol in ("AAPL", "MSFT", "SPY")
             got[kind] += 1
-            if all(got[kind] for kind in ("quote", "trade", "bar")):
+            if got["quote"] > 100 and got["trade"] and got["bar"]:
                 enough.set()
 
         return handler
@@ -219,14 +224,12 @@ def test_an_unchanged_alpaca_stream_client_gets_quotes_trades_and_bars(market: M
 
     async def run() -> None:
         task = asyncio.create_task(stream._run_forever())
-        await asyncio.to_thread(enough.wait, 90)  # bars come when their minute closes
-        stream.stop_ws if False else None
+        await asyncio.to_thread(enough.wait, 90)
         await stream.stop_ws()
         await task
 
     asyncio.run(run())
     assert enough.is_set(), f"got {dict(got)}"
-    assert got["quote"] > 100
 
 
 def test_what_a_venue_says_itself_is_at_its_own_feed(market: Market) -> None:
@@ -242,42 +245,53 @@ def test_what_a_venue_says_itself_is_at_its_own_feed(market: Market) -> None:
 
 
 def test_prices_are_the_same_through_every_door(market: Market) -> None:
-    """Quiet symbols: the value at rest is one and the same on the bus, over REST and in Redis."""
+    """What REST and Redis say of a symbol at an instant is what the bus said of it at that instant."""
     (url,) = market.topology.cache.servers
+    said: dict[tuple[str, int], tuple[float, float]] = {}  # (symbol, N) -> bid and ask
+    stamped: dict[tuple[str, int], set[tuple[float, float]]] = {}  # (symbol, microsecond) -> the same
+    answers = []
     with Client("nbbo.", topology_file=market.topology.path) as client, closing(redis.Redis.from_url(url)) as cache:
-        values: dict[str, dict[str, Any]] = {}
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
-            values |= {e.payload["S"]: e.payload for e in client.poll(50) if isinstance(e, Update)}
-        equal = 0
-        for name in sorted(values, key=lambda name: values[name]["t"])[:200]:
-            for event in client.poll(0):
-                if isinstance(event, Update):
-                    values[event.payload["S"]] = event.payload
-            rest = market.get(f"/quotes/{name}")[1]
-            kept = json.loads(cache.get(f"quote:{name}") or b"{}")
-            bus = values[name]
-            equal += (bus["bp"], bus["ap"]) == (rest["bid"], rest["ask"]) == (kept.get("bid"), kept.get("ask"))
-    assert equal > 150, "of 200 quiet symbols; the others changed between the reads"
+
+        def listen(seconds: float) -> None:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                for event in client.poll(20):
+                    if isinstance(event, Update):
+                        p = event.payload
+                        said[p["S"], p["N"]] = p["bp"], p["ap"]
+                        stamped.setdefault((p["S"], p["t"] // 1_000), set()).add((p["bp"], p["ap"]))
+
+        listen(2)
+        names = sorted({name for name, _ in said})[::25]
+        for name in names:
+            answers.append((name, market.get(f"/quotes/{name}")[1], json.loads(cache.get(f"quote:{name}") or b"null")))
+            listen(0.01)
+        listen(1)
+    assert len(answers) == 200
+    for name, rest, kept in answers:
+        assert said[name, rest["seq"]] == (rest["bid"], rest["ask"])
+        if kept is not None:
+            assert (kept["bid"], kept["ask"]) in stamped[name, round(kept["ts"] * 1e6)], name
+    assert sum(kept is not None for _, _, kept in answers) >= 198
 
 
 def test_the_path_is_quick(market: Market) -> None:
     """Not a timed test of speed: an NBBO that takes a second to come would be a queue somewhere."""
     sources = [Source(p, ("nbbo.",)) for p in market.topology.publishers() if "nbbo" in p.channels]
     ages = []
-    with zmq.Context() as context:
-        with closing(Inbox(context, sources, SymbolTable(20_000), Limits(), SystemClock())) as inbox:
-            end = time.monotonic() + 3
-            while time.monotonic() < end:
-                rows = inbox.recv_batch(100)
-                live = rows[(rows["kind"] == KIND_NBBO)]
-                ages += (time.time_ns() - live["recv_ns"]).tolist()[-50:]
+    symbols = SymbolTable(20_000)
+    with zmq.Context() as context, closing(Inbox(context, sources, symbols, Limits(), SystemClock())) as inbox:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            rows = inbox.recv_batch(100)
+            live = rows[(rows["kind"] == KIND_NBBO)]
+            ages += (time.time_ns() - live["recv_ns"]).tolist()[-50:]
     assert np.median(ages) < 1e9
 
 
 def test_page_is_served_with_a_strict_policy(market: Market) -> None:
     with urllib.request.urlopen(market.http + "/", timeout=10) as answer:
-        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert "script-src 'self';" in answer.headers["Content-Security-Policy"]
         assert b"<html" in answer.read()
 
 
