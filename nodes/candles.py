@@ -78,7 +78,9 @@ class Candles:
         """Apply rows of any kinds in the order of arrival; return bars that are due, good until the next step."""
         monotonic_ns = self._clock.monotonic_ns()
         if self._event_time:
-            carried_ns, latest_ns = now_ns, candles_kernel.NO_LIMIT
+            # The clock has seen this batch already: it tells the time behind these rows, and they their own.
+            carried_ns = int(self.bars.clock[0]) if batch.size else now_ns
+            latest_ns = candles_kernel.NO_LIMIT
         else:
             carried_ns = int(self.bars.clock[0]) + monotonic_ns - self._stepped_ns
             latest_ns = now_ns + AHEAD_MAX_NS

@@ -221,7 +221,10 @@ class NaiveCandles:
         out: list[Row] = []
         monotonic_ns = self.monotonic_ns()
         if self.time is not None:
-            self._advance(now_ns if self.event_time else self.time + monotonic_ns - self.stepped_ns, out)
+            carried_ns = self.time + monotonic_ns - self.stepped_ns
+            if self.event_time:
+                carried_ns = self.time if rows.size else now_ns
+            self._advance(carried_ns, out)
         self.stepped_ns = monotonic_ns
         for row in as_dicts(rows):
             believed = self.event_time or row["event_ns"] <= now_ns + 5 * SECOND_NS

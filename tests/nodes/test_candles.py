@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabric.clock import SECOND_NS, ManualClock
+from fabric.clock import SECOND_NS, EventClock, ManualClock
 from fabric.records import (
     EVENT,
     GAP,
@@ -463,7 +463,11 @@ def test_under_event_time_revisions_do_not_depend_on_the_batching(kernel: str, s
     for most in (1, 7, 400):
         rig = Rig(event_time=True)
         node = rig.node
-        parts = [node.step(rows, now_ns=0).copy() for _, rows in batches(rng, stream, most)]
+        clock = EventClock()
+        parts = []
+        for _, rows in batches(rng, stream, most):
+            clock.saw(int(rows["event_ns"].max()))  # as the inbox does: before the step
+            parts.append(node.step(rows, clock.now_ns()).copy())
         published = np.concatenate(parts)
         outcomes.append(published[published["rev"] > 0].tobytes())
     assert outcomes[0] == outcomes[1] == outcomes[2], f"seed {seed}"
