@@ -266,6 +266,7 @@ class Replay:
             believable = np.minimum(rows["event_ns"], rows["recv_ns"] + SKEW_MAX_NS)
             self._saw(int(believable.max()))
             self._outbox.send(rows)
+        self._saw(int(section.times[start:stop].max()))  # packets without rows, as heartbeats, tell the time too
 
     def _saw(self, event_ns: int) -> None:
         if isinstance(self._clock, EventClock):

@@ -119,7 +119,7 @@ def test_a_capture_is_published_under_its_own_time(capture: Path) -> None:
 
 def test_after_the_end_the_clock_moves_on(capture: Path) -> None:
     outbox, _ = run(source=str(capture))
-    assert outbox.clock.now_ns() == (T + 2 + 2) * SECOND_NS - 5
+    assert outbox.clock.now_ns() == (T + 2) * SECOND_NS + replay.AFTER_NS
 
 
 def test_the_first_row_waits_for_every_reader(capture: Path) -> None:
