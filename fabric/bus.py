@@ -71,7 +71,7 @@ CHECK_EVERY_NS = 50 * MILLISECOND_NS
 BEAT_EVERY_NS = SECOND_NS
 SNAPSHOT_CHUNK = 256
 """Values in one message of a snapshot."""
-SNAPSHOT_PREFIXES_MAX = 64
+SNAPSHOT_PREFIXES_MAX = 4_096
 SUBSCRIPTION_BYTES_MAX = 256
 """All that a publisher may be sent. libzmq keeps subscriptions in a trie and walks it recursively, a level a byte: a
 subscription of a megabyte overflows the stack of whoever holds it."""
@@ -83,6 +83,8 @@ TICK_EVERY_NS = 20 * MILLISECOND_NS
 """How often a publisher looks for new readers and silent topics."""
 STALL_MAX_NS = 10 * SECOND_NS
 """A lossless publisher waits this long for a peer that takes nothing, then drops as an ordinary one does."""
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, msgpack.UnpackException)
+"""What taking apart a map may raise that is not what it should be."""
 _MONITORED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -354,7 +356,7 @@ class _SnapshotService:
     def _answer(self, request: list[bytes]) -> None:
         peer, *frames = request
         if len(frames) < 3 or frames[1] != b"last" or len(frames) > 2 + SNAPSHOT_PREFIXES_MAX:
-            problem = 'a request is [id, b"last", prefix, ...] with 1 to 64 prefixes'
+            problem = 'a request is [id, b"last", prefix, ...] with 1 to 4,096 prefixes'
             answer = msgpack.packb(self._summary() | {"more": False, "error": problem})
             self._router.send_multipart([peer, frames[0] if frames else b"", answer])
             return
@@ -613,6 +615,8 @@ class Inbox:
             self._state[link.index, sk.UP] = 0
             sk.doubt(self._layout, self._last, link.index, len(self._symbols))
             self._events.append((KIND_LINK, link.index, 0))
+            self._snapshots = [snapshot for snapshot in self._snapshots if snapshot[0] != link.index]
+            link.request += 1  # what is on its way is as old as what came
 
     def _tell(self, wall_ns: int) -> int:
         """Begin the batch with what Python has found out about links."""
@@ -666,7 +670,9 @@ class Inbox:
         link.request += 1
         link.wants_snapshot = False
         link.asked_ns = now_ns
-        prefixes = [topic.encode() for topic in link.source.topics if self._holds_state(topic)]
+        # Line states first: a reader must know which venue is stale before it is given that venue's quotes.
+        states = sorted(filter(self._holds_state, link.source.topics), key=lambda topic: not topic.startswith("status"))
+        prefixes = [topic.encode() for topic in states]
         if not prefixes:
             link.asked_ns, link.whole = 0, True
             return
@@ -684,15 +690,21 @@ class Inbox:
 
     def _read_snapshot(self, link: _Link, now_ns: int) -> None:
         while link.dealer.poll(0):
-            request, summary, *frames = link.dealer.recv_multipart()
+            request, *answer = link.dealer.recv_multipart()
             if request != str(link.request).encode():
                 continue
-            link.asked_ns = now_ns
-            if not msgpack.unpackb(summary)["more"]:
-                link.asked_ns = 0
-                link.whole = True
-            data, ends = codec.lay_out(zip(frames[::2], frames[1::2], strict=True))
+            try:
+                summary, *frames = answer
+                more = bool(msgpack.unpackb(summary)["more"])
+                data, ends = codec.lay_out(zip(frames[::2], frames[1::2], strict=True))
+            except _MALFORMED:
+                self._refuse(link)
+                continue
             self._snapshots.append((link.index, data, ends, 0))
+            link.asked_ns = now_ns if more else 0
+            if not more:
+                link.whole = True
+                link.heads.clear()  # compared anew: snapshot rows count as come, though they were sent long ago
 
     def _absorb(self, n: int, now_ns: int, wall_ns: int) -> int:
         while self._snapshots:
@@ -719,9 +731,13 @@ class Inbox:
             try:
                 beat = msgpack.unpackb(raw)
                 self._heartbeat(self._links[index], beat, now_ns)
-            except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException):
-                self._state[index, sk.BAD] += 1
-                self._reasons[index, codec.REASONS.index("wrong_type")] += 1
+            except _MALFORMED:
+                self._refuse(self._links[index])
+
+    def _refuse(self, link: _Link) -> None:
+        """Count what a publisher said beside its rows and nobody can read."""
+        self._state[link.index, sk.BAD] += 1
+        self._reasons[link.index, codec.REASONS.index("wrong_type")] += 1
 
     def _heartbeat(self, link: _Link, beat: dict[str, Any], now_ns: int) -> None:
         state = self._state[link.index]
@@ -768,5 +784,5 @@ class Inbox:
                 behind = max(0, ahead - link.heads[at])
                 if behind > link.behind.get(at, 0):
                     self._events.append((KIND_GAP, link.index, kind))
-                    link.wants_snapshot = channel in STATE_CHANNELS
+                    link.wants_snapshot |= channel in STATE_CHANNELS
                 link.behind[at] = behind

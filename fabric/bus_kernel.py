@@ -144,6 +144,8 @@ def accept(
     slot = slot_of(layout, link, kind, symbol, rows[n, 2])
     if slot < 0:
         return -1
+    if state[link, UP] == 0 and state[link, CONNECTED] == 0:  # left over from a lost connection
+        return n
     verdict = judge_epoch(state, link, rows[n, 4])
     if verdict == OLD_EPOCH:
         return n

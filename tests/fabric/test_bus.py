@@ -625,7 +625,7 @@ def test_the_snapshot_router_answers_a_raw_dealer_and_explains_itself(bus: Joine
         assert (request, frames[::2]) == (b"1", [b"quote.AAPL|V", b"quote.AMZN|V"])
         assert msgpack.unpackb(summary)["E"] == 5
         assert msgpack.unpackb(frames[1])["bp"] == 100.0
-        for bad in ([b"2"], [b"2", b"first", b"quote."], [b"2", b"last"], [b"2", b"last", *[b"q"] * 65]):
+        for bad in ([b"2"], [b"2", b"first", b"quote."], [b"2", b"last"], [b"2", b"last", *[b"q"] * 4_097]):
             dealer.send_multipart(bad)
             assert dealer.poll(5_000)
             assert "a request is" in msgpack.unpackb(dealer.recv_multipart()[1])["error"]
