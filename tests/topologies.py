@@ -21,7 +21,7 @@ READY_S = 400.0
 
 
 def free_range(count: int) -> int:
-    """The first of ``count`` consecutive ports of 127.0.0.1 that are free, below those that the kernel gives to clients."""
+    """The first of ``count`` consecutive free ports of 127.0.0.1, below those that the kernel gives to clients."""
     while True:
         base = random.randrange(15_000, 32_000)
         if all(_is_free(port) for port in range(base, base + count)):
