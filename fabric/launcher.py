@@ -443,9 +443,18 @@ class Launcher:
 
     def _start(self, node: _Node, now_ns: int) -> None:
         assert self._server is not None
-        node.epoch = self.folder.next_epoch(node.spec.name, self._clock.now_ns())
-        log_pipe, log = os.pipe()
-        status_pipe, status = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a report is never worth a node's stall
+        wall_ns = self._clock.now_ns()
+        try:
+            node.epoch = self.folder.next_epoch(node.spec.name, wall_ns)
+        except OSError as error:  # a full disk: no reason not to start
+            node.epoch = max(wall_ns, node.epoch + 1)
+            self._say("warning", f"{node.spec.name}: its epoch could not be kept: {error}")
+        try:
+            (log_pipe, log), (status_pipe, status) = _pipes()
+        except OSError as error:
+            node.settled = True
+            self._died(node, f"could not be started: {error}", now_ns)
+            return
         try:
             self._server.spawn(node.spec.name, node.epoch, log, status)
         except OSError:  # it has died or hangs: the end of its socket, or the bound on the start, will say so
@@ -891,6 +900,18 @@ def _end_of(code: int) -> str:
     if code >= 0:
         return f"exited with code {code}"
     return f"was killed by {signal.Signals(-code).name}"
+
+
+def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:
+    """The two pipes of a node, each as (to read, to write): what it prints, and its reports. Raises OSError."""
+    log = os.pipe()
+    try:
+        status = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a report is never worth a node's stall
+    except OSError:
+        for pipe in log:
+            os.close(pipe)
+        raise
+    return log, status
 
 
 def _read(pipe: int) -> bytes | None:

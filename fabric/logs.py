@@ -37,10 +37,12 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         """Append whole lines."""
-        if self._size + len(data) > self._bytes_max and self._size:
-            os.close(self._descriptor)
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-            self._open()
+        try:
+            if self._size + len(data) > self._bytes_max and self._size:
+                self._turn_over()
+        except OSError:
+            self.lost += 1  # and nothing more is kept, so that the bound holds, until it can be
+            return
         try:
             self._size += os.write(self._descriptor, data)
         except OSError:
@@ -48,6 +50,14 @@ class LogFile:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _turn_over(self) -> None:
+        """Begin the file anew; the old descriptor is good until there is a new one. Raises OSError."""
+        before = self._descriptor
+        with suppress(FileNotFoundError):  # moved by an attempt that failed afterwards
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        self._open()
+        os.close(before)
 
     def _open(self) -> None:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

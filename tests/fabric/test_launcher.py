@@ -1,5 +1,6 @@
 """The launcher with real processes: start, order, restart, give up, stop."""
 
+import errno
 import os
 import signal
 import socket
@@ -63,6 +64,10 @@ def free_ports() -> int:
             except OSError:
                 continue
             return number
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_all_nodes_become_ready_and_stop_cleanly(tmp_path):
@@ -234,6 +239,43 @@ def test_epochs_grow_even_when_the_clock_went_back(tmp_path):
     assert folder.next_epoch("b", 500) == 500
     (folder.path / "epochs" / "a").write_text("broken")
     assert folder.next_epoch("a", 2_000) == 2_000
+
+
+def test_an_epoch_that_cannot_be_kept_still_grows(tmp_path, monkeypatch):
+    with started(topology(tmp_path, node("a", "sleeper")), tmp_path) as launcher:
+        until(launcher, launcher.settled)
+        before = seen(launcher, "a")["epoch"]
+        (tmp_path / ".fabric" / "epochs").rename(tmp_path / "away")  # so that nothing can be written there
+        monkeypatch.setattr(launcher._clock, "now_ns", lambda: 1)
+        os.kill(seen(launcher, "a")["pid"], signal.SIGKILL)
+        until(launcher, lambda: seen(launcher, "a")["epoch"] == before + 1)
+        until(launcher, launcher.settled)
+        assert stop(launcher) == 0
+    assert "a: its epoch could not be kept: " in RunFolder(tmp_path / ".fabric").log_path("fabric").read_text()
+
+
+@pytest.mark.parametrize("failing", ["pipe", "pipe2"])
+def test_a_node_for_which_there_are_no_descriptors_is_tried_again(tmp_path, monkeypatch, failing):
+    with started(topology(tmp_path, node("a", "sleeper"), node("b", "sleeper")), tmp_path) as launcher:
+        until(launcher, launcher.settled)
+        other = seen(launcher, "b")["pid"]
+        descriptors = open_descriptors()
+
+        def no_more(*_: Any) -> tuple[int, int]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, failing, no_more)
+            os.kill(seen(launcher, "a")["pid"], signal.SIGKILL)
+            until(launcher, lambda: seen(launcher, "a")["restarts"] == 2)
+            assert open_descriptors() == descriptors - 2
+        until(launcher, launcher.settled)
+        assert seen(launcher, "a")["ready"]
+        assert open_descriptors() == descriptors
+        assert seen(launcher, "b")["pid"] == other
+        assert stop(launcher) == 0
+    log = RunFolder(tmp_path / ".fabric").log_path("fabric").read_text()
+    assert "a: could not be started: [Errno 24] Too many open files; starts again in" in log
 
 
 def test_a_flood_of_logs_is_bounded_and_stalls_nobody(tmp_path):

@@ -1,6 +1,8 @@
 """Log lines under their bounds: rotation, cut lines, dropped floods, an output that nobody reads."""
 
+import errno
 import os
+from typing import Any
 
 import pytest
 
@@ -86,6 +88,24 @@ def test_a_file_keeps_two_parts_of_its_bound(tmp_path):
     assert last == [b"line %03d" % number for number in range(18, 30)]
     assert position == (tmp_path / "x.log").stat().st_size
     assert tail(tmp_path / "x.log", 0)[0] == []
+
+
+def test_a_file_that_cannot_be_begun_anew_costs_lines_until_it_can(tmp_path, monkeypatch):
+    file = LogFile(tmp_path / "x.log", bytes_max=20)
+    file.write(b"line of 16 bytes\n")
+
+    def no_more(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", no_more)
+        file.write(b"lost\n")
+        file.write(b"lost\n")
+    file.write(b"after\n")
+    file.close()
+    assert file.lost == 2
+    assert (tmp_path / "x.log").read_bytes() == b"after\n"
+    assert (tmp_path / "x.log.1").read_bytes() == b"line of 16 bytes\n"
 
 
 def test_an_output_that_nobody_reads_is_not_waited_for(tmp_path):
