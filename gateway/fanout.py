@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
-from fabric.records import KIND_LINK, KIND_STATUS, LINK, NULL, Rows, columns
+from fabric.records import KIND_LINK, LINK, NULL, Rows, columns
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Topology
 from gateway import fanout_kernel, protocol
@@ -38,6 +38,8 @@ STALLED_NS: Final = SECOND_NS
 """Between two flushes: the loop was blocked, and what waits in queues and on the bus is old."""
 CAUGHT_UP_ROWS: Final = 1_024
 """A batch smaller than this ends the catching up after a stall."""
+CATCH_UP_MAX_NS: Final = SECOND_NS
+"""So long after its stall a gateway sends again, however much still waits on the bus: under load some always does."""
 QUEUE_PER_ENTRY: Final = 16
 QUEUE_MIN: Final = 64
 QUEUE_MAX: Final = 8_192
@@ -131,6 +133,8 @@ class Fanout:
         self._fan = fanout_kernel.make(symbols.capacity, self._venues, topology.limits.clients_max)
         self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
         self._epochs = self._values.epochs.copy()
+        self._line_stale = self._values.line_stale.copy()
+        self._line_losses = self._values.line_losses.copy()
         self._clients: list[Client | None] = [None] * topology.limits.clients_max
         self._free: list[int] = []  # rows below `_rows` that are free, the lowest first
         self._rows = 0  # rows that have ever been used
@@ -143,6 +147,7 @@ class Fanout:
         self._cursor = 0
         self._flushed_ns: int | None = None
         self._catching_up = False
+        self._catch_up_until_ns = 0
         self._batch_rows = 0
         self._refused = self._cut = self._stalls = self._capped = 0
 
@@ -345,7 +350,8 @@ class Fanout:
             self._known = symbol + 1
             for row, channel in self.subscriptions.wanting(self._symbols.name(symbol)):
                 client = self._clients[row]
-                assert client is not None
+                if client is None:  # gone when it was told of its limit in another channel
+                    continue
                 if self._symbols_in(self.subscriptions.of(row)[channel]) > self._limit:
                     self._cap(client, channel)
                 else:
@@ -362,7 +368,8 @@ class Fanout:
     def _restate(self, batch: Rows) -> None:
         """Tell everyone at once which values went stale with a link or publisher, or changed with a venue's line.
 
-        A link that is up again changes no value: each comes back with its next row.
+        A link that is up again changes no value: each comes back with its next row. A line that is live again
+        changes only the quotes that came while it was stale.
         """
         links = batch.view(LINK)[batch["kind"] == KIND_LINK]
         publishers = set(links["publisher"][links["up"] == 0].tolist())
@@ -370,10 +377,13 @@ class Fanout:
         if changed.any():
             publishers |= set(np.flatnonzero(changed & (self._epochs != NULL)).tolist())  # born again, not first met
             self._epochs[:] = self._values.epochs
-        lines = batch["venue"][(batch["kind"] == KIND_STATUS) & (batch["symbol"] == 0)]
+        turned = self._values.line_stale != self._line_stale
+        turned |= self._values.line_losses != self._line_losses  # stale and back within one batch
+        self._line_stale[:] = self._values.line_stale
+        self._line_losses[:] = self._values.line_losses
         letters = self._symbols.arrays.names
         concerned = [(publisher, -1) for publisher in publishers]
-        concerned += [(-1, int(self._values.venue_slots[letter & 127])) for letter in set(lines.tolist())]
+        concerned += [(-1, line) for line in np.flatnonzero(turned).tolist()]
         for publisher, line in concerned:
             fanout_kernel.restate(self._fan, self._values, letters, publisher, line, self._known, self._rows)
 
@@ -417,7 +427,8 @@ class Fanout:
         if late and not self._catching_up:
             self._stalls += 1
             self._catching_up = True
-        elif self._catching_up and self._batch_rows < CAUGHT_UP_ROWS:
+            self._catch_up_until_ns = now_ns + CATCH_UP_MAX_NS
+        elif self._catching_up and (self._batch_rows < CAUGHT_UP_ROWS or now_ns >= self._catch_up_until_ns):
             self._catching_up = False
             fanout_kernel.spill(self._fan, self._rows)
         self._batch_rows = 0

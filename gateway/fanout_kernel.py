@@ -46,7 +46,7 @@ from fabric.records import (
 )
 from fabric.symbols import SymbolTable
 from gateway import latest_kernel, protocol_kernel
-from gateway.latest_kernel import owner, source_lost
+from gateway.latest_kernel import owner, quote_lost, source_lost
 from gateway.protocol_kernel import (
     BANDS,
     BEST,
@@ -136,7 +136,6 @@ _HEAD: Final = 16  # room before the first item: WebSocket header (10 at most) a
 _SEND_FLAGS: Final = native.MSG_DONTWAIT | native.MSG_NOSIGNAL
 _OWED: Final = -1  # the value exists and was never sent: a snapshot
 _UNLINKED: Final = -1
-_STALE_LINE: Final = pack("stale")
 _CANCELLED: Final = pack("x")
 _CORRECTED: Final = pack("c")
 
@@ -161,7 +160,7 @@ _KIND, _SYMBOL, _VENUE, _SEQ, _EPOCH, _EVENT_NS = _columns(EVENT, "kind", "symbo
 _BID_PX, _ASK_PX = _columns(NBBO, "bid_px", "ask_px")
 (_MARK,) = _columns(TRADE, "mark")
 (_REV,) = _columns(BAR, "rev")
-_TRADING, _UPPER_PX, _LOWER_PX, _VENUE_STATE = _columns(STATUS, "trading", "upper_px", "lower_px", "venue_state")
+_TRADING, _UPPER_PX, _LOWER_PX = _columns(STATUS, "trading", "upper_px", "lower_px")
 _CHANNEL_KIND, _GAP_FROM, _GAP_TO = _columns(GAP, "channel_kind", "gap_from", "gap_to")
 _GAP_CHANNEL, _GAP_MISSED = _columns(GAP_REPORT, "channel", "missed")
 _SLOW_MS, _SLOW_MISSED = _columns(SLOW_REPORT, "ms", "missed")
@@ -201,8 +200,11 @@ class Values(NamedTuple):
     link_up: npt.NDArray[np.int64]
     losses: npt.NDArray[np.int64]
     epochs: npt.NDArray[np.int64]
+    line_stale: npt.NDArray[np.int64]
+    line_losses: npt.NDArray[np.int64]
     nbbo_heard: npt.NDArray[np.int64]
     quotes_heard: npt.NDArray[np.int64]
+    quotes_line_heard: npt.NDArray[np.int64]
 
 
 def states(venues: int) -> int:
@@ -567,7 +569,7 @@ def spill(fan: Any, clients: int) -> None:
 
 @lean
 def _stale(values: Any, letters: Any, message: int, row: Any) -> bool:
-    """Whether a quote may no longer be taken as live: the rule of `latest_kernel`, and the venue's line."""
+    """Whether a quote may no longer be taken as live: the rule of `latest_kernel`."""
     if message == BEST:
         if row[_BID_PX] == NULL and row[_ASK_PX] == NULL:
             return True
@@ -575,12 +577,7 @@ def _stale(values: Any, letters: Any, message: int, row: Any) -> bool:
         return source_lost(values, publisher, row[_EPOCH], values.nbbo_heard[row[_SYMBOL]])
     if message != OWN:
         return False
-    venue = values.venue_slots[row[_VENUE] & 127]
-    status = values.venue_statuses[venue]
-    if status[_SEQ] != NULL and status[_VENUE_STATE] == _STALE_LINE:
-        return True
-    publisher = owner(values, letters, KIND_QUOTE, row[_SYMBOL], venue)
-    return source_lost(values, publisher, row[_EPOCH], values.quotes_heard[row[_SYMBOL], venue])
+    return quote_lost(values, letters, row[_SYMBOL], values.venue_slots[row[_VENUE] & 127], row[_EPOCH])
 
 
 @lean
@@ -873,8 +870,11 @@ def values_of(tables: latest_kernel.Tables) -> Values:
         link_up=tables.link_up,
         losses=tables.losses,
         epochs=tables.epochs,
+        line_stale=tables.line_stale,
+        line_losses=tables.line_losses,
         nbbo_heard=tables.nbbo_heard,
         quotes_heard=tables.quotes_heard,
+        quotes_line_heard=tables.quotes_line_heard,
     )
 
 

@@ -5,7 +5,8 @@ anything outside the process. One thread owns it (the IOLoop's): a batch of the 
 between two reads.
 
 A value is **stale** when its processor says so, when the link to its publisher is down, or when that
-publisher was lost or born again and the value has not come anew since. The last two-sided best bid and offer
+publisher was lost or born again and the value has not come anew since; a venue's own quote also when the
+venue's line is stale, or was and the quote has not come anew since. The last two-sided best bid and offer
 stays readable after that (`display`), so that a client sees what was, marked as such, and not nothing.
 """
 

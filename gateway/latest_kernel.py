@@ -36,6 +36,7 @@ from fabric.records import (
 INTERVALS = KIND_BAR_1H - KIND_BAR_1M + 1
 MARK_CANCEL = pack("x")
 MARK_CORRECTION = pack("c")
+STALE_LINE = pack("stale")
 LINK_UNKNOWN = -1
 
 CANDLE = np.dtype(
@@ -78,8 +79,11 @@ class Tables(NamedTuple):
     link_since_ns: npt.NDArray[np.int64]  # [publishers] when that last changed
     losses: npt.NDArray[np.int64]  # [publishers] how often its link was lost
     epochs: npt.NDArray[np.int64]  # [publishers] the newest incarnation heard
+    line_stale: npt.NDArray[np.int64]  # [venues] 1 while the last word about the venue's line is `stale`
+    line_losses: npt.NDArray[np.int64]  # [venues] how often its line became stale
     nbbo_heard: npt.NDArray[np.int64]  # [symbols] its publisher's losses when the row came
     quotes_heard: npt.NDArray[np.int64]  # [symbols, venues] likewise
+    quotes_line_heard: npt.NDArray[np.int64]  # [symbols, venues] its line's losses when the row came
     counts: npt.NDArray[np.int64]  # [KIND_GAP + 1] rows applied, by kind
     unplaced: npt.NDArray[np.int64]  # [1] rows that no table has a place for: an unknown venue or kind
 
@@ -117,6 +121,15 @@ def source_lost(tables: Any, publisher: int, epoch: int, heard: int) -> bool:
 
 
 @kernel
+def quote_lost(tables: Any, letters: Any, symbol: int, slot: int, epoch: int) -> bool:
+    """Whether the venue's line is stale, or it or the publisher was lost since the quote came in ``epoch``."""
+    if tables.line_stale[slot] != 0 or tables.quotes_line_heard[symbol, slot] < tables.line_losses[slot]:
+        return True
+    publisher = owner(tables, letters, KIND_QUOTE, symbol, slot)
+    return source_lost(tables, publisher, epoch, tables.quotes_heard[symbol, slot])
+
+
+@kernel
 def nbbo_stale(tables: Any, letters: Any, symbol: int) -> bool:
     """Whether the symbol's best bid and offer may no longer be taken as live; True where there is none."""
     row = tables.nbbo[symbol]
@@ -134,8 +147,7 @@ def quote_stale(tables: Any, letters: Any, symbol: int, slot: int) -> bool:
     row = tables.quotes[symbol, slot]
     if row["seq"] == NULL:
         return True
-    publisher = owner(tables, letters, KIND_QUOTE, symbol, slot)
-    return source_lost(tables, publisher, row["epoch"], tables.quotes_heard[symbol, slot])
+    return quote_lost(tables, letters, symbol, slot, row["epoch"])
 
 
 @kernel
@@ -226,6 +238,7 @@ def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
             if slot >= 0:
                 tables.quotes[symbol, slot] = quotes[i]
                 tables.quotes_heard[symbol, slot] = heard
+                tables.quotes_line_heard[symbol, slot] = tables.line_losses[slot]
         elif kind == KIND_TRADE:
             held = tables.trades[symbol]
             mark = trades[i]["mark"]
@@ -240,6 +253,10 @@ def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
                 tables.statuses[symbol] = statuses[i]
             elif slot >= 0:
                 tables.venue_statuses[slot] = statuses[i]
+                stale = 1 if statuses[i]["venue_state"] == STALE_LINE else 0
+                if stale > tables.line_stale[slot]:
+                    tables.line_losses[slot] += 1
+                tables.line_stale[slot] = stale
         elif KIND_BAR_1M <= kind <= KIND_BAR_1H:
             interval = kind - KIND_BAR_1M
             if bars[i]["event_ns"] >= tables.bars[interval, symbol]["event_ns"]:  # NULL is below every time
@@ -289,8 +306,11 @@ def make(symbols_max: int, venues: int, publishers: int, candles: Rows) -> Table
         link_since_ns=np.zeros(publishers, np.int64),
         losses=np.zeros(publishers, np.int64),
         epochs=np.full(publishers, NULL, np.int64),
+        line_stale=np.zeros(venues, np.int64),
+        line_losses=np.zeros(venues, np.int64),
         nbbo_heard=np.zeros(symbols_max, np.int64),
         quotes_heard=np.zeros((symbols_max, venues), np.int64),
+        quotes_line_heard=np.zeros((symbols_max, venues), np.int64),
         counts=np.zeros(KIND_GAP + 1, np.int64),
         unplaced=np.zeros(1, np.int64),
     )

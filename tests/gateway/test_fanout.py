@@ -7,10 +7,10 @@ from fabric.clock import MILLISECOND_NS, SECOND_NS, ManualClock
 from fabric.records import KIND_BAR_1H, KIND_BAR_5M, Rows, empty
 from fabric.topology import Limits, Venue
 from gateway import fanout_kernel
-from gateway.fanout import QUEUE_MIN, Client
+from gateway.fanout import CATCH_UP_MAX_NS, CAUGHT_UP_ROWS, QUEUE_MIN, Client
 from gateway.protocol import CHANNELS, ProtocolError
 from gateway.protocol_kernel import JSON, MSGPACK
-from gateway_market import BEST, FEED, Market, interval, messages
+from gateway_market import BEST, FEED, FakeSink, Market, interval, messages
 
 PX = 10**9
 
@@ -343,7 +343,7 @@ def test_what_a_reborn_publisher_has_not_said_again_is_stale(market: Market) -> 
     assert last["B"]["st"] == 16
 
 
-def test_a_stale_line_marks_the_quotes_of_its_venue(market: Market) -> None:
+def test_a_stale_line_marks_the_quotes_of_its_venue_until_each_comes_anew(market: Market, clock: ManualClock) -> None:
     market.apply(market.quote("A", 1 * PX, "V"), market.quote("A", 2 * PX, "N"))
     client, sink = market.client()
     client.subscribe({"venueQuotes": ["A"]}, 1_000, True)
@@ -354,7 +354,39 @@ def test_a_stale_line_marks_the_quotes_of_its_venue(market: Market) -> None:
     assert [(message["x"], message.get("st")) for message in messages(sink.frames)] == [("N", 16)]
     market.apply(market.status("", "N", venue_state="live"))
     market.flush()
+    assert [(message["x"], message.get("st")) for message in messages(sink.frames)] == [("N", 16)]  # of before
+    market.apply(market.quote("A", 2 * PX, "N"))
+    clock.advance(SECOND_NS)
+    market.flush()
     assert [(message["x"], message.get("st")) for message in messages(sink.frames)] == [("N", None)]
+
+
+def test_a_line_that_was_stale_within_one_batch_marks_what_came_before(market: Market) -> None:
+    client, sink = market.client()
+    client.subscribe({"venueQuotes": ["*"]}, 0, True)
+    market.apply(market.quote("A", 1 * PX), market.quote("B", 1 * PX))
+    market.flush()
+    sink.frames.clear()
+    market.apply(
+        market.status("", venue_state="stale"), market.status("", venue_state="live"), market.quote("B", 2 * PX)
+    )
+    market.flush()
+    last = {message["S"]: message.get("st") for message in messages(sink.frames)}
+    assert last == {"A": 16, "B": None}
+
+
+def test_only_a_line_that_turns_stale_or_back_sends_its_quotes_again(market: Market) -> None:
+    market.apply(market.quote("A", 1 * PX, "N"))
+    client, sink = market.client()
+    client.subscribe({"venueQuotes": ["A"]}, 0, True)
+    market.flush()
+    sent = []
+    for state in ("live", "gap", "live", "stale", "stale", "gap", "live"):
+        sink.frames.clear()
+        market.apply(market.status("", "N", venue_state=state))
+        market.flush()
+        sent.append(len(messages(sink.frames)))
+    assert sent == [0, 0, 0, 1, 0, 1, 0]
 
 
 def test_lost_feed_marks_quotes_and_not_the_composite(market: Market) -> None:
@@ -469,6 +501,22 @@ def test_a_prefix_that_outgrows_its_limit_is_told_once(clock: ManualClock) -> No
     assert market.fanout.counters()["symbols_capped"] == 3
 
 
+def test_a_client_that_goes_while_it_is_told_of_its_limit_wants_nothing_more(clock: ManualClock) -> None:
+    class LeavingSink(FakeSink):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            market.fanout.drop(client)
+
+    market = Market(clock, Limits(symbols_max=100, clients_max=4, client_symbols_max=1, candles_kept=2))
+    client, _ = market.client()
+    client.subscribe({"quotes": ["A*"], "trades": ["A*"]}, 100, True)
+    client.sink = sink = LeavingSink()
+    market.apply(market.nbbo("AA", PX))
+    market.apply(market.nbbo("AB", PX))
+    assert [message["code"] for message in messages(sink.frames)] == [405]
+    assert market.fanout.counters()["clients"] == 0
+
+
 def test_changing_the_interval_changes_how_quotes_come(market: Market, clock: ManualClock) -> None:
     client, sink = market.client()
     client.subscribe({"quotes": ["A"]}, 0, True)
@@ -559,6 +607,22 @@ def test_after_a_stall_old_ticks_are_not_replayed(market: Market, clock: ManualC
     assert prices(found[:1]) == [("A", 5_000, 2_150)]
     assert found[1] == {"T": "gap", "channel": "trades", "S": "A", "missed": 1}
     assert market.fanout.counters()["stalls"] == 1
+
+
+def test_catching_up_ends_however_much_still_comes(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client("sip")
+    client.subscribe({"quotes": ["A"]}, 0, True)
+    market.flush()
+    clock.advance(3 * SECOND_NS)
+    flood: list[Rows] = [market.nbbo("A", (step + 1) * PX) for step in range(CAUGHT_UP_ROWS)]
+    for _ in range(10):
+        market.apply(*flood)
+        market.flush()
+        assert sink.frames == []
+        clock.advance(CATCH_UP_MAX_NS // 10)
+    market.apply(*flood)
+    market.flush()
+    assert [bid for _, bid, _ in prices(messages(sink.frames))] == [CAUGHT_UP_ROWS]
 
 
 def test_the_end_is_told_to_everyone(market: Market) -> None:

@@ -134,6 +134,29 @@ def test_a_link_that_is_up_again_makes_a_value_live_only_with_its_next_row(lates
     assert stale() == [False, True, False, False]
 
 
+@pytest.mark.parametrize("letter", ["V", "N"])  # with a publisher that is known, and without
+def test_a_line_that_is_live_again_makes_a_quote_live_only_with_its_next_row(latest: Latest, letter: str) -> None:
+    symbol, slot = latest.symbols.intern("AMZN"), latest.slot(letter)
+    quotes = [row(KIND_QUOTE, QUOTE, number, venue=ord(letter)) for number in (1, symbol)]
+
+    def line(state: str) -> Rows:
+        return row(KIND_STATUS, STATUS, 0, venue=ord(letter), venue_state=pack(state))
+
+    def stale() -> list[bool]:
+        return [latest.quote_stale(number, slot) for number in (1, symbol)]
+
+    latest.apply(np.concatenate([line("live"), *quotes]), 0)
+    latest.apply(line("gap"), 1)
+    assert stale() == [False, False]
+    latest.apply(np.concatenate([line("stale"), line("stale")]), 2)
+    assert stale() == [True, True]
+    latest.apply(np.concatenate([line("live"), quotes[0]]), 3)
+    assert stale() == [False, True]
+    assert latest.tables.line_losses[slot] == 1
+    latest.apply(np.concatenate([line("stale"), quotes[1], line("live")]), 4)
+    assert stale() == [True, False]
+
+
 def test_what_a_publisher_sent_in_its_former_life_is_stale_until_sent_anew(latest: Latest) -> None:
     symbol = latest.symbols.intern("AMZN")
     latest.apply(np.concatenate([nbbo(1), nbbo(symbol)]), 0)
