@@ -29,6 +29,7 @@ from gateway.health import Health
 from gateway.latest import Latest
 from gateway.rest import Answering, Service, StoreReader, SymbolIndex
 from gateway.store import Store
+from gateway.watchdog import Watchdog
 
 TURN_S = 0.005
 """Between two looks at the bus."""
@@ -83,6 +84,7 @@ class Gateway:
         self._inbox = runtime.inbox()
         self._store = None if store is None else StoreReader(store, runtime.topology.limits.stale_after_ns)
         self._service = Service(runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store)
+        self._watchdog = Watchdog(runtime.log)
         self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
 
     def application(self, websockets: Sequence[Rule]) -> Application:
@@ -134,9 +136,10 @@ class Gateway:
         self._runtime.log.info("listening on http://%s:%d", settings.host, settings.port)
         watching = None if self._store is None else asyncio.create_task(self._store.watch())
         try:
-            while not self._runtime.stopping():
-                await self._turn()
-            await self._drain(server)
+            with self._watchdog:
+                while not self._runtime.stopping():
+                    await self._turn()
+                await self._drain(server)
         finally:
             server.stop()
             if watching is not None and self._store is not None:
@@ -156,6 +159,7 @@ class Gateway:
         more = batch.size > 0
         more |= self._clients.flush(self._clock.monotonic_ns())
         now_ns = self._clock.monotonic_ns()
+        self._watchdog.turned()
         self.health.turned(now_ns, self._latest.links(), self._inbox.ready())
         if self.health.ready:
             self._runtime.ready()

@@ -4,7 +4,9 @@ import asyncio
 import errno
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from fabric.errors import StoreError, UnavailableError
 from fabric.records import KIND_NBBO, NULL, STATE_STALE
 from gateway import app, rest
+from gateway.watchdog import Watchdog
 from gateway_rig import Rig, running
 
 
@@ -153,6 +156,18 @@ def test_an_address_that_asks_too_often_is_told_when_to_come_back() -> None:
         assert second.headers["RateLimit"] == '"address";r=0;t=2'
         assert json.loads(second.body)["code"] == "too_many_requests"
         assert (await fetch(rig, "/livez")).code == 200
+
+    scenario(steps)
+
+
+def test_what_blocks_the_loop_is_in_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(app, "Watchdog", partial(Watchdog, blocked_after_s=0.1))
+
+    async def steps(rig: Rig) -> None:
+        asyncio.get_running_loop().call_soon(lambda: time.sleep(0.3))
+        while "the loop turns again" not in caplog.text:
+            await rig.clients.flushed()
+        assert "time.sleep(0.3)" in caplog.text
 
     scenario(steps)
 
