@@ -18,14 +18,17 @@ an exchange: a trade more than five seconds ahead of it is counted and kept in t
 event time (a replay) the clock is the events themselves, nothing is carried or guarded, and the rows with a revision
 above 0 are a function of the rows read.
 
-``gap`` is 1 on a bar in which trades may be missing: a message of its symbol was lost, or the line or
-publisher of a venue on which the symbol trades was down. Cancels and corrections are not applied: they are
+``gap`` is 1 on a bar in which trades may be missing: a message of its symbol was lost, the line or publisher of a
+venue on which the symbol trades was down, or the interval began before this process heard its first publisher: after
+a restart the bars in progress hold the trades since then only. (A replay begins with its data: there nothing was
+before.) Cancels and corrections are not applied: they are
 counted, and the bar of that moment has ``gap`` too, because it may not be exact.
 """
 
 import numpy as np
 
 from fabric import node
+from fabric.bus import EVENTS_MAX
 from fabric.clock import SECOND_NS, Clock
 from fabric.node import Runtime
 from fabric.records import BAR, Rows, venue_mask
@@ -55,8 +58,9 @@ class Candles:
         horizon_ns: int = 900 * SECOND_NS,
         silence_ns: int = 2_500_000_000,
     ) -> None:
-        """``publishers`` are the venue letters that each source of the inbox speaks for; ``clock`` gives the monotonic
-        time; with ``event_time`` the ``now_ns`` of `step` is the time of the events.
+        """``publishers`` are the venue letters that each source of the inbox speaks for; ``batch_max`` is without the
+        inbox's rows about links; ``clock`` gives the monotonic time; with ``event_time`` the ``now_ns`` of `step` is
+        the time of the events.
         """
         self.plan = candles_kernel.make_plan(
             grace_ns,
@@ -66,12 +70,15 @@ class Candles:
             conditions.sale_table(),
         )
         self.bars = candles_kernel.no_bars(symbols_max, self.plan)
+        if not event_time:  # each publisher is down until its first LINK row says otherwise
+            self.bars.down[candles_kernel.BY_LINK] = np.bitwise_or.reduce(self.plan.publishers)
         self._clock = clock
         self._event_time = event_time
         self._publish_every_ns = publish_every_ns
         self._stepped_ns = self._published_ns = clock.monotonic_ns()
         # Zeroed pages cost nothing until the worst case, a jump of time by more than the horizon, writes to them.
-        self._out = np.zeros(BACKLOG_MAX + candles_kernel.rows_max(symbols_max, batch_max, horizon_ns), BAR)
+        rows_max = candles_kernel.rows_max(symbols_max, batch_max + EVENTS_MAX, horizon_ns)
+        self._out = np.zeros(BACKLOG_MAX + rows_max, BAR)
         self._made = self._sent = 0
 
     def step(self, batch: Rows, now_ns: int) -> Rows:

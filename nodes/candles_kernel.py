@@ -102,6 +102,8 @@ TRADES, MALFORMED, UNKNOWN, OFFICIAL, CANCELS, SKEW, LATE, TOO_LATE, PUBLISHED =
 # Which lines are down, in `Bars.down`.
 BY_VENUE: Final = 0
 BY_LINK: Final = 1
+ALL_VENUES: Final = -1
+"""As a mask of venues."""
 
 _STALE: Final = pack("stale")
 _LIVE: Final = pack("live")
@@ -120,6 +122,7 @@ class Bars(NamedTuple):
     lost: npt.NDArray[np.int64]  # [slots] mask of the venues whose line was down at some time in it
     venues: npt.NDArray[np.int64]  # [symbols] mask of the venues that it has traded on
     clock: npt.NDArray[np.int64]  # [1] estimated exchange time; 0 before the first event
+    since: npt.NDArray[np.int64]  # [1] time of the first LINK row: what began before is not whole; 0 under event time
     closed: npt.NDArray[np.int64]  # [lengths] end of the last interval that has closed
     final: npt.NDArray[np.int64]  # [lengths] end of the last interval that has become final
     due: npt.NDArray[np.int64]  # [1] the next deadline of any
@@ -164,6 +167,7 @@ def no_bars(symbols_max: int, plan: Plan) -> Bars:
         lost=np.zeros(slots, np.int64),
         venues=np.zeros(symbols_max, np.int64),
         clock=np.zeros(1, np.int64),
+        since=np.zeros(1, np.int64),
         closed=np.zeros(lengths, np.int64),
         final=np.zeros(lengths, np.int64),
         due=np.zeros(1, np.int64),
@@ -218,8 +222,10 @@ def step(
         if kind == KIND_TRADE:
             count = trade(bars, plan, trades[i], now_ns, latest_ns, out, count)
         elif kind == KIND_STATUS:
-            count = status(bars, plan, statuses[i], latest_ns, out, count)
+            count = status(bars, plan, statuses[i], now_ns, latest_ns, out, count)
         elif kind == KIND_LINK:
+            if bars.clock[0] == 0 and latest_ns != NO_LIMIT:
+                bars.since[0] = now_ns
             line(bars, plan, BY_LINK, plan.publishers[links[i]["publisher"]], links[i]["up"] == 1)
         elif kind == KIND_GAP and gaps[i]["channel_kind"] == KIND_TRADE:
             mark(bars, plan, gaps[i]["symbol"], 0)
@@ -242,7 +248,7 @@ def trade(bars: Any, plan: Any, row: Any, now_ns: int, latest_ns: int, out: Any,
         bars.counters[SKEW] += 1
         event_ns = bars.clock[0] if bars.clock[0] > 0 else now_ns
     if event_ns > bars.clock[0]:
-        count = advance(bars, plan, event_ns, out, count)
+        count = advance(bars, plan, believed(bars, plan, event_ns, now_ns, latest_ns), out, count)
     symbol = row["symbol"]
     if row["mark"] > 0:
         bars.counters[CANCELS] += 1
@@ -405,12 +411,16 @@ def slot_of(plan: Any, k: int, end: int) -> int:
 
 @lean
 def open_slot(bars: Any, plan: Any, k: int, end: int) -> int:
-    """Return the interval's slot, emptied if it held an earlier one; a line that is down now is lost to it."""
+    """Return the interval's slot, emptied if it held an earlier one. A line that is down now is lost to it, and all
+    lines are to one that began before we listened.
+    """
     slot = slot_of(plan, k, end)
     if bars.ends[slot] != end:
         bars.ends[slot] = end
         bars.sizes[slot] = 0
         bars.lost[slot] = bars.down[BY_VENUE] | bars.down[BY_LINK]
+        if end - plan.lengths[k] < bars.since[0]:
+            bars.lost[slot] = ALL_VENUES
         bars.marks[slot, :] = 0
     return slot
 
@@ -424,17 +434,49 @@ def go_to(bars: Any, plan: Any, end: int) -> None:
         bars.here[1 + k] = open_slot(bars, plan, k, start + plan.lengths[k])
 
 
+@lean
+def believed(bars: Any, plan: Any, event_ns: int, now_ns: int, latest_ns: int) -> int:
+    """``event_ns``, but the first exchange time of all begins the listening, and is no older than the horizon: what is
+    older could not change a bar. Under event time nothing was before the first event, and any time is right.
+    """
+    if bars.clock[0] > 0 or latest_ns == NO_LIMIT:
+        return event_ns
+    if bars.since[0] == 0:
+        bars.since[0] = max(event_ns, now_ns)
+    return max(event_ns, now_ns - plan.horizon_ns)
+
+
 @lean_kernel
 def advance(bars: Any, plan: Any, now_ns: int, out: Any, count: int) -> int:
-    """Move the exchange time to ``now_ns``; close and finish what is due by then, earliest deadline first."""
+    """Move the exchange time to ``now_ns``; close and finish what is due by then, earliest deadline first.
+
+    The work has a bound, however far that is: once all that has bars is final, the empty intervals are passed over.
+    """
     if bars.clock[0] == 0:
-        for k in range(plan.lengths.size):
-            bars.closed[k] = (now_ns - plan.grace_ns) // plan.lengths[k] * plan.lengths[k]
-            bars.final[k] = (now_ns - plan.horizon_ns) // plan.lengths[k] * plan.lengths[k]
-            for end in range(bars.final[k] + plan.lengths[k], bars.closed[k] + 1, plan.lengths[k]):
-                open_slot(bars, plan, k, end)
-        bars.due[0] = now_ns
+        pass_over(bars, plan, now_ns)
+    else:
+        all_final_ns = bars.clock[0] + plan.lengths[-1] + plan.horizon_ns
+        if now_ns > all_final_ns:
+            count = complete(bars, plan, all_final_ns, out, count)
+            pass_over(bars, plan, now_ns)
     bars.clock[0] = max(bars.clock[0], now_ns)
+    return complete(bars, plan, now_ns, out, count)
+
+
+@lean
+def pass_over(bars: Any, plan: Any, now_ns: int) -> None:
+    """Be at ``now_ns`` without visiting what lies before: nothing that is not final has a bar."""
+    for k in range(plan.lengths.size):
+        bars.closed[k] = (now_ns - plan.grace_ns) // plan.lengths[k] * plan.lengths[k]
+        bars.final[k] = (now_ns - plan.horizon_ns) // plan.lengths[k] * plan.lengths[k]
+        for end in range(bars.final[k] + plan.lengths[k], bars.closed[k] + 1, plan.lengths[k]):
+            open_slot(bars, plan, k, end)
+    bars.due[0] = now_ns
+
+
+@lean_kernel
+def complete(bars: Any, plan: Any, now_ns: int, out: Any, count: int) -> int:
+    """Close and finish what is due by ``now_ns``."""
     while bars.due[0] <= now_ns:
         due = NO_LIMIT
         which = 0
@@ -500,10 +542,10 @@ def publish_running(bars: Any, plan: Any, out: Any, count: int) -> int:
 
 
 @lean
-def status(bars: Any, plan: Any, row: Any, latest_ns: int, out: Any, count: int) -> int:
+def status(bars: Any, plan: Any, row: Any, now_ns: int, latest_ns: int, out: Any, count: int) -> int:
     """Take the time from any status, and the state of a venue's line from one without a symbol."""
     if bars.clock[0] < row["event_ns"] <= latest_ns:
-        count = advance(bars, plan, row["event_ns"], out, count)
+        count = advance(bars, plan, believed(bars, plan, row["event_ns"], now_ns, latest_ns), out, count)
     if row["symbol"] == 0:
         venues = venue_bit(row["venue"])
         if row["venue_state"] == _STALE:

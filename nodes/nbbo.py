@@ -18,6 +18,7 @@ symbol that has lost all its venues has no sides and the bit ``stale``; one that
 import numpy as np
 
 from fabric import node
+from fabric.bus import EVENTS_MAX
 from fabric.node import Runtime
 from fabric.records import NBBO, Rows, venue_mask
 from fabric.topology import ProcessorSettings
@@ -28,7 +29,9 @@ class Nbbo:
     """The composite of some symbols."""
 
     def __init__(self, symbols_max: int, venues: str, publishers: tuple[str, ...], batch_max: int) -> None:
-        """``venues`` are the letters that may count, ``publishers`` those that each source of the inbox speaks for."""
+        """``venues`` are the letters that may count, ``publishers`` those that each source of the inbox speaks for;
+        ``batch_max`` is without the inbox's rows about links.
+        """
         self.book = nbbo_kernel.no_book(symbols_max, len(venues))
         slots = np.full(256, -1, np.int64)
         for slot, venue in enumerate(venues):
@@ -41,7 +44,7 @@ class Nbbo:
             sales=conditions.sale_table(),
         )
         # Zeroed pages cost nothing until the worst case, all lines lost in one batch, writes to them.
-        self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max), NBBO)
+        self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max + EVENTS_MAX), NBBO)
 
     def step(self, batch: Rows, now_ns: int) -> Rows:
         """Apply rows of any kinds in the order of arrival; return the NBBO rows made, good until the next step."""

@@ -213,6 +213,9 @@ class NaiveCandles:
             tuple[int, int, int], dict[str, Any]
         ] = {}  # (length, start, symbol), in the order of the first trade
         self.down_since: dict[tuple[str, str], float] = {}
+        self.since: float = float("-inf")
+        if not event_time:
+            self.down_since = {("link", venue): float("-inf") for venues in publishers for venue in venues}
         self.outages: list[tuple[str, float, float]] = []  # venue, from, to
         self.losses: list[tuple[int, float, float]] = []  # symbol, from, to
         self.stepped_ns = self.published_ns = monotonic_ns()
@@ -220,6 +223,7 @@ class NaiveCandles:
     def step(self, rows: Rows, now_ns: int) -> list[Row]:
         out: list[Row] = []
         monotonic_ns = self.monotonic_ns()
+        self.oldest_ns = 0 if self.event_time else now_ns - self.horizon_ns
         if self.time is not None:
             carried_ns = self.time + monotonic_ns - self.stepped_ns
             if self.event_time:
@@ -239,6 +243,8 @@ class NaiveCandles:
                 elif row["symbol"] == 0 and state == "gap" and self.time is not None:
                     self.outages.append((venue, self.time - self.silence_ns, self.time))
             elif row["kind"] == KIND_LINK:
+                if self.time is None and not self.event_time:
+                    self.since = now_ns
                 for venue in self.publishers[row["publisher"]]:
                     self._line("link", venue, row["up"] == 1)
             elif row["kind"] == KIND_GAP and row["channel_kind"] == KIND_TRADE:
@@ -296,7 +302,7 @@ class NaiveCandles:
                 bar["changed"] = True
 
     def _advance(self, ns: int, out: list[Row]) -> None:
-        self.time = ns if self.time is None else max(self.time, ns)
+        self.time = max(ns, self.oldest_ns if self.time is None else self.time)
         due = []
         for first, (key, bar) in enumerate(self.bars.items()):
             end = key[1] + LENGTHS_NS[key[0]]
@@ -324,8 +330,9 @@ class NaiveCandles:
         spans = [(a, b) for venue, a, b in self.outages if venue in venues]
         spans += [(since, float("inf")) for (_, venue), since in self.down_since.items() if venue in venues]
         spans += [(a, b) for lost, a, b in self.losses if lost == symbol]
+        gap = start < self.since or any(a < end and start <= b for a, b in spans)
         row |= {"kind": 5 + k, "symbol": symbol, "venue": 0, "event_ns": start, "rev": bar["rev"]}
-        out.append(row | {"final": int(bar["final"]), "gap": int(any(a < end and start <= b for a, b in spans))})
+        out.append(row | {"final": int(bar["final"]), "gap": int(gap)})
 
 
 def bar_of(trades: list[Row]) -> Row:

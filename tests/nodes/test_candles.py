@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fabric.bus import EVENTS_MAX
 from fabric.clock import SECOND_NS, EventClock, ManualClock
 from fabric.records import (
     EVENT,
@@ -53,13 +54,14 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 class Rig:
-    """A node under a clock of its own, which starts at noon."""
+    """A node under a clock of its own, which starts at noon, when it hears all its publishers."""
 
     def __init__(self, **options: Any) -> None:
         self.clock = ManualClock(NOON_NS)
         self.node = Candles(
             options.pop("symbols_max", 8), PUBLISHERS, options.pop("batch_max", 1_000), self.clock, **options
         )
+        self.step(*LINKS_UP)
 
     def step(self, *rows: Rows, after_s: float = 0) -> list[dict[str, int]]:
         """Let time pass, then take these rows in one batch; what is published."""
@@ -97,6 +99,9 @@ def line(venue: str, state: str, **values: Any) -> Rows:
 
 def lost(symbol: int = 1, kind: int = KIND_TRADE) -> Rows:
     return row(GAP, KIND_GAP, symbol, "N", {"publisher": 0, "channel_kind": kind})
+
+
+LINKS_UP = [link(publisher, 1) for publisher in range(len(PUBLISHERS))]
 
 
 def of_kind(kind: int, published: list[dict[str, int]]) -> list[dict[str, int]]:
@@ -364,6 +369,65 @@ def test_an_outage_flags_every_bar_that_it_touches(kernel: str, down: Rows, up: 
     assert {at for at, gap in gaps.items() if not gap} == {(1, 0), (1, 1), (1, 2), (1, 3), (2, 0)}
 
 
+def test_bars_that_began_before_a_restart_say_so(kernel: str) -> None:
+    rig = Rig()
+    rig.at(310, trade(310))
+    rig.node = Candles(8, PUBLISHERS, 1_000, rig.clock)
+    rig.at(320, link(0, 1))
+    rig.at(325, trade(325), trade(290), trade(325, symbol=2, venue="V"))
+    rig.at(370, trade(370), trade(290), trade(370, symbol=2, venue="V"))  # nobody has heard V yet
+    rig.at(430, link(2, 1), trade(430), trade(430, symbol=2, venue="V"))
+    rig.at(490, trade(490), trade(490, symbol=2, venue="V"))
+    rig.at(610, trade(610), trade(610, symbol=2, venue="V"))
+    found = {
+        (bar["kind"], bar["symbol"], (bar["event_ns"] - NOON_NS) // SECOND_NS): bar["gap"] for bar in rig.at(8_000)
+    }
+    assert {key for key, gap in found.items() if gap} == {
+        *((KIND_BAR_1M, 1, second) for second in (240, 300)),
+        *((KIND_BAR_1M, 2, second) for second in (300, 360, 420)),
+        *((kind, symbol, at) for kind, at in ((KIND_BAR_5M, 300), (KIND_BAR_1H, 0)) for symbol in (1, 2)),
+        (KIND_BAR_5M, 1, 0),
+    }
+    assert {key for key, gap in found.items() if not gap} == {
+        *((KIND_BAR_1M, 1, second) for second in (360, 420, 480, 600)),
+        *((KIND_BAR_1M, 2, second) for second in (480, 600)),
+        *((KIND_BAR_5M, symbol, 600) for symbol in (1, 2)),
+    }
+
+
+def test_without_a_link_row_the_first_event_is_when_listening_began(kernel: str) -> None:
+    rig = Rig()
+    rig.node = Candles(8, ("",), 1_000, rig.clock)
+    rig.at(30, trade(29))
+    published = minutes([*rig.at(70, trade(70)), *rig.at(130)])
+    assert [bar["gap"] for bar in published if bar["rev"] == 1] == [1, 0]
+
+
+def test_the_start_of_a_replay_has_lost_nothing(kernel: str) -> None:
+    rig = Rig(event_time=True)
+    assert {bar["gap"] for bar in rig.step(trade(30), trade(5_000))} == {0}
+
+
+@pytest.mark.parametrize("kind", ["trade", "status"])
+@pytest.mark.parametrize("event_time", [False, True])
+def test_an_ancient_first_time_costs_no_more_than_another(kernel: str, kind: str, event_time: bool) -> None:
+    rig = Rig(event_time=event_time)
+    rig.at(10, trade(0, event_ns=1) if kind == "trade" else line("N", "live", event_ns=1))
+    published = [*rig.at(20, trade(20)), *rig.at(21, trade(21))]  # a visit of each minute since 1970 would not end
+    assert [bar["trades"] for bar in minutes(published) if bar["event_ns"] == NOON_NS][-1] == 2
+    assert rig.node.counters()["too_late"] == (kind == "trade" and not event_time)
+
+
+def test_a_batch_with_all_rows_about_links_fits(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candles, "BACKLOG_MAX", 0)
+    rig = Rig(symbols_max=2, batch_max=1)
+    rig.at(3_590, trade(3_590))
+    rig.at(3_602)
+    count = 1 + EVENTS_MAX
+    assert len(rig.at(3_603, *[trade(3_590) for _ in range(count)])) == 3 * count
+    assert len(rig.node._out) >= 3 * count
+
+
 def test_a_lost_packet_of_a_line_flags_the_bars_of_its_venue(kernel: str) -> None:
     rig = Rig()
     published = rig.at(10, trade(8), trade(8, symbol=2, venue="P"), line("P", "gap"))
@@ -442,6 +506,7 @@ def test_it_agrees_with_its_twin(kernel: str, seed: int, event_time: bool) -> No
     options |= {"event_time": event_time, "publish_every_ns": rng.choice([1, 20]) * SECOND_NS}
     rig = Rig(symbols_max=symbols, **options)
     twin = NaiveCandles(PUBLISHERS, rig.clock.monotonic_ns, **options)
+    twin.step(np.concatenate(LINKS_UP), NOON_NS)
     stream = random_stream(rng, 400, symbols, seconds=rng.choice([100, 1_000, 9_000]), far=not event_time)
     label = f"seed {seed}, {kernel}, event time {event_time}"
     published = 0

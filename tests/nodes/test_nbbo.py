@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fabric.bus import EVENTS_MAX
 from fabric.records import (
     EVENT,
     KIND_LINK,
@@ -273,6 +274,13 @@ def test_all_symbols_at_once_fit_into_one_step(kernel: str) -> None:
     assert len(published) == 3 * (symbols - 1)
     assert {out["state"] for out in published[-symbols + 1 :]} == {STATE_STALE}
     assert len(node.step(np.empty(0, EVENT), 0).base) >= len(published)  # bounded: changes_max
+
+
+def test_a_batch_with_all_rows_about_links_fits(kernel: str) -> None:
+    node = make(symbols_max=2, batch_max=1)
+    count = 1 + EVENTS_MAX
+    assert len(step(node, *[quote("N", bid=(100 - n % 2, 1)) for n in range(count)])) == count
+    assert len(node._changes) >= count
 
 
 def random_stream(rng: random.Random, count: int, symbols: int) -> Rows:
