@@ -65,8 +65,8 @@ RECONNECT_MAX_MS = 1_000
 HANDSHAKE_MS = 2_000
 REBUILD_AFTER_NS = SECOND_NS
 """A link without connection or attempt for this long has been given up by libzmq: build its socket anew."""
-ASK_AGAIN_NS = SECOND_NS
-"""A snapshot that has not come whole within this time is asked for again."""
+ASK_AGAIN_NS = 3 * SECOND_NS
+"""A snapshot of which nothing has come for so long is asked for again; sooner would only load a busy publisher more."""
 CHECK_EVERY_NS = 50 * MILLISECOND_NS
 BEAT_EVERY_NS = SECOND_NS
 SNAPSHOT_CHUNK = 256
@@ -689,22 +689,25 @@ class Inbox:
         return any(channel in STATE_CHANNELS for channel in topics.prefix_channels(topic))
 
     def _read_snapshot(self, link: _Link, now_ns: int) -> None:
-        while link.dealer.poll(0):
-            request, *answer = link.dealer.recv_multipart()
-            if request != str(link.request).encode():
-                continue
-            try:
-                summary, *frames = answer
-                more = bool(msgpack.unpackb(summary)["more"])
-                data, ends = codec.lay_out(zip(frames[::2], frames[1::2], strict=True))
-            except _MALFORMED:
-                self._refuse(link)
-                continue
-            self._snapshots.append((link.index, data, ends, 0))
-            link.asked_ns = now_ns if more else 0
-            if not more:
-                link.whole = True
-                link.heads.clear()  # compared anew: snapshot rows count as come, though they were sent long ago
+        """Take one chunk: a call's work stays bounded however much has been asked for."""
+        try:
+            request, *answer = link.dealer.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return
+        if request != str(link.request).encode():
+            return
+        try:
+            summary, *frames = answer
+            more = bool(msgpack.unpackb(summary)["more"])
+            data, ends = codec.lay_out(zip(frames[::2], frames[1::2], strict=True))
+        except _MALFORMED:
+            self._refuse(link)
+            return
+        self._snapshots.append((link.index, data, ends, 0))
+        link.asked_ns = now_ns if more else 0
+        if not more:
+            link.whole = True
+            link.heads.clear()  # compared anew: snapshot rows count as come, though they were sent long ago
 
     def _absorb(self, n: int, now_ns: int, wall_ns: int) -> int:
         while self._snapshots:

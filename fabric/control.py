@@ -17,6 +17,7 @@ import selectors
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -27,6 +28,7 @@ from fabric.errors import FabricError, NotRunningError, UnavailableError
 
 REQUEST_MAX = 64 * 1024
 REPLY_MAX = 16 * 1024 * 1024
+RETRY_S = 0.02
 CONNECTIONS_MAX = 32
 SOCKET_PATH_MAX = 107
 """sizeof(sockaddr_un.sun_path) - 1 on Linux (unix(7))."""
@@ -219,11 +221,19 @@ class Control:
         self._folder = folder
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
-        try:
-            self._socket.connect(str(folder.socket_path()))
-        except OSError as error:
-            self._socket.close()
-            raise NotRunningError(f"no topology is running in {folder.path.parent}") from error
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._socket.connect(str(folder.socket_path()))
+                return
+            except BlockingIOError:  # more wait to be accepted than the launcher's queue holds
+                if time.monotonic() > until:
+                    self._socket.close()
+                    raise NotRunningError(f"the topology in {folder.path.parent} answers nobody") from None
+                time.sleep(RETRY_S)
+            except OSError as error:
+                self._socket.close()
+                raise NotRunningError(f"no topology is running in {folder.path.parent}") from error
 
     def __enter__(self) -> Self:
         return self
