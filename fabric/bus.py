@@ -471,6 +471,8 @@ class Inbox:
                 self._heartbeats(heartbeats, now)
             for link in lost:  # told after all that it had sent
                 self._down(link)
+        else:
+            self._state[:, sk.DRAINED] = 1
         n = self._absorb(n, now, wall)
         self._called_ns = self._clock.monotonic_ns()
         rows = self._rows[:n]
@@ -712,6 +714,8 @@ class Inbox:
     def _absorb(self, n: int, now_ns: int, wall_ns: int) -> int:
         while self._snapshots:
             index, data, ends, done = self._snapshots[0]
+            if not self._state[index, sk.DRAINED]:  # the live stream first: it holds what led up to these values
+                break
             n, done = bus_kernel.absorb(
                 codec.SCHEMA, self._symbols.arrays, data, ends, done, self._state, self._layout, self._last,
                 self._arrival,
@@ -722,6 +726,8 @@ class Inbox:
                 self._snapshots[0] = (index, data, ends, done)
                 break
             self._snapshots.pop(0)
+            if not self._links[index].asked_ns:  # that was its last chunk
+                self._state[index, sk.REPAIRING] = 0
         return n
 
     # Heartbeats: who lives, and what was lost at the end of a stream
@@ -787,5 +793,7 @@ class Inbox:
                 behind = max(0, ahead - link.heads[at])
                 if behind > link.behind.get(at, 0):
                     self._events.append((KIND_GAP, link.index, kind))
-                    link.wants_snapshot |= channel in STATE_CHANNELS
+                    if channel in STATE_CHANNELS:
+                        link.wants_snapshot = True
+                        self._state[link.index, sk.REPAIRING] = 1
                 link.behind[at] = behind

@@ -47,6 +47,7 @@ from fabric.sequence_kernel import (
     BAD,
     BYTES,
     CONNECTED,
+    DRAINED,
     FUTURE,
     GAP,
     LETTERS,
@@ -56,6 +57,7 @@ from fabric.sequence_kernel import (
     OLD_EPOCH,
     OVERLAP,
     POSITION,
+    REPAIRING,
     STATE_WIDTH,
     UP,
     judge,
@@ -161,7 +163,8 @@ def accept(
         n = link_event(rows, n, link, 1, epoch, wall_ns)
         state[link, UP] = 1
     seq = rows[n, 3]
-    if snapshot == 1 and seq <= last[slot]:
+    if snapshot == 1 and (seq <= last[slot] or (last[slot] > 0 and state[link, REPAIRING] == 0)):
+        # Older than the live stream, or ahead of a stream that flows: what lies between is on its way and no gap.
         state[link, OVERLAP] += 1
         return n
     before = abs(last[slot])
@@ -208,8 +211,10 @@ def drain(
     control_end = 0
     zmq_msg_init(pointer)
     for link in range(links):
+        state[link, DRAINED] = 1
         if items[link]["revents"] == 0:
             continue
+        state[link, DRAINED] = 0
         socket = items[link]["socket"]
         for _ in range(limit):
             if n + ROWS_A_MESSAGE > rows.shape[0]:
@@ -217,6 +222,7 @@ def drain(
             if zmq_msg_recv(pointer, socket, ZMQ_DONTWAIT) < 0:
                 code = errno()
                 if code == EAGAIN:
+                    state[link, DRAINED] = 1
                     break
                 if code != EINTR:
                     return -code, heartbeats

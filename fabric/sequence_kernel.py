@@ -29,6 +29,8 @@ BAD = 13
 POSITION = 14  # last O
 BYTES = 15
 FUTURE = 16  # event stamps more than five seconds ahead of this machine
+DRAINED = 17  # 1 when nothing was left to read on the link at its last turn
+REPAIRING = 18  # 1 while a snapshot is to fill what was lost at the end of a stream
 STATE_WIDTH = 24
 
 NEXT = 0

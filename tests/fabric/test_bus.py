@@ -683,3 +683,22 @@ def test_after_a_silence_in_the_same_epoch_the_last_values_come_again_once(bus: 
     assert reader.seqs(KIND_QUOTE, "AAPL") == [1, 1]
     assert reader.seqs(KIND_TRADE, "AAPL") == [1]
     assert reader.counter("lost") == 0
+
+
+def test_a_snapshot_that_overtakes_a_backlog_is_no_gap(bus: Joined) -> None:
+    """A late joiner finds its own queue behind the snapshot: nothing of that may be skipped."""
+    out = bus.publish()
+    reader = bus.read()
+    for _ in range(200):  # the subscription arrives, the greeting and the first values queue up
+        bus.clock.advance(5_000_000)
+        out.tick()
+        out.send(bus.quotes(*NAMES))
+        time.sleep(0.001)
+    reader.until(reader.inbox.ready)
+    out.send(bus.quotes(*NAMES))
+    head = out.counters()["published"] // len(NAMES)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1:] == [head])
+    for name in NAMES:
+        numbers = reader.seqs(KIND_QUOTE, name)
+        assert numbers == list(range(numbers[0], head + 1))
+    assert (reader.counter("lost"), reader.counter("gaps")) == (0, 0)
