@@ -40,11 +40,12 @@ NODES = (
 
 
 class Watch:
-    """A bot on every NBBO of a running topology."""
+    """A bot on one letter of each NBBO shard: reading all with bounds-checked kernels would take a core."""
 
     def __init__(self, topology: Topology, launcher: Running, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         self.topology, self.launcher = topology, launcher
-        self.sources = [Source(p, ("nbbo.",)) for p in topology.publishers() if "nbbo" in p.channels]
+        shards = [p for p in topology.publishers() if "nbbo" in p.channels]
+        self.sources = [Source(p, (f"nbbo.{p.letters[0]}",)) for p in shards]
         self.inbox = Inbox(context, self.sources, SymbolTable(20_000), Limits(), SystemClock())
 
     def nodes(self) -> dict[str, dict[str, Any]]:
@@ -133,11 +134,12 @@ def test_a_killed_node_is_back_at_once_and_disturbs_nobody(watch: Watch, name: s
 def test_readers_of_a_killed_feed_hold_its_quotes_for_stale(watch: Watch) -> None:
     """Fault 1: the venue leaves the composite, every symbol says so, and comes back with its own next quote."""
     watch.settle(1)
+    known = watch.inbox.counters()["symbols"] - 1
     os.kill(watch.nodes()["iex"]["pid"], signal.SIGKILL)
     withdrawn: set[int] = set()
     back: set[int] = set()
     deadline = time.monotonic() + 30
-    while len(back) < 4_500:
+    while len(back) < 0.9 * known:
         assert time.monotonic() < deadline, f"withdrawn {len(withdrawn)}, back {len(back)}"
         for row in watch.read():
             if row["state"] & STATE_STALE:
@@ -146,7 +148,8 @@ def test_readers_of_a_killed_feed_hold_its_quotes_for_stale(watch: Watch) -> Non
                 withdrawn.add(int(row["symbol"]))
             elif int(row["symbol"]) in withdrawn:
                 back.add(int(row["symbol"]))
-    assert len(withdrawn) >= 4_990
+    assert known > 300
+    assert len(withdrawn) >= 0.99 * known
 
 
 def quote(watch: Watch, name: str) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def test_a_connected_but_silent_exchange_is_a_fault_and_heals(watch: Watch) -> N
 BOT = """
 import select, sys
 from fabric.client import Client
-with Client("nbbo.", topology_file=sys.argv[1]) as client:
+with Client("nbbo.A", "nbbo.I", "nbbo.Q", topology_file=sys.argv[1]) as client:
     print("joined", flush=True)
     while True:
         client.poll(100)
@@ -227,7 +230,7 @@ def test_a_stopped_bot_delays_nobody_and_learns_its_gap(watch: Watch) -> None:
         lost, rebuilds = ask()
         bot.kill()
     after = watch.inbox.counters()
-    assert lost > 10_000, "it is told what it missed"
+    assert lost > 5_000, "it is told what it missed"
     assert rebuilds >= 3, "it threw its backlog away on every link"
     assert (after["lost"], after["gaps"]) == (before["lost"], before["gaps"]), "another reader lost something"
     assert np.percentile(ages, 99) < 1e9, "another reader was held up"
