@@ -117,7 +117,7 @@ def main() -> None:
     print(f"{rate:,.0f} NBBO/s for {options.seconds:.0f} s; lost {counters['lost']}, gaps {counters['gaps']}")
     for node in status["nodes"]:
         if node["role"] == "exchange":
-            late = node["counters"]
+            late = node["report"]
             print("exchange:", {name: late[name] for name in sorted(late) if "late" in name or "rate" in name})
     print(f"{'ms':32}{'p50':>8}{'p99':>8}{'p99.9':>8}")
     floor = percentiles(pings)
