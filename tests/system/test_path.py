@@ -250,7 +250,7 @@ def test_prices_are_the_same_through_every_door(market: Market) -> None:
     said: dict[tuple[str, int], tuple[float, float]] = {}  # (symbol, N) -> bid and ask
     stamped: dict[tuple[str, int], set[tuple[float, float]]] = {}  # (symbol, microsecond) -> the same
     answers = []
-    with Client("nbbo.", topology_file=market.topology.path) as client, closing(redis.Redis.from_url(url)) as cache:
+    with Client("nbbo.A", topology_file=market.topology.path) as client, closing(redis.Redis.from_url(url)) as cache:
 
         def listen(seconds: float) -> None:
             end = time.monotonic() + seconds
@@ -262,12 +262,12 @@ def test_prices_are_the_same_through_every_door(market: Market) -> None:
                         stamped.setdefault((p["S"], p["t"] // 1_000), set()).add((p["bp"], p["ap"]))
 
         listen(2)
-        names = sorted({name for name, _ in said})[::25]
+        names = sorted({name for name, _ in said})[::5]
         for name in names:
             answers.append((name, market.get(f"/quotes/{name}")[1], json.loads(cache.get(f"quote:{name}") or b"null")))
             listen(0.01)
         listen(1)
-    assert len(answers) > 50
+    assert len(answers) > 20
     compared = 0
     for name, rest, kept in answers:
         if (name, rest["seq"]) in said and kept is not None and (name, round(kept["ts"] * 1e6)) in stamped:
