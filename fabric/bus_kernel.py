@@ -191,6 +191,37 @@ def accept(
     return n + 1
 
 
+@lean
+def take(
+    schema: Any, symbols: Any, ids: Any, words: Any, data: Any, topic: int, topic_end: int, payload: int,
+    payload_end: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, rows: Any, n: int, link: int,
+    waiting: Any, now_ns: int, wall_ns: int, refresh_ns: int, snapshot: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Read one message, live or of a snapshot, and judge it; return the next free row and OK or why it was refused."""
+    reason = read_topic(schema, symbols, ids, words, data, topic, topic_end, rows, n)
+    if reason == OK:
+        reason = read_payload(schema, words, data, payload, payload_end, rows, n, waiting)
+    if reason != OK:
+        return n, reason
+    after = accept(
+        words,
+        symbols.used[0],
+        state,
+        layout,
+        last,
+        arrival,
+        advance,
+        rows,
+        n,
+        link,
+        now_ns,
+        wall_ns,
+        refresh_ns,
+        snapshot,
+    )
+    return (after, OK) if after >= 0 else (n, NOT_OURS)
+
+
 @lean_kernel
 def drain(
     items: Any, links: int, limit: int, schema: Any, symbols: Any, state: Any, layout: Any, last: Any, arrival: Any,
@@ -260,18 +291,10 @@ def drain(
             elif size > SCRATCH:
                 reason = TOO_LONG
             if reason == OK:
-                reason = read_topic(schema, symbols, ids, words, scratch, 0, topic_size, rows, n)
-            if reason == OK:
-                reason = read_payload(schema, words, scratch, TOPIC_MAX, TOPIC_MAX + size, rows, n, waiting)
-            if reason == OK:
-                after = accept(
-                    words, symbols.used[0], state, layout, last, arrival, advance, rows, n, link,
-                    now_ns, wall_ns, refresh_ns, 0,
+                n, reason = take(
+                    schema, symbols, ids, words, scratch, 0, topic_size, TOPIC_MAX, TOPIC_MAX + size, state, layout,
+                    last, arrival, advance, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, 0,
                 )  # fmt: skip
-                if after >= 0:
-                    n = after
-                else:
-                    reason = NOT_OURS
             if reason != OK:
                 state[link, BAD] += 1
                 reasons[link, reason] += 1
@@ -299,18 +322,10 @@ def absorb(
         if n + ROWS_A_MESSAGE > rows.shape[0]:
             return n, i
         begin = ends[i - 1, 1] if i > 0 else 0
-        reason = read_topic(schema, symbols, ids, words, data, begin, ends[i, 0], rows, n)
-        if reason == OK:
-            reason = read_payload(schema, words, data, ends[i, 0], ends[i, 1], rows, n, waiting)
-        if reason == OK:
-            after = accept(
-                words, symbols.used[0], state, layout, last, arrival, advance, rows, n, link,
-                now_ns, wall_ns, refresh_ns, 1,
-            )  # fmt: skip
-            if after >= 0:
-                n = after
-            else:
-                reason = NOT_OURS
+        n, reason = take(
+            schema, symbols, ids, words, data, begin, ends[i, 0], ends[i, 0], ends[i, 1], state, layout, last, arrival,
+            advance, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, 1,
+        )  # fmt: skip
         if reason != OK:
             state[link, BAD] += 1
             reasons[link, reason] += 1
