@@ -35,6 +35,26 @@ def from_payloads(payloads: list[bytes], recv_ns: int = 0) -> Packets:
     return Packets(buffer, np.cumsum(lengths) - lengths, lengths, np.full(len(payloads), recv_ns, np.int64))
 
 
+class Messages(Protocol):
+    """The decoder of one format's messages: blocks in order of their streams go in, rows come out."""
+
+    def decode(self, buffer: npt.NDArray[np.uint8], blocks: npt.NDArray[np.void]) -> Iterator[Rows]:
+        """Take every BLOCK; yield EVENT rows, each array a view good until the next is taken.
+
+        Of DATA the first ``skip`` messages are passed over. After a GAP or RESTART of a stream, quotes that can no
+        longer be known are withdrawn (rows without sides) until the stream has told them anew.
+        """
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted so far, by name."""
+        ...
+
+    def messages_by_type(self) -> dict[str, int]:
+        """Messages so far by the name of their type."""
+        ...
+
+
 class Wire(Protocol):
     """The decoder of one format with what it remembers. No socket, no clock, no bus."""
 

@@ -1,10 +1,38 @@
-"""Integers of the wire, read from bytes at any alignment (pure). Callers have checked that the bytes are there."""
+"""What all wires share in compiled code (pure): blocks of messages, and integers read from bytes at any alignment.
+
+A packet of any transport becomes one `BLOCK`: which stream of numbers it belongs to, the number of its first message,
+how many there are and where they lie. Framing makes blocks, the sequencer puts them in order and drops what
+has come twice, a format's decoder reads the messages. Readers of integers rely on their caller for that the bytes
+are there.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from fabric.compiled import inlined
+
+BLOCK = np.dtype(
+    [
+        ("stream", "<i8"),  # which sequence of numbers: the group of lines << 16 | unit or channel in the header
+        ("session", "<i8"),  # incarnation of that sequence: another value means that numbers start anew
+        ("kind", "<i8"),  # DATA to RESTART
+        ("first", "<i8"),  # number of its first message; HEARTBEAT and END: of the next; GAP: the first that is lost
+        ("count", "<i8"),  # messages in it; GAP: how many are lost
+        ("skip", "<i8"),  # messages at its beginning that were had before; set by the sequencer
+        ("start", "<i8"),  # its messages are buffer[start:stop]
+        ("stop", "<i8"),
+        ("sent_ns", "<i8"),  # the exchange's time of sending, 0 where the transport has none
+        ("recv_ns", "<i8"),  # received (or captured)
+        ("line", "<i8"),  # index of the line that brought it
+    ]
+)
+
+DATA = 0
+HEARTBEAT = 1  # the line lives; tells the number of the next message
+END = 2  # the session is over
+GAP = 3  # from the sequencer: these numbers never came; what hangs on them is no longer known
+RESTART = 4  # from the sequencer: the stream begins anew; all that it said before is void
 
 
 @inlined
@@ -41,6 +69,18 @@ def be16(data: Any, at: int) -> Any:
 def be32(data: Any, at: int) -> Any:
     """Big-endian u32 at ``data[at]``."""
     return be16(data, at) << 16 | be16(data, at + 2)
+
+
+@inlined
+def be48(data: Any, at: int) -> Any:
+    """Big-endian u48 at ``data[at]``."""
+    return be16(data, at) << 32 | be32(data, at + 2)
+
+
+@inlined
+def be64(data: Any, at: int) -> Any:
+    """Big-endian i64 at ``data[at]``; what is above 2^63 comes out negative, which no caller accepts."""
+    return be32(data, at) << 32 | be32(data, at + 4)
 
 
 @inlined
