@@ -87,6 +87,8 @@ _MARKET: Final[dict[int, tuple[Field, ...]]] = {
         ("u", "upper_px", WIRE_PRICE),
         ("d", "lower_px", WIRE_PRICE),
         ("i", "indicator", WIRE_TEXT),
+        ("ssr", "short_sale", WIRE_TEXT),
+        ("lot", "round_lot", WIRE_COUNT),
         ("vs", "venue_state", WIRE_TEXT),
         ("g0", "gap_from", WIRE_INT),
         ("g1", "gap_to", WIRE_INT),

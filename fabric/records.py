@@ -119,12 +119,14 @@ TRADE: Final = _record(
     "original_id",
 )
 
-STATUS: Final = _record(
+STATUS: Final = _record(  # a state: each row of a symbol tells all that its feed knows of it, not only what changed
     "trading",  # text: status code of the exchange (H halted, T trading, P paused, O order acceptance, ...)
     "reason",  # text: reason code of the exchange (T1, IPO1, ...)
     "upper_px",  # LULD bands
     "lower_px",
     "indicator",  # text: LULD indicator
+    "short_sale",  # text: state of the short-sale price test, as the exchange says it (0 off, 1 or 2 on, ...)
+    "round_lot",  # shares
     "venue_state",  # text: live, stale, gap or recover; set where the whole line is meant (empty symbol)
     "gap_from",  # first and last exchange sequence of a gap
     "gap_to",

@@ -26,7 +26,7 @@ KINDS = {
     "l": (kernel.BANDS, STATUS),
     "venue": (kernel.LINE, STATUS),
 }
-TEXTS = ("condition", "tape", "mark", "trading", "reason", "indicator", "venue_state")
+TEXTS = ("condition", "tape", "mark", "trading", "reason", "indicator", "short_sale", "venue_state")
 LETTERS = ("venue", "bid_venue", "ask_venue")
 EXTREMES = (NULL, NULL + 1, -1, 0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**32, 2**53 + 1, 2**63 - 1)
 FAR_FUTURE_NS = 2**63 - 1
