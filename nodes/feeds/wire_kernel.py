@@ -98,5 +98,21 @@ def text(data: Any, at: int, length: int) -> Any:
     return packed
 
 
+@inlined
+def text_hash(data: Any, at: int, length: int) -> Any:
+    """The bytes as one number that is not negative: FNV-1a of 64 bits, the uppermost cleared.
+
+    Kept in two halves, so that no product leaves 63 bits.
+    """
+    low = np.int64(0x84222325)
+    high = np.int64(0xCBF29CE4)
+    for i in range(length):
+        low ^= u8(data, at + i)
+        product = low * 0x1B3
+        high = (high * 0x1B3 + (product >> 32) + (low << 8)) & 0xFFFFFFFF
+        low = product & 0xFFFFFFFF
+    return (high & 0x7FFFFFFF) << 32 | low
+
+
 def warm_up() -> None:
     """Nothing to do: these helpers are compiled into the kernels that use them."""
