@@ -147,7 +147,9 @@ class Capture:
     def _batch(self, count: int) -> Batch:
         found = self._found[:count]
         columns = {name: np.ascontiguousarray(found[name]) for name in kernel.FOUND.names or ()}
-        packets = Packets(self._data, columns["offset"], columns["length"], columns["recv_ns"])
+        packets = Packets(
+            self._data, columns["offset"], columns["length"], columns["recv_ns"], np.zeros(count, np.int64)
+        )
         return Batch(packets, columns["ip_at"], columns["udp_at"])
 
     def _fill(self) -> bool:

@@ -50,7 +50,7 @@ def describe(path: Path, counts: Counter[str]) -> Iterator[Message]:
     """Every message of a capture file, in its order; ``counts`` is kept by type; raises CaptureError."""
     with Capture(path) as capture:
         for batch in capture:
-            buffer, offsets, lengths, times = batch.packets
+            buffer, offsets, lengths, times, _ = batch.packets
             for i, (at, length, time_ns) in enumerate(
                 zip(offsets.tolist(), lengths.tolist(), times.tolist(), strict=True)
             ):

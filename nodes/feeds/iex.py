@@ -99,7 +99,7 @@ class Iex:
         taken = 0
         while taken < packets.offsets.size:
             taken, n = iex_kernel.decode(
-                *packets, taken, self._protocol, ord(VENUE), self._symbols.arrays, self.state, self._out
+                *packets[:4], taken, self._protocol, ord(VENUE), self._symbols.arrays, self.state, self._out
             )
             if n:
                 yield self._rows[:n]

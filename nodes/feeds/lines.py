@@ -46,6 +46,7 @@ class Lines:
         self._offsets = np.arange(PACKETS_MAX, dtype=np.int64) * PACKET_BYTES_MAX
         self._lengths = np.zeros(PACKETS_MAX, np.int64)
         self._recv_ns = np.zeros(PACKETS_MAX, np.int64)
+        self._line = np.zeros(PACKETS_MAX, np.int64)
         self._truncated = np.zeros(1, np.int64)
         self._packets = self._bytes = self._errors = 0
         self._busy_until_ns = 0
@@ -76,16 +77,19 @@ class Lines:
     def receive(self, now_ns: int) -> Packets:
         """Take what is there, stamped ``now_ns``; views good until the next call. A failing socket is counted."""
         count = 0
-        for sock in self._sockets:
+        for line, sock in enumerate(self._sockets):
             taken = lines_kernel.receive(sock.fileno(), self._headers, count, self._lengths, self._truncated)
             if taken < 0:  # an ICMP error, say: it is cleared by having been read
                 self._errors += 1
             else:
+                self._line[count : count + taken] = line
                 count += taken
         self._packets += count
         self._bytes += int(self._lengths[:count].sum())
         self._recv_ns[:count] = now_ns
-        return Packets(self._flat, self._offsets[:count], self._lengths[:count], self._recv_ns[:count])
+        return Packets(
+            self._flat, self._offsets[:count], self._lengths[:count], self._recv_ns[:count], self._line[:count]
+        )
 
     def counters(self) -> dict[str, int]:
         """Packets and bytes taken, datagrams cut, socket errors, and what the kernel dropped for want of room."""

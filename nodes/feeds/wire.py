@@ -22,17 +22,19 @@ class Packets(NamedTuple):
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
     recv_ns: npt.NDArray[np.int64]  # when each was received (or captured)
+    lines: npt.NDArray[np.int64]  # index of the line that brought each; 0 for all of a capture
 
     def part(self, start: int, stop: int) -> "Packets":
         """Packets ``start`` to ``stop`` (exclusive), sharing memory."""
-        return Packets(self.buffer, self.offsets[start:stop], self.lengths[start:stop], self.recv_ns[start:stop])
+        return Packets(self.buffer, *(column[start:stop] for column in self[1:]))
 
 
-def from_payloads(payloads: list[bytes], recv_ns: int = 0) -> Packets:
-    """Copy payloads into one batch, all received at ``recv_ns``."""
+def from_payloads(payloads: list[bytes], recv_ns: int = 0, line: int = 0) -> Packets:
+    """Copy payloads into one batch, all received at ``recv_ns`` on line number ``line``."""
     lengths = np.array([len(payload) for payload in payloads], np.int64)
     buffer = np.frombuffer(b"".join(payloads) or b"\0", np.uint8).copy()
-    return Packets(buffer, np.cumsum(lengths) - lengths, lengths, np.full(len(payloads), recv_ns, np.int64))
+    stamps = np.full((2, len(payloads)), [[recv_ns], [line]], np.int64)
+    return Packets(buffer, np.cumsum(lengths) - lengths, lengths, *stamps)
 
 
 class Messages(Protocol):

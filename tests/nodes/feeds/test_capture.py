@@ -73,7 +73,7 @@ def read(path: Path) -> list[tuple[int, bytes]]:
 
 def payloads(capture: Capture) -> Iterator[tuple[int, bytes]]:
     for batch in capture:
-        buffer, offsets, lengths, times = batch.packets
+        buffer, offsets, lengths, times, _ = batch.packets
         for offset, length, time_ns in zip(offsets.tolist(), lengths.tolist(), times.tolist(), strict=True):
             yield time_ns, buffer[offset : offset + length].tobytes()
 

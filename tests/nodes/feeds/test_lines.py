@@ -25,7 +25,7 @@ def lines() -> Iterator[Lines]:
 
 
 def bytes_of(packets: Packets) -> list[bytes]:
-    buffer, offsets, lengths, _ = packets
+    buffer, offsets, lengths, _, _ = packets
     return [
         buffer[offset : offset + length].tobytes()
         for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True)
@@ -40,6 +40,7 @@ def test_packets_of_all_lines_in_one_batch(lines: Lines, sender: socket.socket) 
     packets = lines.receive(now_ns=42)
     assert bytes_of(packets) == [bytes([i]) + part for i in (0, 1) for part in (b"a", b"", b"long " * 300)]
     assert packets.recv_ns.tolist() == [42] * 6
+    assert packets.lines.tolist() == [0, 0, 0, 1, 1, 1]
     counts = lines.counters()
     assert (counts["udp_packets"], counts["udp_bytes"]) == (6, 2 * (2 + 1 + 1_501))
     assert counts["kernel_drops"] == counts["udp_truncated"] == counts["udp_errors"] == 0
