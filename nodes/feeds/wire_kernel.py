@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fabric.compiled import inlined
+from fabric.compiled import lean
 
 BLOCK = np.dtype(
     [
@@ -35,55 +35,58 @@ GAP = 3  # from the sequencer: these numbers never came; what hangs on them is n
 RESTART = 4  # from the sequencer: the stream begins anew; all that it said before is void
 
 
-@inlined
+@lean
 def u8(data: Any, at: int) -> Any:
-    """The byte at ``data[at]``, signed 64-bit like every number here."""
-    return np.int64(data[at])
+    """The byte at ``data[at]``, signed 64-bit like every number here.
+
+    The index is unsigned: one that could count from the end would keep the bytes of an integer from being one load.
+    """
+    return np.int64(data[np.uint64(at)])
 
 
-@inlined
+@lean
 def le16(data: Any, at: int) -> Any:
     """Little-endian u16 at ``data[at]``."""
     return u8(data, at) | u8(data, at + 1) << 8
 
 
-@inlined
+@lean
 def le32(data: Any, at: int) -> Any:
     """Little-endian u32 at ``data[at]``."""
     return le16(data, at) | le16(data, at + 2) << 16
 
 
-@inlined
+@lean
 def le64(data: Any, at: int) -> Any:
     """Little-endian i64 at ``data[at]``; what is above 2^63 comes out negative, which no caller accepts."""
     return le32(data, at) | le32(data, at + 4) << 32
 
 
-@inlined
+@lean
 def be16(data: Any, at: int) -> Any:
     """Big-endian u16 at ``data[at]``."""
     return u8(data, at) << 8 | u8(data, at + 1)
 
 
-@inlined
+@lean
 def be32(data: Any, at: int) -> Any:
     """Big-endian u32 at ``data[at]``."""
     return be16(data, at) << 16 | be16(data, at + 2)
 
 
-@inlined
+@lean
 def be48(data: Any, at: int) -> Any:
     """Big-endian u48 at ``data[at]``."""
     return be16(data, at) << 32 | be32(data, at + 2)
 
 
-@inlined
+@lean
 def be64(data: Any, at: int) -> Any:
     """Big-endian i64 at ``data[at]``; what is above 2^63 comes out negative, which no caller accepts."""
     return be32(data, at) << 32 | be32(data, at + 4)
 
 
-@inlined
+@lean
 def text(data: Any, at: int, length: int) -> Any:
     """Space-padded text of up to eight characters as a record column holds it; 0 when it is not plain ASCII."""
     packed = np.int64(0)
@@ -98,7 +101,7 @@ def text(data: Any, at: int, length: int) -> Any:
     return packed
 
 
-@inlined
+@lean
 def text_hash(data: Any, at: int, length: int) -> Any:
     """The bytes as one number that is not negative: FNV-1a of 64 bits, the uppermost cleared.
 

@@ -33,10 +33,9 @@ def packet(*messages: bytes, sequence: int = 1, session: bytes = b"SESSION001", 
 
 def frame(*payloads: bytes, use: Callable[..., Any] = kernel.frame) -> tuple[list[dict[str, int]], list[int]]:
     """The blocks of packets on lines 0, 1, 0, 1, ... of groups 4 and 5, and the counters."""
-    packets = from_payloads(list(payloads), recv_ns=99)
+    packets = from_payloads(list(payloads), recv_ns=99)._replace(lines=np.arange(len(payloads)) % 2)
     blocks, counters = np.zeros(len(payloads), BLOCK), np.zeros(kernel.N_COUNTERS, np.int64)
-    lines = np.arange(len(payloads)) % 2
-    taken, made = use(*packets, lines, np.array([4, 5]), 0, blocks, counters)
+    taken, made = use(*packets, np.array([4, 5]), 0, blocks, counters)
     assert taken == len(payloads)
     return [dict(zip(BLOCK.names or (), block.tolist(), strict=True)) for block in blocks[:made]], counters.tolist()
 
@@ -112,10 +111,10 @@ def test_lies_cost_themselves(bad: bytes, made: int | None, column: int) -> None
 
 def test_stops_when_the_blocks_are_full_and_goes_on() -> None:
     packets = from_payloads([packet(b"x", sequence=i) for i in range(1, 6)])
-    blocks, counters, zeros = np.zeros(2, BLOCK), np.zeros(kernel.N_COUNTERS, np.int64), np.zeros(5, np.int64)
+    blocks, counters = np.zeros(2, BLOCK), np.zeros(kernel.N_COUNTERS, np.int64)
     taken, found = 0, []
     while taken < 5:
-        taken, made = kernel.frame(*packets, zeros, zeros, taken, blocks, counters)
+        taken, made = kernel.frame(*packets, np.zeros(1, np.int64), taken, blocks, counters)
         found.append(blocks["first"][:made].tolist())
     assert found == [[1, 2], [3, 4], [5]]
 
