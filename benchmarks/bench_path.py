@@ -5,7 +5,7 @@ measures for each NBBO: since t1 (its packet was received by the feed) and since
 send time, so that a late sender counts as late). In the same seconds, under the same load, a relay of two
 plain pyzmq PUB/SUB hops in two more processes carries 200 stamps a second: the floor that any two hops have here.
 
-Run: python benchmarks/bench_path.py [--seconds 20] [--topology topology.yaml] [--linger-us 0]
+Run: python benchmarks/bench_path.py [--seconds 20] [--topology topology.yaml] [--linger-us 500]
 """
 
 import argparse

@@ -405,10 +405,11 @@ class Inbox:
         limits: Limits,
         clock: Clock,
         *,
-        linger_us: int = 0,
+        linger_ns: int = 0,
         lossless: bool = False,
     ) -> None:
-        """``linger_us``: after the first message of a wait let more gather: a busy stream wakes the process seldom.
+        """``linger_ns``: on a busy stream let more gather after the first message of a wait, which bounds the wake-ups
+        to one in so long; a message that follows a longer silence is not held up.
 
         ``lossless``: never throw away what has queued up while this reader was away.
         """
@@ -417,7 +418,8 @@ class Inbox:
         self._symbols = symbols
         self._limits = limits
         self._clock = clock
-        self._linger_us = linger_us
+        self._linger_ns = linger_ns
+        self._busy_until_ns = 0
         count = len(self.sources)
         total = 0
         self._layout = np.full((count, KINDS, 2), -1, np.int64)
@@ -460,11 +462,12 @@ class Inbox:
         if now >= self._next_check_ns:
             self._check(now)
         waits = timeout_ms if not (self._events or self._snapshots) else 0
-        ready = bus_kernel.wait(self._items, waits, self._linger_us)
+        ready = bus_kernel.wait(self._items, waits, self._linger_ns // 1_000 if now < self._busy_until_ns else 0)
         now = self._clock.monotonic_ns()
         wall = self._clock.now_ns()
         n = self._tell(wall)
         if ready > 0:
+            self._busy_until_ns = now + 2 * self._linger_ns
             lost = self._read_beside(now)
             n, heartbeats = self._drain(n, now, wall)
             if heartbeats:

@@ -62,12 +62,15 @@ class Runtime:
         self._reported: Counters = {}
         self._open: list[Inbox | Outbox] = []
 
-    def inbox(self) -> Inbox:
-        """What this node reads, as the topology says."""
+    def inbox(self, linger_ns: int | None = None) -> Inbox:
+        """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
+        gather on a busy stream; by default `limits.linger_ns`.
+        """
         limits = self.topology.limits
         inbox = Inbox(
             self.context, self.spec.reads, self.symbols, limits, self.clock,
-            linger_us=limits.linger_ns // 1_000, lossless=self.topology.lossless,
+            linger_ns=limits.linger_ns if linger_ns is None else max(linger_ns, limits.linger_ns),
+            lossless=self.topology.lossless,
         )  # fmt: skip
         self._open.append(inbox)
         return inbox

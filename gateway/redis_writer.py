@@ -22,6 +22,8 @@ from gateway.latest import Latest
 from gateway.latest_kernel import INTERVALS
 from gateway.store import ServerInfo, Store, Written
 
+GATHER_NS = 10 * MILLISECOND_NS
+"""Values may gather for so long: they are written a few times a second."""
 _LONG_AGO_NS = -(1 << 62)
 
 
@@ -31,7 +33,7 @@ def main(runtime: Runtime) -> None:
     assert isinstance(settings, CacheSettings)
     pending = Pending(settings, runtime.topology.limits, runtime.spec.reads, runtime.symbols)
     writer = Writer(runtime, Store(settings, clock), pending)
-    inbox = runtime.inbox()
+    inbox = runtime.inbox(GATHER_NS)
     redis_kernel.warm_up()
     interval_ns = SECOND_NS // settings.writes_per_second
     flush_ns = clock.monotonic_ns() + interval_ns

@@ -29,7 +29,7 @@ import numpy as np
 
 from fabric import node
 from fabric.bus import EVENTS_MAX
-from fabric.clock import SECOND_NS, Clock
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.node import Runtime
 from fabric.records import BAR, Rows, venue_mask
 from nodes import candles_kernel, conditions
@@ -40,6 +40,8 @@ ROWS_MAX = 16_384
 """Rows that one step returns, so that the end of an hour does not overrun what a subscriber's queue holds."""
 BACKLOG_MAX = 8 * ROWS_MAX
 """Rows that may wait for the next steps; with more, all are returned at once."""
+GATHER_NS = 10 * MILLISECOND_NS
+"""Trades may gather for so long: a bar in progress goes out once a second, a revision is not urgent."""
 
 
 class Candles:
@@ -125,4 +127,4 @@ def main(runtime: Runtime) -> None:
         event_time=runtime.topology.clock == "event",
         silence_ns=limits.stale_after_ns,
     )
-    node.run(processor, runtime.inbox(), runtime.outbox(), runtime)
+    node.run(processor, runtime.inbox(GATHER_NS), runtime.outbox(), runtime)

@@ -209,7 +209,7 @@ class FakeRuntime:
         self.stop = threading.Event()
         self._inbox = inbox
 
-    def inbox(self) -> Any:
+    def inbox(self, linger_ns: int | None = None) -> Any:
         return self._inbox
 
     def ready(self, detail: str = "") -> None:
