@@ -119,6 +119,25 @@ class FeedSettings:
 
 
 @dataclass(frozen=True)
+class FaultSettings:
+    """What a simulated exchange does wrong on purpose; shares are of its packets."""
+
+    lines: str = "AB"  # letters of the lines that have the faults from `drop` to `flap_ns`
+    after_ns: int = 0  # from the start until they begin
+    for_ns: int = 0  # until they end; 0: never
+    drop: float = 0.0  # lost, on each line others
+    duplicate: float = 0.0  # sent twice
+    reorder: int = 0  # come up to so many ticks late
+    corrupt: float = 0.0  # with wrong bytes, or cut short
+    mute: bool = False  # nothing is sent
+    flap_ns: int = 0  # nothing is sent for so long, then all for so long, and so on
+    drop_both: float = 0.0  # lost on every line
+    delay_ns: int = 0  # line B is so much later than line A
+    skew_ns: int = 0  # the exchange's clock is ahead by this, or behind
+    restart_ns: int = 0  # from the start until a new session begins; 0: never
+
+
+@dataclass(frozen=True)
 class ExchangeSettings:
     """A simulated exchange."""
 
@@ -129,6 +148,9 @@ class ExchangeSettings:
     surge: float = 1.0  # factor on the rate, and on nothing else
     seed: int = 1
     shape: str = "flat"  # of the rate over the day: flat | intraday
+    roles: str = ""  # letter of each line: A, or B for the second of two that carry the same
+    halts: float = 60.0  # of symbols, in an hour
+    faults: FaultSettings = FaultSettings()
 
 
 @dataclass(frozen=True)
@@ -522,6 +544,7 @@ class _Draft:
                 (wire or value).problem(f"sends {spoken} to a feed that reads {heard}")
         symbols, rate = section.get("symbols"), section.get("rate")
         surge, seed, shape = section.get("surge"), section.get("seed"), section.get("shape")
+        halts, faults = section.get("halts"), section.get("faults")
         exchange = ExchangeSettings(
             spoken,
             tuple(lines),
@@ -530,6 +553,8 @@ class _Draft:
             surge.number(0, 1.0) if surge else ExchangeSettings.surge,
             seed.integer(0, 2**63 - 1) if seed else ExchangeSettings.seed,
             shape.choice(_SHAPES, "shape") if shape else ExchangeSettings.shape,
+            halts=halts.number(0, ExchangeSettings.halts) if halts else ExchangeSettings.halts,
+            faults=_faults(faults) if faults else ExchangeSettings.faults,
         )
         return self._unit(value, section, "exchange", "nodes.exchanges.iex:main", settings=exchange)
 
@@ -931,6 +956,29 @@ _LIMITS: Mapping[str, tuple[str, int]] = {
     "candles_kept": ("", 1),
 }
 """Key in the file -> unit and least value; a time becomes the field ``<key>_ns``."""
+
+
+def _faults(value: Value) -> FaultSettings:
+    section = Section(value)
+    found: dict[str, float | int | bool | str] = {}
+    if lines := section.get("lines"):
+        found["lines"] = lines.text("A, B or AB", "A|B|AB", FaultSettings.lines)
+    for name in ("drop", "duplicate", "corrupt", "drop_both"):
+        if share := section.get(name):
+            found[name] = share.number(0, 0.0)
+            if found[name] > 1:  # type: ignore[operator]
+                share.expected("a share from 0 to 1")
+    for name in ("after", "for", "flap", "delay", "restart"):
+        if duration := section.get(name):
+            found[f"{name}_ns"] = duration.duration_ns(0, 0)
+    if skew := section.get("skew"):
+        found["skew_ns"] = round(skew.number(-3_600, 0.0) * SECOND_NS)
+    if reorder := section.get("reorder"):
+        found["reorder"] = reorder.integer(0, 1_000, "a number of ticks")
+    if mute := section.get("mute"):
+        found["mute"] = mute.flag()
+    section.close()
+    return FaultSettings(**found)  # type: ignore[arg-type]
 
 
 def _limits(value: Value | None) -> Limits:

@@ -13,6 +13,7 @@ from fabric.errors import TopologyError, UsageError
 from fabric.topology import (
     CacheSettings,
     ExchangeSettings,
+    FaultSettings,
     FeedSettings,
     GatewaySettings,
     Limits,
@@ -143,6 +144,26 @@ def test_an_exchange_has_its_settings() -> None:
     found = load("exchanges: {x: {to: [iex], symbols: 20_000, rate: 9, surge: 2.5, seed: 0, shape: intraday}}")
     lines = (("127.0.0.1", 5490),)
     assert found.node("x").settings == ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday")
+
+
+def test_an_exchange_has_its_faults() -> None:
+    faults = (
+        "{lines: B, after: 5s, for: 1m, drop: 0.01, duplicate: 0.02, reorder: 3, corrupt: 1, mute: true, flap: 2s, "
+        "drop_both: 0.001, delay: 4ms, skew: -1.5, restart: 30s}"
+    )
+    settings = load(f"exchanges: {{x: {{to: [iex], halts: 6, faults: {faults}}}}}").node("x").settings
+    assert isinstance(settings, ExchangeSettings)
+    assert settings.halts == 6
+    assert settings.faults == FaultSettings(
+        *("B", 5_000_000_000, 60_000_000_000, 0.01, 0.02, 3, 1.0, True, 2_000_000_000),
+        *(0.001, 4_000_000, -1_500_000_000, 30_000_000_000),
+    )
+
+
+@pytest.mark.parametrize("fault", ["drop: 1.5", "lines: C", "skew: 1h", "reorder: -1", "after: 5", "mutes: true"])
+def test_a_fault_that_cannot_be_is_named(fault: str) -> None:
+    with pytest.raises(TopologyError, match=r"exchanges\.x\.faults\.(drop|lines|skew|reorder|after|mutes): "):
+        load(f"exchanges: {{x: {{to: [iex], faults: {{{fault}}}}}}}")
 
 
 # What nodes read and publish.
