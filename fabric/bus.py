@@ -71,6 +71,8 @@ CHECK_EVERY_NS = 50 * MILLISECOND_NS
 BEAT_EVERY_NS = SECOND_NS
 SNAPSHOT_CHUNK = 256
 """Values in one message of a snapshot."""
+SNAPSHOT_CHUNKS_AT_ONCE = 8
+"""Chunks that a reader takes in one turn, some milliseconds of work."""
 SNAPSHOT_PREFIXES_MAX = 4_096
 SUBSCRIPTION_BYTES_MAX = 256
 """All that a publisher may be sent. libzmq keeps subscriptions in a trie and walks it recursively, a level a byte: a
@@ -694,13 +696,16 @@ class Inbox:
         return any(channel in STATE_CHANNELS for channel in topics.prefix_channels(topic))
 
     def _read_snapshot(self, link: _Link, now_ns: int) -> None:
-        """Take one chunk: a call's work stays bounded however much has been asked for."""
-        try:
-            request, *answer = link.dealer.recv_multipart(zmq.DONTWAIT)
-        except zmq.Again:
-            return
-        if request != str(link.request).encode():
-            return
+        """Take the chunks that have come, up to a bound: a call's work is limited however much has been asked for."""
+        for _ in range(SNAPSHOT_CHUNKS_AT_ONCE):
+            try:
+                request, *answer = link.dealer.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            if request == str(link.request).encode():
+                self._take_chunk(link, answer, now_ns)
+
+    def _take_chunk(self, link: _Link, answer: list[bytes], now_ns: int) -> None:
         try:
             summary, *frames = answer
             more = bool(msgpack.unpackb(summary)["more"])

@@ -1,5 +1,6 @@
 """How far the kernels are, shown on the terminal, whoever compiles them: the fork server or a process of their own."""
 
+import math
 import subprocess
 import sys
 import time
@@ -14,20 +15,21 @@ from fabric import compiled, kernels
 from fabric.errors import FabricError
 
 SILENT_S = 1.0
-"""Kernels that come from the cache are loaded by then, and nothing need be said about them."""
+"""Kernels that come from the cache are mostly loaded by then, and nothing need be said about them."""
 NO_CACHE = "the kernel cache cannot be written: kernels are compiled anew at each start (FABRIC_KERNEL_CACHE moves it)"
 
 
 class KernelProgress:
     """A bar on a terminal, a line for each module elsewhere, if there is something to compile."""
 
-    def __init__(self, label: str = "compiling kernels", silent_s: float | None = None) -> None:
-        """Show nothing for ``silent_s``; by default SILENT_S, but at once when the cache is not complete."""
-        if silent_s is None:
-            silent_s = SILENT_S if kernels.complete() else 0.0
-        self._silent_s = silent_s
-        self._label = label
+    def __init__(self, label: str = "") -> None:
+        """With a ``label`` show everything from the start. Without, say `compiling` at once when the cache is not
+        complete, and `loading`, on a terminal only, when it is and takes longer than SILENT_S.
+        """
+        loading = not label and kernels.complete()
+        self._label = label or ("loading kernels" if loading else "compiling kernels")
         self._console = Console(stderr=True)
+        self._silent_s = 0.0 if not loading else SILENT_S if self._console.is_terminal else math.inf
         self._started = time.monotonic()
         self._resources = ExitStack()
         self._bar: Progress | None = None
@@ -70,7 +72,7 @@ def compile_kernels(label: str = "compiling kernels", variables: Mapping[str, st
     """
     module = ""
     with (
-        KernelProgress(label, silent_s=0.0) as progress,  # the program says nothing about a full cache
+        KernelProgress(label) as progress,  # the program says nothing about a full cache
         subprocess.Popen(
             [sys.executable, "-m", "fabric.kernels"],
             cwd=compiled.ROOT,
