@@ -54,7 +54,7 @@ class Lines:
         self._poll = select.poll()
         try:
             for host, port in addresses:
-                self._sockets.append(_open(host, port, interface))
+                self._sockets.append(open_line(host, port, interface))
                 self._poll.register(self._sockets[-1], select.POLLIN)
         except BaseException:
             self.close()
@@ -107,7 +107,8 @@ class Lines:
             sock.close()
 
 
-def _open(host: str, port: int, interface: str) -> socket.socket:
+def open_line(host: str, port: int, interface: str) -> socket.socket:
+    """A bound UDP socket that does not block; a multicast host is joined on ``interface``. Raises UnavailableError."""
     try:
         address = ip_address(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4][0])
         sock = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM)

@@ -224,6 +224,15 @@ class Wanted:
             if wanted.first >= wanted.stop:
                 self._ranges.remove(wanted)
 
+    def refuse(self, stream: int, first: int, stop: int, now_ns: int) -> None:
+        """Give up what is wanted of numbers ``first`` to ``stop``: the server has said that it has them no more."""
+        for wanted in list(self._ranges):
+            if wanted.stream == stream and wanted.tries and wanted.first < stop and wanted.stop > first:
+                if wanted.first < first:
+                    wanted.asked_stop = 0  # what is before it may yet come
+                else:
+                    self.abandon(wanted, now_ns, stop)
+
     def holds(self, wanted: Range) -> bool:
         """Whether something of a range is still wanted."""
         return wanted in self._ranges
@@ -284,6 +293,11 @@ class Answers:
             return True
         return False
 
+    def give(self, payload: bytes) -> None:
+        """Pass on a packet that is not part of the numbering."""
+        self.packets += 1
+        self._payloads.append(payload)
+
     def take(self, now_ns: int) -> Packets:
         """All that is good since the last call."""
         if not self._payloads:
@@ -324,6 +338,12 @@ class Datagrams:
             sock.close()
             raise
         return cls(sock, epoll)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) as bound."""
+        host, port = self._socket.getsockname()[:2]
+        return str(host), int(port)
 
     def send(self, payload: bytes) -> None:
         """Send or count that it could not be: the repeat comes of itself."""
