@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import naive_iex
+from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, QUOTE, STATUS, TRADE, Rows, unpack
+from fabric.symbols import SymbolTable
 
 SECOND_NS = 10**9
 DAY_NS = 86_400 * SECOND_NS
@@ -42,6 +44,29 @@ def udp_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
         if packet[0] >> 4 == 4 and packet[9] == 17:
             udp = packet[(packet[0] & 15) * 4 :]
             yield time_ns, udp[8 : struct.unpack_from(">H", udp, 4)[0]]
+
+
+def rows_of(rows: Rows, symbols: SymbolTable) -> list[Row]:
+    """Rows of the bus as the twin makes them."""
+    names, found = symbols.names(), []
+
+    def number(value: int) -> int | None:
+        return None if value == NULL else int(value)
+
+    for event in rows:
+        row = event.view({KIND_QUOTE: QUOTE, KIND_TRADE: TRADE, KIND_STATUS: STATUS}[int(event["kind"])])
+        head = (names[row["symbol"]], number(row["exchange_seq"]), int(row["event_ns"]))
+        if row["kind"] == KIND_QUOTE:
+            sides = [number(row[name]) for name in ("bid_px", "bid_size", "ask_px", "ask_size")]
+            found.append(("quote", *head, *sides, unpack(row["condition"])))
+        elif row["kind"] == KIND_TRADE:
+            ids = (number(row["trade_id"]), unpack(row["mark"]) or None, number(row["original_id"]))
+            found.append(("trade", *head, row["price"], row["size"], unpack(row["condition"]), *ids))
+        else:
+            found.append(
+                ("status", *head, unpack(row["trading"]), unpack(row["short_sale"]), unpack(row["venue_state"]))
+            )
+    return found
 
 
 # --- Messages and packets, from the tables.
@@ -131,6 +156,19 @@ def trade_break(execution: int, at: int = 0) -> bytes:
 
 def trading_status(symbol: str, trading: str, short_sale: str = "0", at: int = 0) -> bytes:
     return message(0x31, at, struct.pack("<8scc2s", name(symbol, 8), trading.encode(), short_sale.encode(), b"  "))
+
+
+def auction_update(symbol: str, auction: str, *numbers: int, at: int = 0) -> bytes:
+    """``numbers``: reference price, shares to buy and to sell, indicative and auction only price."""
+    return message(0x95, at, struct.pack("<8scQIIQQ", name(symbol, 8), auction.encode(), *numbers))
+
+
+def auction_summary(symbol: str, auction: str, price: int, size: int, at: int = 0) -> bytes:
+    return message(0x96, at, struct.pack("<8scQI", name(symbol, 8), auction.encode(), price, size))
+
+
+def retail_improvement(symbol: str, improvement: str, at: int = 0) -> bytes:
+    return message(0x98, at, struct.pack("<8sc", name(symbol, 8), improvement.encode()))
 
 
 def symbol_mapping() -> bytes:
@@ -441,9 +479,7 @@ class Flow:
             case 5:
                 return trading_status(symbol, chance.choice("AHQSTTTT"), chance.choice("01"), at)
             case 6:
-                return chance.choice(
-                    [symbol_mapping(), message(0xEE, at, b"?"), end_of_session(at), b"\x06\x98\0\0\0\0"]
-                )
+                return self._rare(symbol, price, at)
             case n if n < 50:
                 self.orders += 1
                 self.live.append(self.orders)
@@ -468,3 +504,21 @@ class Flow:
                 return modify_short(self.order(), chance.randrange(300), price, at)
             case _:
                 return modify_long(self.order(), chance.randrange(300), price * 100 + chance.choice((0, 33)), at)
+
+    def _rare(self, symbol: str, price: int, at: int) -> bytes:
+        chance = self.chance
+        match chance.randrange(20):
+            case 0:
+                return unit_clear(at)
+            case 1 | 2:
+                return end_of_session(at)
+            case 3 | 4:
+                return symbol_mapping()
+            case 5 | 6:
+                return message(0xEE, at, b"?")
+            case n if n < 10:
+                return auction_update(symbol, chance.choice("OCHI"), price * 100, 5, 6, price * 100, price, at=at)
+            case n if n < 15:
+                return auction_summary(symbol, chance.choice("OCHI"), price * 100, chance.randrange(10**6), at)
+            case _:
+                return retail_improvement(symbol, chance.choice("BSAN"), at)

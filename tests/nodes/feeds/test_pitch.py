@@ -15,14 +15,9 @@ from fabric.records import (
     KIND_QUOTE,
     KIND_STATUS,
     KIND_TRADE,
-    NULL,
-    QUOTE,
-    STATUS,
-    TRADE,
     Rows,
     columns,
     empty,
-    unpack,
 )
 from fabric.symbols import SymbolTable
 from naive_pitch import SECOND_NS, packet
@@ -55,29 +50,6 @@ def void(kind: int, unit: int = 1, recv_ns: int = OPEN) -> np.ndarray:
     return block
 
 
-def plain(rows: Rows, symbols: SymbolTable) -> list[naive.Row]:
-    """Rows as the twin makes them."""
-    names, found = symbols.names(), []
-
-    def number(value: int) -> int | None:
-        return None if value == NULL else int(value)
-
-    for event in rows:
-        row = event.view({KIND_QUOTE: QUOTE, KIND_TRADE: TRADE, KIND_STATUS: STATUS}[int(event["kind"])])
-        head = (names[row["symbol"]], number(row["exchange_seq"]), int(row["event_ns"]))
-        if row["kind"] == KIND_QUOTE:
-            sides = [number(row[name]) for name in ("bid_px", "bid_size", "ask_px", "ask_size")]
-            found.append(("quote", *head, *sides, unpack(row["condition"])))
-        elif row["kind"] == KIND_TRADE:
-            ids = (number(row["trade_id"]), unpack(row["mark"]) or None, number(row["original_id"]))
-            found.append(("trade", *head, row["price"], row["size"], unpack(row["condition"]), *ids))
-        else:
-            found.append(
-                ("status", *head, unpack(row["trading"]), unpack(row["short_sale"]), unpack(row["venue_state"]))
-            )
-    return found
-
-
 class Decoder:
     """A market with room for little, and what it made of packets."""
 
@@ -89,7 +61,7 @@ class Decoder:
         return self.blocks(*blocks_of(*payloads, recv_ns=recv_ns))
 
     def blocks(self, buffer: np.ndarray, blocks: np.ndarray) -> list[naive.Row]:
-        return plain(self.rows(buffer, blocks), self.symbols)
+        return naive.rows_of(self.rows(buffer, blocks), self.symbols)
 
     def rows(self, buffer: np.ndarray, blocks: np.ndarray) -> Rows:
         parts = [part.copy() for part in self.pitch.decode(buffer, blocks)]
