@@ -48,7 +48,7 @@ class Line:
 def message(raw: bytes) -> Message:
     """One message; its length must be that of its type."""
     kind, flags, ts_ns = struct.unpack_from("<cBq", raw)
-    layout = {b"Q": "<IqqI", b"T": "<Iqq", b"H": "<4s", b"D": "<IqB", b"S": ""}[kind]
+    layout = {b"Q": "<IqqI", b"T": "<Iqq", b"H": "<4s", b"D": "<IqB", b"S": "", b"B": "<Iqq", b"P": "<c"}[kind]
     if kind == b"S":
         assert len(raw) == 10
         return Message("S", flags, ts_ns)
@@ -69,12 +69,19 @@ class Book:
 
     def apply(self, m: Message) -> None:
         if m.type == "D":
-            assert m.symbol not in self.lots
+            assert self.lots.get(m.symbol) in {None, m.values[0]}
             self.lots[m.symbol] = m.values[0]
         elif m.type == "H":
-            assert chr(m.flags) == "T"
             assert m.symbol in self.lots
-            self.trading.add(m.symbol)
+            if chr(m.flags) == "T":
+                self.trading.add(m.symbol)
+            else:
+                assert chr(m.flags) == "H"
+                self.trading.discard(m.symbol)
+                self.quotes.pop(m.symbol, None)
+        elif m.type == "Q" and m.flags & 0x80:
+            assert m.values == (0, 0, 0, 0)
+            assert m.symbol not in self.trading
         elif m.type == "Q":
             bid_size, bid, ask, ask_size = m.values
             assert m.symbol in self.trading

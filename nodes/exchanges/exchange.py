@@ -1,13 +1,19 @@
-"""The loop of a simulated exchange, whatever its wire: at each tick take what is due, encode it, send it."""
+"""A simulated exchange, whatever its wire: make the packets of the next ticks, at each tick send what is due."""
 
-from typing import TYPE_CHECKING, Final, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from bisect import bisect_right
+from collections.abc import Callable
+from contextlib import closing
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fabric.clock import SECOND_NS
-from nodes.exchanges.market import Events, Market
-from nodes.exchanges.pacing import CATCH_UP_NS, Pacer
+from fabric.topology import ExchangeSettings
+from nodes.exchanges import market_kernel, sender_kernel
+from nodes.exchanges.encoder import PACKETS_MAX, Encoder
+from nodes.exchanges.faults import Faults
+from nodes.exchanges.market import Market, tickers
+from nodes.exchanges.market_events_kernel import mix
+from nodes.exchanges.pacing import CATCH_UP_NS, TICK_NS, Pacer
 from nodes.exchanges.sender import Sender
 
 if TYPE_CHECKING:
@@ -15,41 +21,73 @@ if TYPE_CHECKING:
 
 HEARTBEAT_NS: Final = SECOND_NS
 """A line that has been silent for so long is told that it is alive."""
+AHEAD_NS: Final = 4 * TICK_NS
+"""The flow is made and encoded for so long in advance."""
+ANNOUNCE_NS: Final = 30 * SECOND_NS
+"""In this time every symbol's listing and status are told again, for who came late."""
 
 
-class Encoder(Protocol):
-    """What turns market events into the packets of a wire."""
+class Program(NamedTuple):
+    """What one exchange is, besides its settings."""
 
-    packets: npt.NDArray[np.uint8]
-    lengths: npt.NDArray[np.int64]
-
-    def encode(self, events: Events, send_ns: int) -> int:
-        """Fill ``packets[i, :lengths[i]]`` and return how many; no events make a heartbeat."""
-        ...
+    venue: str
+    encoder: Callable[..., Encoder]
+    kernels: ModuleType  # of the encoder
+    by_orders: bool = False  # see `Market`
+    renumbers: bool = False
+    corrects: bool = False
 
 
 class Exchange:
     """A market, its encoder and its lines."""
 
-    def __init__(self, market: Market, encoder: Encoder, sender: Sender, pacer: Pacer) -> None:
-        self._market, self._encoder, self._sender, self._pacer = market, encoder, sender, pacer
-        self._ticked_ns = self._spoke_ns = pacer.start_ns
-        self.messages = self.packets = self.skipped = 0
+    def __init__(
+        self,
+        open_market: Callable[[int], Market],
+        encoder: Encoder,
+        sender: Sender,
+        pacer: Pacer,
+        restart_ns: int = 0,
+    ) -> None:
+        """``open_market`` makes the market that opens at a time; `restart_ns` after the start a new session begins."""
+        self._open_market, self._encoder, self._sender, self._pacer = open_market, encoder, sender, pacer
+        self._market = open_market(pacer.start_ns)
+        self._restart_at_ns = pacer.start_ns + restart_ns if restart_ns else None
+        self._ticked_ns = self._spoke_ns = self._made_ns = pacer.start_ns
+        self._due_ns: list[int] = []  # of the packets in the encoder's buffer
+        self._sent = 0  # of them
+        self._told = 0  # messages of the sessions that are over
+        self.packets = self.skipped = self.restarts = 0
+
+    @property
+    def messages(self) -> int:
+        """Messages made since the start."""
+        return self._told + self._encoder.told
+
+    def begin(self, now_ns: int) -> None:
+        """Begin the opening now, not when this was made."""
+        self._market.skip_to(now_ns)
+        self._ticked_ns = self._spoke_ns = now_ns
 
     def tick(self, now_ns: int) -> None:
         """Send what is due at ``now_ns``, or a heartbeat after a second of silence."""
+        self._send_due(now_ns)
         if now_ns - self._ticked_ns > CATCH_UP_NS:
             self.skipped += self._market.skip_to(now_ns - CATCH_UP_NS)
         self._ticked_ns = now_ns
-        events = self._market.take(now_ns)
-        if events.size:
-            oldest_ns = int(events["event_ns"][0])
-            while events.size:
-                self._send(events, now_ns)
-                events = self._market.take(now_ns)
-            self._pacer.sent(oldest_ns)
-        elif now_ns - self._spoke_ns >= HEARTBEAT_NS:
-            self._send(events, now_ns)
+        if self._restart_at_ns is not None and now_ns >= self._restart_at_ns:
+            self._restart(now_ns)
+        if now_ns >= self._made_ns:
+            ticks = (now_ns - self._pacer.start_ns) // TICK_NS
+            self._make(self._pacer.start_ns + ticks * TICK_NS + AHEAD_NS)
+            self._send_due(now_ns)
+        if now_ns - self._spoke_ns >= HEARTBEAT_NS and self._sent == len(self._due_ns):
+            self._encoder.heartbeat(now_ns)
+            self._sender.send(0, 1, now_ns)
+            self.packets += 1
+            self._spoke_ns = now_ns
+        else:
+            self._sender.send(0, 0, now_ns)
 
     def counters(self) -> dict[str, int | float | str]:
         """What has been sent since the start, and how late since the last call."""
@@ -58,26 +96,102 @@ class Exchange:
             "messages": self.messages,
             "packets": self.packets,
             "skipped": self.skipped,
-            "refused": self._sender.refused,
+            "restarts": self.restarts,
+            **self._sender.counters(),
             "late_ms_max": round(late_max, 3),
             "late_ms_p99": round(late_p99, 3),
         }
 
-    def _send(self, events: Events, now_ns: int) -> None:
-        packets = self._encoder.encode(events, now_ns)
-        self._sender.send(packets)
-        self.messages += events.size
-        self.packets += packets
-        self._spoke_ns = now_ns
+    def _make(self, until_ns: int) -> None:
+        """Make the packets of the ticks until ``until_ns``; where the buffer is too small for them, some leave early."""
+        self._flush()
+        while (events := self._market.take(until_ns - 1)).size:
+            taken = 0
+            while taken < events.size:
+                before = len(self._due_ns)
+                if before == PACKETS_MAX:
+                    self._flush()
+                    before = 0
+                taken, count = self._encoder.encode(events, taken, before)
+                self._due_ns += self._encoder.due_ns[before:count].tolist()
+        self._made_ns = until_ns
+
+    def _send_due(self, until_ns: int) -> None:
+        """Send the packets that are due by ``until_ns``."""
+        stop = bisect_right(self._due_ns, until_ns, self._sent)
+        if stop > self._sent:
+            self._spoke_ns = now_ns = self._pacer.now_ns()
+            self._sender.send(self._sent, stop, now_ns)
+            self._pacer.sent(self._due_ns[self._sent])
+            self.packets += stop - self._sent
+            self._sent = stop
+
+    def _flush(self) -> None:
+        """Send what is still in the encoder's buffer, so that it can be filled anew."""
+        if self._due_ns:
+            self._send_due(self._due_ns[-1])
+        self._due_ns, self._sent = [], 0
+
+    def _restart(self, now_ns: int) -> None:
+        """Begin a new session: the day starts again, as far as the readers can tell."""
+        self._flush()
+        self._restart_at_ns = None
+        self.restarts += 1
+        self._told += self._encoder.told
+        self._encoder.restart(session_id(self._encoder.session, now_ns))
+        self._market = self._open_market(now_ns)
+        self._made_ns = now_ns
 
 
-def run(exchange: Exchange, pacer: Pacer, runtime: "Runtime") -> None:
-    """Tick until told to stop; report once a second, with the rate of that second."""
-    reported_ns, messages = pacer.start_ns, 0
-    while not runtime.stopping():
-        now_ns = pacer.wait()
-        exchange.tick(now_ns)
-        if now_ns - reported_ns >= SECOND_NS:
-            rate = round((exchange.messages - messages) * SECOND_NS / (now_ns - reported_ns))
-            runtime.report({"rate": rate, **exchange.counters()})
-            reported_ns, messages = now_ns, exchange.messages
+def run(program: Program, runtime: "Runtime") -> None:
+    """Run a program with the node's settings until told to stop; report once a second, with the rate of that second."""
+    settings = runtime.spec.settings
+    assert isinstance(settings, ExchangeSettings)
+    for kernels in (market_kernel, program.kernels, sender_kernel):
+        kernels.warm_up()
+    pacer = Pacer(runtime.clock)
+    rate = settings.rate * settings.surge
+
+    def open_market(start_ns: int) -> Market:
+        return Market(
+            settings.symbols,
+            settings.seed,
+            start_ns,
+            rate=rate,
+            venue=program.venue,
+            shape=settings.shape,
+            by_orders=program.by_orders,
+            renumbers=program.renumbers,
+            corrects=program.corrects,
+            halts_per_hour=settings.halts,
+            announce_ns=ANNOUNCE_NS,
+        )
+
+    faults = settings.faults
+    encoder = program.encoder(
+        tickers(settings.symbols),
+        session_id(settings.seed, pacer.start_ns),
+        grid_ns=pacer.start_ns,
+        tick_ns=TICK_NS,
+        skew_ns=faults.skew_ns,
+    )
+    wrong = None
+    if Faults.wanted(faults):
+        wrong = Faults(faults, settings.roles or "A" * len(settings.lines), settings.seed, pacer.start_ns)
+    with closing(Sender(settings.lines, encoder.packets, encoder.lengths, wrong)) as sender:
+        exchange = Exchange(open_market, encoder, sender, pacer, faults.restart_ns)
+        runtime.ready(f"{settings.symbols} symbols, {rate:,.0f} messages/s to {len(settings.lines)} lines")
+        exchange.begin(pacer.now_ns())
+        reported_ns, messages = pacer.now_ns(), exchange.messages
+        while not runtime.stopping():
+            now_ns = pacer.wait()
+            exchange.tick(now_ns)
+            if now_ns - reported_ns >= SECOND_NS:
+                per_second = round((exchange.messages - messages) * SECOND_NS / (now_ns - reported_ns))
+                runtime.report({"rate": per_second, **exchange.counters()})
+                reported_ns, messages = now_ns, exchange.messages
+
+
+def session_id(seed: int, start_ns: int) -> int:
+    """A session id that differs between starts: 31 bits, never 0."""
+    return mix(seed ^ mix(start_ns)) >> 33 & 0x7FFFFFFF or 1

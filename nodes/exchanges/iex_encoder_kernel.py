@@ -1,7 +1,7 @@
 """Market events -> IEX-TP packets with TOPS 1.6 messages, compiled (pure).
 
 Layouts: IEX's "Transport Specification" and "TOPS Specification" for 1.6; all integers little endian, prices in
-1e-4 of a dollar. One packet holds as many messages as fit into `PACKET_BYTES`.
+1e-4 of a dollar. One packet holds as many messages of one tick as fit into `PACKET_BYTES`.
 """
 
 from typing import Any
@@ -9,12 +9,21 @@ from typing import Any
 import numpy as np
 
 from fabric.compiled import inlined, kernel
-from nodes.exchanges.market_kernel import DIRECTORY, EVENT, EXTENDED_HOURS, ODD_LOT, QUOTE, STATUS, SYSTEM, TRADE
+from nodes.exchanges.encoder_kernel import PACKET_BYTES, STREAM, due
+from nodes.exchanges.market_events_kernel import (
+    BANDS,
+    BREAK,
+    DIRECTORY,
+    EVENT,
+    EXTENDED_HOURS,
+    ODD_LOT,
+    QUOTE,
+    SHORT_SALE,
+    STATUS,
+    SYSTEM,
+    TRADE,
+)
 
-STREAM = np.dtype([("session", "<i8"), ("sequence", "<i8"), ("offset", "<i8")])
-"""State of a line: session id, number of the next message, bytes of messages sent so far (their lengths included)."""
-
-PACKET_BYTES = 1_400
 HEADER_BYTES = 40
 _LONGEST_BLOCK = 44  # a quote with its length
 _VERSION = 1
@@ -26,12 +35,15 @@ _DIRECTORY_BYTES = 31
 _STATUS_BYTES = 22
 _TRADE_BYTES = 38
 _QUOTE_BYTES = 42
+_SHORT_SALE_BYTES = 19
 _QUOTE_EXTENDED_HOURS = 0x40
+_QUOTE_NOT_AVAILABLE = 0x80
 _SALE_EXTENDED_HOURS = 0x40
 _SALE_ODD_LOT = 0x20
 _LULD_TIER_1 = 1
 _PRICE_UNIT = 100_000  # of ours in one of theirs
-_BLANKS = 0x20202020
+_BLANK = 32
+_ACTIVATED = ord("A")
 
 
 @inlined
@@ -52,34 +64,42 @@ def _header(packet: Any, stream: Any, length: int, count: int, send_ns: int) -> 
     _put(packet, 14, 2, count)
     _put(packet, 16, 8, stream["offset"])
     _put(packet, 24, 8, stream["sequence"])
-    _put(packet, 32, 8, send_ns)
+    _put(packet, 32, 8, send_ns + stream["skew_ns"])
     stream["offset"] += length
     stream["sequence"] += count
 
 
 @inlined
-def _message(packet: Any, at: int, event: Any, symbols: Any) -> int:
-    """Write one message with its length at ``packet[at]``; return the place after it."""
+def _message(packet: Any, at: int, event: Any, symbols: Any, skew_ns: int) -> int:
+    """Write one message with its length at ``packet[at]``; return the place after it, ``at`` when the wire has none."""
     kind = event["kind"]
+    code = event["code"]
     if kind == QUOTE:
         length, letter = _QUOTE_BYTES, ord("Q")
-        code = _QUOTE_EXTENDED_HOURS if event["code"] & EXTENDED_HOURS else 0
-    elif kind == TRADE:
-        length, letter = _TRADE_BYTES, ord("T")
-        code = _SALE_EXTENDED_HOURS if event["code"] & EXTENDED_HOURS else 0
-        code |= _SALE_ODD_LOT if event["code"] & ODD_LOT else 0
+        code = _QUOTE_EXTENDED_HOURS if code & EXTENDED_HOURS else 0
+        if event["bid_size"] == 0 and event["ask_size"] == 0:
+            code |= _QUOTE_NOT_AVAILABLE
+    elif kind == TRADE or kind == BREAK:
+        length, letter = _TRADE_BYTES, ord("T") if kind == TRADE else ord("B")
+        code = (_SALE_EXTENDED_HOURS if event["code"] & EXTENDED_HOURS else 0) | (
+            _SALE_ODD_LOT if event["code"] & ODD_LOT else 0
+        )
     elif kind == STATUS:
-        length, letter, code = _STATUS_BYTES, ord("H"), event["code"]
+        length, letter = _STATUS_BYTES, ord("H")
     elif kind == DIRECTORY:
-        length, letter, code = _DIRECTORY_BYTES, ord("D"), 0
+        length, letter = _DIRECTORY_BYTES, ord("D")
+    elif kind == SHORT_SALE:
+        length, letter, code = _SHORT_SALE_BYTES, ord("P"), code == ord("1")
+    elif kind == BANDS:
+        return at
     else:
         assert kind == SYSTEM
-        length, letter, code = _SYSTEM_BYTES, ord("S"), event["code"]
+        length, letter = _SYSTEM_BYTES, ord("S")
     _put(packet, at, 2, length)
     body = at + 2
     packet[body] = letter
     packet[body + 1] = code
-    _put(packet, body + 2, 8, event["event_ns"])
+    _put(packet, body + 2, 8, event["event_ns"] + skew_ns)
     if kind != SYSTEM:
         _put(packet, body + 10, 8, symbols[event["symbol"]])
     if kind == QUOTE:
@@ -87,50 +107,68 @@ def _message(packet: Any, at: int, event: Any, symbols: Any) -> int:
         _put(packet, body + 22, 8, event["bid_px"] // _PRICE_UNIT)
         _put(packet, body + 30, 8, event["ask_px"] // _PRICE_UNIT)
         _put(packet, body + 38, 4, event["ask_size"])
-    elif kind == TRADE:
+    elif kind == TRADE or kind == BREAK:
         _put(packet, body + 18, 4, event["size"])
         _put(packet, body + 22, 8, event["price"] // _PRICE_UNIT)
         _put(packet, body + 30, 8, event["trade_id"])
     elif kind == STATUS:
-        _put(packet, body + 18, 4, _BLANKS)
+        reason = event["reason"]
+        for i in range(4):
+            letter = (reason >> (8 * i)) & 0xFF
+            packet[body + 18 + i] = letter if letter else _BLANK
     elif kind == DIRECTORY:
         _put(packet, body + 18, 4, event["size"])
         _put(packet, body + 22, 8, event["price"] // _PRICE_UNIT)
         packet[body + 30] = _LULD_TIER_1
+    elif kind == SHORT_SALE:
+        packet[body + 18] = _ACTIVATED if code else _BLANK
     return body + length
 
 
 @kernel
-def encode(events: Any, symbols: Any, stream: Any, packets: Any, lengths: Any, send_ns: int) -> int:
-    """Write ``events`` into ``packets[i, :lengths[i]]``; return how many packets (`packets_for` always suffice).
+def encode(
+    events: Any, first: int, used: int, symbols: Any, stream: Any, packets: Any, lengths: Any, due_ns: Any
+) -> tuple[int, int]:
+    """Write events from ``first`` on into packets from ``used`` on; return (events taken, packets used).
 
-    ``symbols`` holds the eight bytes of each name as one integer, ``stream`` is STREAM[1], ``packets``
-    uint8[n, PACKET_BYTES]. No events make one packet without messages: the heartbeat.
+    Packet i is ``packets[i, :lengths[i]]``, due at ``due_ns[i]``: a new one begins with each tick and when one is
+    full. ``symbols`` holds the eight bytes of each name as one integer, ``stream`` is STREAM[1], ``packets``
+    uint8[n, PACKET_BYTES].
     """
     line = stream[0]
-    used = 0
     at = HEADER_BYTES
     count = 0
-    for i in range(events.size):
-        if at + _LONGEST_BLOCK > PACKET_BYTES:
-            _header(packets[used], line, at - HEADER_BYTES, count, send_ns)
+    for i in range(first, events.size):
+        when = due(line, events[i]["event_ns"])
+        if count and (when != due_ns[used] or at + _LONGEST_BLOCK > PACKET_BYTES):
+            _header(packets[used], line, at - HEADER_BYTES, count, due_ns[used])
             lengths[used] = at
             used += 1
             at = HEADER_BYTES
             count = 0
-        at = _message(packets[used], at, events[i], symbols)
-        count += 1
-    _header(packets[used], line, at - HEADER_BYTES, count, send_ns)
-    lengths[used] = at
-    return used + 1
+        if count == 0:
+            if used == lengths.size:
+                return i, used
+            due_ns[used] = when
+        after = _message(packets[used], at, events[i], symbols, line["skew_ns"])
+        count += after > at
+        at = after
+    if count:
+        _header(packets[used], line, at - HEADER_BYTES, count, due_ns[used])
+        lengths[used] = at
+        used += 1
+    return events.size, used
 
 
-def packets_for(events: int) -> int:
-    """The most packets that so many events can need."""
-    return events // ((PACKET_BYTES - HEADER_BYTES) // _LONGEST_BLOCK) + 1
+@kernel
+def heartbeat(stream: Any, packets: Any, lengths: Any, now_ns: int) -> None:
+    """Write a packet without messages into ``packets[0]``."""
+    _header(packets[0], stream[0], 0, 0, now_ns)
+    lengths[0] = HEADER_BYTES
 
 
 def warm_up() -> None:
-    """Compile or load the entry kernel with the array types of the live path."""
-    packets, lengths = np.zeros((1, PACKET_BYTES), np.uint8), np.zeros(1, np.int64)
-    encode(np.zeros(0, EVENT), np.zeros(1, np.int64), np.ones(1, STREAM), packets, lengths, 0)
+    """Compile or load the entry kernels with the array types of the live path."""
+    packets, lengths, stream = np.zeros((1, PACKET_BYTES), np.uint8), np.zeros(1, np.int64), np.ones(1, STREAM)
+    encode(np.zeros(0, EVENT), 0, 0, np.zeros(1, np.int64), stream, packets, lengths, np.zeros(1, np.int64))
+    heartbeat(stream, packets, lengths, 0)

@@ -1,30 +1,38 @@
 """The simulated market: one seeded stream of events that every simulated exchange encodes for its own wire.
 
 `Market.take` gives the events that are due: first the opening spin (the venue opens, every symbol is listed,
-trading, quoted), then the flow. It is deterministic for its arguments and never looks at a clock. What the
-model is meant to resemble, and what it is not, stands in docs/simulation.md.
+trading, quoted), then the flow, in which the bells, halts and repeated announcements stand at their times. It is
+deterministic for its arguments and never looks at a clock. What the model is meant to resemble, and what it is not,
+stands in docs/simulation.md.
 """
 
+import heapq
 import random
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 
 from fabric.clock import SECOND_NS
-from nodes.exchanges import market_kernel
-from nodes.exchanges.market_kernel import (
+from fabric.records import pack
+from nodes.exchanges import market_events_kernel, market_kernel
+from nodes.exchanges.market_events_kernel import (
+    BANDS,
     DIRECTORY,
     DOLLAR,
     EVENT,
     EXTENDED_HOURS,
     LISTING,
-    QUOTE,
+    MINUTE_NS,
+    SHORT_SALE,
     STATUS,
     SYSTEM,
+    mix,
+    unit,
 )
 
 Events = npt.NDArray[np.void]
@@ -35,12 +43,15 @@ POPULAR: Final = {
 }  # fmt: skip
 """The most popular symbols, the first most of all, and the dollars around which they trade."""
 
-SPIN_NS: Final = SECOND_NS // 2
-"""How long the opening spin takes: 15,000 messages of 5,000 symbols are then one packet a millisecond."""
+SPIN_NS: Final = SECOND_NS
+"""How long the opening spin takes: 15,000 messages of 5,000 symbols are then one packet every two milliseconds."""
 
 POPULARITY_EXPONENT: Final = 1.0
 POPULARITY_SHIFT: Final = 10
 """Share of the symbol of rank r ~ 1 / (r + shift)**exponent (Zipf-Mandelbrot): 1.5 % for the first of 5,000."""
+
+USUAL_RATE: Final = 10_000
+"""Messages a second of a venue, for how far a price moves between two quotes of a symbol."""
 
 OPEN_MINUTE: Final = 9 * 60 + 30
 CLOSE_MINUTE: Final = 16 * 60
@@ -50,10 +61,20 @@ OUTSIDE_SESSION: Final = 0.01
 BATCH_MAX: Final = 8_192
 """Events that `Market.take` gives at once."""
 
-LOOK_AHEAD_NS: Final = 16_000_000
-"""The flow is made for so long in advance: one call of the kernel for many ticks. A change of rate waits for it."""
+HALT_MIN_NS: Final = 5 * SECOND_NS
+HALT_MAX_NS: Final = 30 * SECOND_NS
+"""How long a halt lasts: seconds, not the five minutes and more of a real one, so that one can be watched."""
+
+BAND: Final = 0.05
+"""The bands of a pause, from the reference price (tier 1 of Limit Up-Limit Down)."""
+
+SHORT_SALE_EVERY: Final = 50
+"""One symbol in so many is under a short-sale restriction."""
 
 NEVER_NS: Final = 2**62
+
+_ANNOUNCE_EVERY_NS: Final = SECOND_NS // 10
+"""About so often some symbols are announced again."""
 
 
 def tickers(count: int) -> tuple[str, ...]:
@@ -89,8 +110,10 @@ def list_symbols(names: tuple[str, ...], seed: int) -> npt.NDArray[np.void]:
     rows["spread"] = 0.5e-4 * rank**0.45  # half a basis point for the first, 23 for number 5,000
     rows["depth"] = (2.0 + 400.0 / dollars) / (1.0 + np.log10(rank))
     rows["round_lot"] = np.select([dollars <= 250, dollars <= 1_000, dollars <= 10_000], [100, 40, 10], 1)
-    share = 1.0 / (rank + POPULARITY_SHIFT) ** POPULARITY_EXPONENT
-    rows["accept"], rows["alias"] = _alias_table(share / share.sum())
+    share = np.asarray(1.0 / (rank + POPULARITY_SHIFT) ** POPULARITY_EXPONENT, np.float64)
+    share /= share.sum()
+    rows["margin"] = rows["volatility"] * np.sqrt(1.0 / (share * USUAL_RATE))
+    rows["accept"], rows["alias"] = _alias_table(share)
     return rows
 
 
@@ -137,7 +160,7 @@ class _Phase:
         tomorrow = (day + timedelta(days=1)).replace(hour=0)
         open_ns = int(day.replace(hour=9, minute=30).timestamp()) * SECOND_NS
         close_ns = int(day.replace(hour=16).timestamp()) * SECOND_NS
-        self.day_ns = open_ns - OPEN_MINUTE * market_kernel.MINUTE_NS  # true midnight but for days that set clocks
+        self.day_ns = open_ns - OPEN_MINUTE * MINUTE_NS  # true midnight but for days that set clocks
         self.extended = not open_ns <= at_ns < close_ns
         if at_ns < open_ns:
             self.codes, self.begin_ns, self.end_ns = "OS", int(day.timestamp()) * SECOND_NS, open_ns
@@ -148,7 +171,29 @@ class _Phase:
 
     def minute(self, at_ns: int) -> int:
         """The row of `intraday_shape` for an instant of this day."""
-        return min(max((at_ns - self.day_ns) // market_kernel.MINUTE_NS, 0), 1439)
+        return min(max((at_ns - self.day_ns) // MINUTE_NS, 0), 1439)
+
+
+class Halt(NamedTuple):
+    """A symbol does not trade, at any venue."""
+
+    start_ns: int
+    end_ns: int
+    symbol: int
+    reason: str  # T1: news; LUDP: paused, the price would have left its bands
+
+
+def halts_of_minute(seed: int, symbols: int, halts_per_hour: float, minute: int) -> list[Halt]:
+    """The halts that begin in a minute (counted from the epoch): a pure function, so that all venues halt together."""
+    key = mix(mix(seed) ^ mix(minute))
+    found = []
+    for number in range(int(halts_per_hour / 60 + unit(key))):
+        when, length, which, why = (unit(mix(key + 4 * number + k)) for k in range(1, 5))
+        start_ns = minute * MINUTE_NS + int(when * MINUTE_NS)
+        end_ns = start_ns + HALT_MIN_NS + int(length * (HALT_MAX_NS - HALT_MIN_NS))
+        # the popular ones more often, for the market moves most where it trades most
+        found.append(Halt(start_ns, end_ns, int(which**3 * symbols), "LUDP" if why < 0.75 else "T1"))
+    return sorted(found)
 
 
 class Market:
@@ -163,12 +208,22 @@ class Market:
         rate: float,
         venue: str = "V",
         shape: str = "flat",
+        by_orders: bool = False,
+        renumbers: bool = False,
+        corrects: bool = False,
+        halts_per_hour: float = 0.0,
+        announce_ns: int = 0,
     ) -> None:
         """Open at ``start_ns`` with that many symbols (1 to 20,000).
 
         ``rate`` is in messages a second and may be changed at any time; 0 is silence. ``shape`` is ``flat`` (every
         hour is a trading hour, at that rate) or ``intraday`` (the rate is the session's mean). Markets of one seed
-        share listings and fair prices, so that venues quote around one price; each venue has its own flow.
+        share listings, fair prices and halts, so that venues quote around one price; each venue has its own flow.
+
+        ``by_orders``: the venue tells single orders, not quotes; ``renumbers``: one that is replaced gets a new number.
+        ``corrects``: its wire has corrections of trades.
+        ``announce_ns``: every symbol's listing and status are told again in this time, which comes on top of the
+        rate; 0 is never.
         """
         assert 1 <= symbols <= 20_000
         assert shape in {"flat", "intraday"}
@@ -177,104 +232,229 @@ class Market:
         self._seed = seed
         self._venue = ord(venue)
         self._shape = shape
+        self._halts_per_hour = halts_per_hour
         self._phase = _Phase(shape, start_ns)
         self._events = np.zeros(BATCH_MAX, EVENT)
-        self._arrays = market_kernel.empty_arrays(symbols)
+        self._arrays = market_events_kernel.empty_arrays(symbols, by_orders=by_orders)
         self._arrays.listings[:] = list_symbols(self.names, seed)
         if shape == "intraday":
             self._arrays.minutes[:] = intraday_shape()
         flow = self._arrays.flow
-        flow["random"] = market_kernel.mix(market_kernel.mix(seed) ^ self._venue)
+        flow["random"] = mix(mix(seed) ^ self._venue)
         self._earliest_ns = start_ns + SPIN_NS  # the flow begins here, or where it was resumed
         flow["next_ns"] = self._earliest_ns
-        flow["trade_id"] = start_ns // 1_000  # so that the numbers of a restarted exchange do not repeat
-        market_kernel.open_books(self._arrays, seed, start_ns)
-        self._made = self._opening_spin(start_ns)  # events that are made and not yet taken
-        self._opened = False
+        flow["trade_id"] = flow["order_id"] = start_ns // 1_000  # the numbers of a restarted exchange do not repeat
+        flow["renumbers"], flow["corrects"] = renumbers, corrects
+        # What stands at fixed times: (when, tie breaker, what writes its events and how many it wrote).
+        self._agenda: list[tuple[int, int, Callable[[int], int]]] = []
+        self._agenda_made = 0
+        self._plan(self._phase.end_ns, self._next_phase)
+        if halts_per_hour:
+            self._resume_halts(start_ns)
+        self._announced = 0
+        if announce_ns:
+            self._announce_symbols = max(1, round(symbols * _ANNOUNCE_EVERY_NS / announce_ns))
+            self._announce_every_ns = announce_ns * self._announce_symbols // symbols
+            self._plan(start_ns + SPIN_NS, self._announce)
+        self._spin = self._opening_spin(start_ns)  # what is not yet taken of it
 
     @property
     def listings(self) -> npt.NDArray[np.void]:
         """LISTING rows, in the order of `names`."""
         return self._arrays.listings
 
+    @property
+    def books(self) -> npt.NDArray[np.void]:
+        """BOOK rows, in the order of `names`: the best bid and offer as last told."""
+        return self._arrays.books
+
+    @property
+    def orders(self) -> npt.NDArray[np.void]:
+        """ORDER[symbols, 2, DEPTH]: what stands in the book of a venue that tells orders; id 0 is no order."""
+        return self._arrays.orders
+
     def take(self, until_ns: int) -> Events:
         """The next events that are due by ``until_ns``, in order, as a view that is good until the next call.
 
         At most `BATCH_MAX`; call again until it returns none.
         """
-        if self._made.size == 0:
-            self._opened = True  # the opening is over
-            self._made = self._make(until_ns)
-        count = bisect_right(self._made["event_ns"], until_ns, hi=min(self._made.size, BATCH_MAX))
-        due, self._made = self._made[:count], self._made[count:]
-        return due
+        if self._spin.size:
+            count = bisect_right(self._spin["event_ns"], until_ns, hi=min(self._spin.size, BATCH_MAX))
+            due, self._spin = self._spin[:count], self._spin[count:]
+            return due
+        if self.rate <= 0:
+            return self._events[:0]
+        while True:
+            at_ns = self._agenda[0][0]
+            count = self._generate(min(until_ns, at_ns - 1))
+            if count or until_ns < at_ns:
+                return self._events[:count]
+            _, _, act = heapq.heappop(self._agenda)
+            count = act(at_ns)
+            if count:
+                return self._events[:count]
 
     def skip_to(self, at_ns: int) -> int:
-        """Give up what was due before ``at_ns`` and return how many messages that is (what was not yet made: about).
+        """Give up what was due before ``at_ns`` and return about how many messages that is.
 
         The opening spin is moved instead: a symbol that was never listed would never be seen.
         """
         flow = self._arrays.flow
-        if self._made.size and not self._opened:
-            late_ns = max(0, at_ns - int(self._made["event_ns"][0]))
-            self._made["event_ns"] += late_ns
+        if self._spin.size:
+            late_ns = max(0, at_ns - int(self._spin["event_ns"][0]))
+            self._spin["event_ns"] += late_ns
             self._earliest_ns += late_ns
             flow["next_ns"] = self._earliest_ns
             return 0
-        made = bisect_left(self._made["event_ns"], at_ns)
-        self._made = self._made[made:]
         late_ns = max(0, at_ns - int(flow["next_ns"][0]))
         flow["next_ns"] += late_ns
         self._earliest_ns = at_ns
-        return made + round(late_ns / SECOND_NS * self.rate * self._arrays.minutes[self._phase.minute(at_ns)])
+        return round(late_ns / SECOND_NS * self.rate * self._arrays.minutes[self._phase.minute(at_ns)])
 
-    def _make(self, until_ns: int) -> Events:
-        """Make the events of the flow that are due by ``until_ns`` and those of the time after it."""
-        if self.rate <= 0:
-            return self._events[:0]
-        count = market_kernel.generate(
+    def _generate(self, until_ns: int) -> int:
+        return market_kernel.generate(
             self._arrays,
             self._events,
-            min(until_ns + LOOK_AHEAD_NS, self._phase.end_ns - 1),
+            until_ns,
             self.rate,
             self._phase.day_ns,
             self._seed,
             self._venue,
-            EXTENDED_HOURS if self._phase.extended else 0,
+            self._hours,
         )
-        if count or until_ns < self._phase.end_ns:
-            return self._events[:count]
-        return self._next_phase()
+
+    @property
+    def _hours(self) -> int:
+        """The mark of quotes, orders and trades at this time of the day."""
+        return EXTENDED_HOURS if self._phase.extended else 0
+
+    def _plan(self, at_ns: int, act: Callable[[int], int]) -> None:
+        self._agenda_made += 1
+        heapq.heappush(self._agenda, (at_ns, self._agenda_made, act))
 
     def _opening_spin(self, start_ns: int) -> Events:
         """All events before the flow, spread evenly over `SPIN_NS`: system, directory, status, first quotes."""
         listings, codes = self.listings, self._phase.codes
-        spin = np.zeros(len(codes) + 3 * listings.size, EVENT)
+        restricted = np.arange(SHORT_SALE_EVERY - 1, listings.size, SHORT_SALE_EVERY)
+        before = len(codes) + 2 * listings.size + restricted.size
+        spin = np.zeros(before + 2 * listings.size + market_kernel.STATUS_MAX, EVENT)
+        quoted = market_kernel.open_books(self._arrays, spin[before:], self._seed, start_ns, self._venue, self._hours)
+        spin = spin[: before + quoted]
+        system, directory, short_sale, status, _ = np.split(
+            spin, np.cumsum([len(codes), listings.size, restricted.size, listings.size])
+        )
+        system["kind"], system["code"] = SYSTEM, [ord(code) for code in codes]
+        self._list(directory, np.arange(listings.size))
+        short_sale["kind"], short_sale["symbol"], short_sale["code"] = SHORT_SALE, restricted, ord("1")
+        self._tell_status(status, np.arange(listings.size))
         spin["venue"] = self._venue
         spin["event_ns"] = start_ns + np.arange(spin.size) * SPIN_NS // spin.size
-        system, directory, status, quotes = np.split(spin, len(codes) + np.arange(3) * listings.size)
-        system["kind"], system["code"] = SYSTEM, [ord(code) for code in codes]
-        directory["kind"], status["kind"], quotes["kind"] = DIRECTORY, STATUS, QUOTE
-        for rows in (directory, status, quotes):
-            rows["symbol"] = np.arange(listings.size)
-        directory["size"], directory["price"] = listings["round_lot"], listings["base_px"]
-        status["code"] = ord("T")
-        for name in ("bid_px", "bid_size", "ask_px", "ask_size"):
-            quotes[name] = self._arrays.books[name]
-        quotes["code"] = EXTENDED_HOURS if self._phase.extended else 0
         return spin
 
-    def _next_phase(self) -> Events:
+    def _list(self, rows: Events, symbols: npt.NDArray[np.int64]) -> None:
+        rows["kind"], rows["symbol"] = DIRECTORY, symbols
+        rows["size"], rows["price"] = self.listings["round_lot"][symbols], self.listings["base_px"][symbols]
+
+    def _tell_status(self, rows: Events, symbols: npt.NDArray[np.int64]) -> None:
+        rows["kind"], rows["symbol"] = STATUS, symbols
+        halted = self._arrays.books["halted"][symbols] != 0
+        rows["code"] = np.where(halted, ord("H"), ord("T"))
+        rows["reason"] = np.where(halted, self._reasons[symbols] if self._halts_per_hour else 0, 0)
+
+    def _announce(self, at_ns: int) -> int:
+        """Tell some symbols' listing and status again."""
+        symbols = np.arange(self._announced, self._announced + self._announce_symbols) % self.listings.size
+        self._announced = int(symbols[-1]) + 1
+        rows = self._events[: 2 * symbols.size]
+        rows[:] = np.zeros((), EVENT)
+        self._list(rows[: symbols.size], symbols)
+        self._tell_status(rows[symbols.size :], symbols)
+        rows["venue"], rows["event_ns"] = self._venue, max(at_ns, self._earliest_ns)
+        self._plan(max(at_ns, self._earliest_ns) + self._announce_every_ns, self._announce)
+        return rows.size
+
+    def _resume_halts(self, start_ns: int) -> None:
+        """Begin with the halts that hold at ``start_ns``, and with those of the minute that come."""
+        self._reasons = np.zeros(self.listings.size, np.int64)
+        minute = start_ns // MINUTE_NS
+        for halt in self._halts_of(minute - 1) + self._halts_of(minute):
+            if halt.start_ns > start_ns:
+                self._plan_halt(halt)
+            elif halt.end_ns > start_ns and not self._arrays.books["halted"][halt.symbol]:
+                self._arrays.books["halted"][halt.symbol] = 1
+                self._reasons[halt.symbol] = pack(halt.reason)
+                self._plan_end(halt)
+        self._plan((minute + 1) * MINUTE_NS, self._plan_minute)
+
+    def _halts_of(self, minute: int) -> list[Halt]:
+        return halts_of_minute(self._seed, self.listings.size, self._halts_per_hour, minute)
+
+    def _plan_minute(self, at_ns: int) -> int:
+        """Put the halts of the minute that begins on the agenda."""
+        for halt in self._halts_of(at_ns // MINUTE_NS):
+            self._plan_halt(halt)
+        self._plan(at_ns + MINUTE_NS, self._plan_minute)
+        return 0
+
+    def _plan_halt(self, halt: Halt) -> None:
+        self._plan(halt.start_ns, lambda _: self._begin_halt(halt))
+
+    def _plan_end(self, halt: Halt) -> None:
+        self._plan(halt.end_ns, lambda at_ns: self._end_halt(halt.symbol, at_ns))
+
+    def _begin_halt(self, halt: Halt) -> int:
+        """Halt a symbol; one that is halted already stays so until its own end."""
+        if self._arrays.books["halted"][halt.symbol]:
+            return 0
+        self._plan_end(halt)
+        self._reasons[halt.symbol] = reason = pack(halt.reason)
+        count = self._set_trading(0, halt.symbol, ord("H"), reason, halt.start_ns)
+        if halt.reason == "LUDP":
+            listing, bands = self.listings[halt.symbol], self._events[count : count + 1]
+            bands[:] = np.zeros((), EVENT)
+            fair = market_events_kernel.fair_px(
+                listing["base_px"], listing["volatility"], self._seed, halt.symbol, halt.start_ns
+            )
+            bands["kind"], bands["symbol"], bands["venue"] = BANDS, halt.symbol, self._venue
+            bands["event_ns"], bands["price"] = self._events["event_ns"][0], _cents(fair)
+            bands["bid_px"], bands["ask_px"] = _cents(fair * (1 - BAND)), _cents(fair * (1 + BAND))
+            count += 1
+        return count
+
+    def _end_halt(self, symbol: int, at_ns: int) -> int:
+        self._reasons[symbol] = 0
+        return self._set_trading(0, symbol, ord("T"), 0, at_ns)
+
+    def _set_trading(self, count: int, symbol: int, letter: int, reason: int, at_ns: int) -> int:
+        return market_kernel.set_trading(
+            self._arrays,
+            self._events,
+            count,
+            symbol,
+            letter,
+            reason,
+            max(at_ns, self._earliest_ns),
+            self._seed,
+            self._venue,
+            self._hours,
+        )
+
+    def _next_phase(self, at_ns: int) -> int:
         """Enter the phase that follows; the SYSTEM event that announces it, at the instant at which it began.
 
         Midnight has none: the simulated market goes on into the next day. The next arrival is brought forward to
         the bell, for it was drawn under the rate of the phase that is over.
         """
         ended = self._phase
-        self._phase = _Phase(self._shape, ended.end_ns)
-        self._arrays.flow["next_ns"] = max(self._phase.begin_ns, self._earliest_ns)
+        self._phase = _Phase(self._shape, at_ns)
+        self._plan(self._phase.end_ns, self._next_phase)
+        self._arrays.flow["next_ns"] = max(at_ns, self._earliest_ns)
         event = self._events[: len(self._phase.codes) > len(ended.codes)]
         event[:] = np.zeros((), EVENT)
         event["kind"], event["venue"], event["code"] = SYSTEM, self._venue, ord(self._phase.codes[-1])
-        event["event_ns"] = self._phase.begin_ns
-        return event
+        event["event_ns"] = at_ns
+        return event.size
+
+
+def _cents(price: float) -> int:
+    return max(1, round(price / (DOLLAR // 100))) * (DOLLAR // 100)

@@ -1,10 +1,11 @@
-"""When a simulated exchange sends: ticks of one millisecond of the monotonic clock.
+"""When a simulated exchange sends: ticks of two milliseconds of the monotonic clock.
 
 The exchange's time is the wall clock read once at the start and carried on by the monotonic clock, so it
-never jumps. At each tick whatever has become due since the last is sent, stamped with the time at which it
-was due; an event therefore leaves up to one tick after its stamp, and how much later is measured, not hidden.
+never jumps. At each tick the events since the last are sent, each stamped with the time at which it happened; an
+event therefore leaves up to one tick after its stamp, and how much later than the tick is measured, not hidden.
 A sender that was held up catches up, but by at most `CATCH_UP_NS` of events at once; what is older is given up
-and counted.
+and counted. Two milliseconds, because four exchanges share a small machine with all who read them: what a tick
+costs, at both ends of the line, is a packet and two wake-ups, however little is in it.
 """
 
 import time
@@ -15,7 +16,7 @@ import numpy as np
 
 from fabric.clock import MILLISECOND_NS, Clock
 
-TICK_NS: Final = MILLISECOND_NS
+TICK_NS: Final = 2 * MILLISECOND_NS
 CATCH_UP_NS: Final = 20 * MILLISECOND_NS
 _LATE_MAX: Final = 4_096
 """Latenesses kept for one report: more than the ticks between two."""
@@ -39,17 +40,17 @@ class Pacer:
         return self.start_ns + self._clock.monotonic_ns() - self._monotonic_ns
 
     def wait(self) -> int:
-        """Sleep until the next tick and return the exchange's time; ticks that were missed are one."""
+        """Sleep until the next tick and return the exchange's time; ticks that were missed are one, without sleep."""
         self._tick_ns += TICK_NS
         left_ns = self._tick_ns - self._clock.monotonic_ns()
         if left_ns > 0:
             self._sleep(left_ns * 1e-9)
         else:
-            self._tick_ns -= left_ns
+            self._tick_ns += -left_ns // TICK_NS * TICK_NS
         return self.now_ns()
 
     def sent(self, due_ns: int) -> None:
-        """Note that the oldest event of a tick, due at ``due_ns``, has just left."""
+        """Note that the oldest packet of a tick, due at ``due_ns``, has just left."""
         self._late_ns[self._late_count % _LATE_MAX] = self.now_ns() - due_ns
         self._late_count += 1
 

@@ -1,22 +1,31 @@
-"""The wire of a simulated exchange: every packet to every line, over UDP."""
+"""The wire of a simulated exchange: every packet to every line, over UDP, with the faults that it is told to have."""
 
+import heapq
 import socket
 import struct
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fabric.errors import UnavailableError
 from nodes.exchanges import sender_kernel
+from nodes.exchanges.faults import Faults
 
 _SEND_BUFFER_BYTES = 4 << 20
+_HELD_MAX: Final = 1 << 16
+"""Packets that wait for their delay to pass; beyond that they leave at once."""
 
 
 class Sender:
     """One UDP socket a line; sends the packets of an encoder's buffer."""
 
     def __init__(
-        self, lines: tuple[tuple[str, int], ...], packets: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]
+        self,
+        lines: tuple[tuple[str, int], ...],
+        packets: npt.NDArray[np.uint8],
+        lengths: npt.NDArray[np.int64],
+        faults: Faults | None = None,
     ) -> None:
         """Send rows of ``packets``, each as long as ``lengths`` says; both stay the caller's and must not be replaced.
 
@@ -24,11 +33,15 @@ class Sender:
         Raises UnavailableError for a host that has no address.
         """
         self._packets, self._lengths = packets, lengths
+        self._faults = faults
+        self._held: list[tuple[int, int, int, bytes]] = []  # (when it leaves, its number, line, packet)
+        self._numbered = 0
         self.refused = 0
         """Packets that the operating system would not take, over all lines."""
         self._vectors = np.zeros((len(packets), 2), np.int64)
         self._vectors[:, 0] = packets.ctypes.data + np.arange(len(packets)) * packets.strides[0]
         self._sockets: list[socket.socket] = []
+        self._names: list[tuple[str, int]] = []
         self._addresses: list[npt.NDArray[np.uint8]] = []  # kept: the headers point into them
         self._headers: list[npt.NDArray[np.int64]] = []
         for host, port in lines:
@@ -40,6 +53,7 @@ class Sender:
             line = socket.socket(family, socket.SOCK_DGRAM)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             self._sockets.append(line)
+            self._names.append((str(address[0]), port))
             name = np.frombuffer(_sockaddr(family, str(address[0]), port), np.uint8).copy()
             self._addresses.append(name)
             headers = np.zeros((len(packets), sender_kernel.HEADER_WORDS), np.int64)
@@ -48,10 +62,29 @@ class Sender:
             headers[:, 3] = 1
             self._headers.append(headers)
 
-    def send(self, count: int) -> None:
-        """Send the first ``count`` packets to every line; never blocks."""
-        for line, headers in zip(self._sockets, self._headers, strict=True):
-            self.refused += sender_kernel.send(line.fileno(), headers, self._vectors, self._lengths, count)
+    def send(self, first: int, stop: int, now_ns: int) -> None:
+        """Send packets ``first`` to ``stop`` (exclusive) to every line, and what was held back; never blocks."""
+        if self._faults is None:
+            for line, headers in zip(self._sockets, self._headers, strict=True):
+                self.refused += sender_kernel.send(line.fileno(), headers, self._vectors, self._lengths, first, stop)
+            return
+        for i in range(first, stop):
+            for copy in self._faults.copies(self._packets[i, : self._lengths[i]].tobytes(), now_ns):
+                self._numbered += 1
+                heapq.heappush(self._held, (now_ns + copy.delay_ns, self._numbered, copy.line, copy.packet))
+        while self._held and (self._held[0][0] <= now_ns or len(self._held) > _HELD_MAX):
+            _, _, line_index, packet = heapq.heappop(self._held)
+            self._send_one(line_index, packet)
+
+    def counters(self) -> dict[str, int]:
+        """Packets refused by the operating system, over all lines, and what the faults have done."""
+        return {"refused": self.refused, **(self._faults.counters if self._faults else {})}
+
+    def _send_one(self, line: int, packet: bytes) -> None:
+        try:
+            self._sockets[line].sendto(packet, socket.MSG_DONTWAIT, self._names[line])
+        except OSError:
+            self.refused += 1
 
     def close(self) -> None:
         """Close the sockets; may be called twice."""

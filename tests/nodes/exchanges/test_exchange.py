@@ -1,115 +1,182 @@
-"""The loop of an exchange: what leaves at which tick, and what it reports."""
+"""The loop of an exchange: what leaves at which tick, what it gives up, and what it reports."""
+
+import socket
 
 import numpy as np
 import pytest
 
+from exchange_rig import Listened
 from fabric.clock import ManualClock
-from nodes.exchanges.exchange import HEARTBEAT_NS, Exchange, run
-from nodes.exchanges.market import SPIN_NS, Market
+from fabric.topology import ExchangeSettings, FaultSettings
+from naive_market import Line
+from nodes.exchanges import iex
+from nodes.exchanges.exchange import AHEAD_NS, HEARTBEAT_NS, Exchange, session_id
+from nodes.exchanges.iex import TopsEncoder
+from nodes.exchanges.market import SPIN_NS, Market, tickers
 from nodes.exchanges.pacing import CATCH_UP_NS, TICK_NS, Pacer
 
 SECOND = 1_000_000_000
 
 
 class Recorder:
-    """An encoder and a sender in one: keeps what it was given; 30 events are a packet."""
+    """A sender that keeps what leaves, and when."""
 
-    packets = np.zeros((1, 1), np.uint8)
-    lengths = np.zeros(1, np.int64)
-    refused = 0
+    def __init__(self, encoder: TopsEncoder) -> None:
+        self.encoder = encoder
+        self.line = Line()
+        self.sent_ns: list[int] = []  # of each message
+        self.stamps: list[int] = []
+        self.beats: list[int] = []
+        self.packets, self.sessions = 0, 1
 
-    def __init__(self) -> None:
-        self.events: list[np.ndarray] = []
-        self.sent_ns: list[int] = []
-        self.sent = 0
+    def send(self, first: int, stop: int, now_ns: int) -> None:
+        for i in range(first, stop):
+            packet = self.encoder.packets[i, : self.encoder.lengths[i]].tobytes()
+            session = int.from_bytes(packet[8:12], "little")
+            if self.line.session not in {None, session}:
+                self.line, self.sessions = Line(), self.sessions + 1
+            messages = self.line.read(packet)
+            self.stamps += [message.ts_ns for message in messages]
+            self.sent_ns += [now_ns] * len(messages)
+            if not messages:
+                self.beats.append(now_ns)
+        self.packets += stop - first
 
-    def encode(self, events: np.ndarray, send_ns: int) -> int:
-        self.events.append(events.copy())
-        self.sent_ns.append(send_ns)
-        return events.size // 30 + 1
-
-    def send(self, count: int) -> None:
-        self.sent += count
-
-
-@pytest.fixture
-def recorder():
-    return Recorder()
-
-
-def exchange(clock: ManualClock, recorder: Recorder, rate: float) -> tuple[Exchange, Pacer]:
-    pacer = Pacer(clock, lambda seconds: clock.advance(round(seconds * 1e9)))
-    market = Market(10, 1, pacer.start_ns, rate=rate)
-    return Exchange(market, recorder, recorder, pacer), pacer
+    def counters(self) -> dict[str, int]:
+        return {"refused": 0}
 
 
-def test_each_tick_sends_what_has_become_due(clock, recorder):
-    running, pacer = exchange(clock, recorder, rate=50_000.0)
-    while pacer.now_ns() < pacer.start_ns + 2 * SECOND:
-        running.tick(pacer.wait())
-    for events, sent_ns in zip(recorder.events, recorder.sent_ns, strict=True):
-        assert sent_ns - TICK_NS <= events["event_ns"][0] <= events["event_ns"][-1] <= sent_ns
-    counters = running.counters()
-    assert counters["messages"] == sum(events.size for events in recorder.events)
-    assert counters["packets"] == recorder.sent
-    assert counters["skipped"] == counters["refused"] == 0
-    assert 0.9 < counters["late_ms_p99"] <= counters["late_ms_max"] <= 1.0
+class Rig:
+    """An exchange under a clock that moves as the exchange sleeps."""
+
+    def __init__(self, clock: ManualClock, rate: float, restart_ns: int = 0) -> None:
+        self.clock = clock
+        self.pacer = Pacer(clock, lambda seconds: clock.advance(round(seconds * 1e9)))
+        self.encoder = TopsEncoder(tickers(10), 7, grid_ns=self.pacer.start_ns, tick_ns=TICK_NS)
+        self.sender = Recorder(self.encoder)
+        self.exchange = Exchange(
+            lambda start_ns: Market(10, 1, start_ns, rate=rate), self.encoder, self.sender, self.pacer, restart_ns
+        )
+
+    def run(self, seconds: float) -> None:
+        while self.pacer.now_ns() < self.pacer.start_ns + seconds * SECOND:
+            self.exchange.tick(self.pacer.wait())
 
 
-def test_silence_makes_one_heartbeat_a_second(clock, recorder):
-    running, pacer = exchange(clock, recorder, rate=0.0)
-    while pacer.now_ns() < pacer.start_ns + SPIN_NS + 5 * SECOND:
-        running.tick(pacer.wait())
-    beats = [ns for events, ns in zip(recorder.events, recorder.sent_ns, strict=True) if events.size == 0]
-    assert len(beats) in {4, 5}
-    assert set(np.diff(beats)) == {HEARTBEAT_NS}
+def test_each_tick_sends_what_has_become_due(clock):
+    rig = Rig(clock, 50_000.0)
+    rig.run(3)
+    late_ns = np.array(rig.sender.sent_ns) - np.array(rig.sender.stamps)
+    assert late_ns.min() > 0
+    assert late_ns.max() <= TICK_NS
+    counters = rig.exchange.counters()
+    assert 0 <= counters["messages"] - len(rig.sender.stamps) < 50_000 * AHEAD_NS / SECOND * 1.5
+    assert counters["packets"] == rig.sender.packets
+    assert counters["skipped"] == counters["refused"] == counters["late_ms_max"] == 0
 
 
-def test_a_pause_is_caught_up_by_twenty_milliseconds_and_the_rest_is_counted(clock, recorder):
-    running, pacer = exchange(clock, recorder, rate=50_000.0)
-    while pacer.now_ns() < pacer.start_ns + SECOND:
-        running.tick(pacer.wait())
-    running.counters()
-    recorder.events.clear()
+def test_silence_makes_one_heartbeat_a_second(clock):
+    rig = Rig(clock, 0.0)
+    rig.run(SPIN_NS / SECOND + 5)
+    assert len(rig.sender.beats) in {4, 5}
+    assert set(np.diff(rig.sender.beats)) == {HEARTBEAT_NS}
+
+
+def test_a_pause_is_caught_up_by_twenty_milliseconds_and_the_rest_is_counted(clock):
+    rig = Rig(clock, 50_000.0)
+    rig.run(2)
+    rig.exchange.counters()
+    before = len(rig.sender.stamps)
     clock.advance(5 * SECOND)
-    now_ns = pacer.wait()
-    running.tick(now_ns)
-    sent = np.concatenate(recorder.events)
-    assert now_ns - CATCH_UP_NS <= sent["event_ns"][0]
-    assert sent.size == pytest.approx(1_000, rel=0.2)
-    counters = running.counters()
+    now_ns = rig.pacer.wait()
+    rig.exchange.tick(now_ns)
+    stamps = np.array(rig.sender.stamps[before:])
+    made_before = stamps[stamps < now_ns - CATCH_UP_NS]
+    assert made_before.size < 50_000 * AHEAD_NS / SECOND * 1.5
+    assert stamps.size - made_before.size == pytest.approx(1_000, rel=0.2)
+    counters = rig.exchange.counters()
     assert counters["skipped"] == pytest.approx(249_000, rel=0.01)
-    assert 19 < counters["late_ms_max"] <= 20
+    assert 4_990 < counters["late_ms_max"] < 5_000
 
 
-def test_a_hiccup_within_the_bound_loses_nothing(clock, recorder):
-    running, pacer = exchange(clock, recorder, rate=50_000.0)
-    while pacer.now_ns() < pacer.start_ns + SECOND:
-        running.tick(pacer.wait())
-    before = running.messages
+def test_a_hiccup_within_the_bound_loses_nothing(clock):
+    rig = Rig(clock, 50_000.0)
+    rig.run(2)
+    before = len(rig.sender.stamps)
     clock.advance(15_000_000)
-    running.tick(pacer.wait())
-    assert running.skipped == 0
-    assert running.messages - before == pytest.approx(750, rel=0.2)
+    rig.exchange.tick(rig.pacer.wait())
+    assert rig.exchange.skipped == 0
+    assert len(rig.sender.stamps) - before == pytest.approx(750, rel=0.2)
 
 
-class Told:
-    """A runtime that stops after three reports."""
-
-    def __init__(self) -> None:
-        self.reports: list[dict[str, int | float | str]] = []
-
-    def stopping(self) -> bool:
-        return len(self.reports) == 3
-
-    def report(self, counters: dict[str, int | float | str]) -> None:
-        self.reports.append(counters)
+def test_the_opening_begins_when_it_is_told_to(clock):
+    rig = Rig(clock, 50_000.0)
+    clock.advance(3 * SECOND)
+    rig.exchange.begin(rig.pacer.now_ns())
+    rig.run(3 + SPIN_NS / SECOND / 2)
+    assert rig.sender.stamps[0] == rig.pacer.start_ns + 3 * SECOND
+    assert rig.exchange.skipped == 0
 
 
-def test_it_reports_each_second_until_told_to_stop(clock, recorder):
-    running, pacer = exchange(clock, recorder, rate=20_000.0)
-    told = Told()
-    run(running, pacer, told)
-    assert clock.now_ns() - pacer.start_ns == 3 * SECOND
-    assert [report["rate"] for report in told.reports[1:]] == pytest.approx([20_000, 20_000], rel=0.05)
-    assert set(told.reports[0]) == {"rate", "messages", "packets", "skipped", "refused", "late_ms_max", "late_ms_p99"}
+def test_more_than_the_buffer_holds_leaves_early_but_whole(clock):
+    rig = Rig(clock, 5_000_000.0)
+    rig.run(SPIN_NS / SECOND + 0.03)
+    assert rig.sender.line.sequence == len(rig.sender.stamps) + 1
+    assert len(rig.sender.stamps) > 100_000
+
+
+def test_a_restart_begins_a_new_session_with_the_opening(clock):
+    rig = Rig(clock, 5_000.0, restart_ns=3 * SECOND)
+    rig.run(2.99)
+    assert (rig.sender.sessions, rig.exchange.restarts) == (1, 0)
+    before = len(rig.sender.stamps)
+    rig.run(4.5)
+    assert (rig.sender.sessions, rig.exchange.restarts) == (2, 1)
+    told = len(rig.sender.stamps) - before
+    assert rig.sender.line.sequence - 1 == pytest.approx(told, abs=100)
+    assert rig.sender.line.session == rig.encoder.session
+    assert rig.exchange.messages == pytest.approx(len(rig.sender.stamps), abs=100)
+
+
+def test_sessions_differ_between_starts_and_seeds():
+    start_ns = 1_767_366_000_000_000_000
+    sessions = {session_id(seed, start_ns + k) for seed in range(10) for k in range(100)}
+    assert len(sessions) == 1_000
+    assert all(0 < session < 2**31 for session in sessions)
+
+
+def test_the_program_reports_each_second_with_the_rate_of_that_second():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+        line.bind(("127.0.0.1", 0))
+        settings = ExchangeSettings("iex-tops-1.6", (line.getsockname(),), symbols=10, rate=5_000, halts=0.0)
+        runtime = Listened(settings, reports_max=3)
+        iex.main(runtime)
+    assert runtime.detail == "10 symbols, 5,000 messages/s to 1 lines"
+    assert runtime.reports[2]["rate"] == pytest.approx(5_000, rel=0.2)
+    assert runtime.reports[2]["refused"] == runtime.reports[2]["skipped"] == 0
+    keys = {"rate", "messages", "packets", "skipped", "restarts", "refused", "late_ms_max", "late_ms_p99"}
+    assert set(runtime.reports[0]) == keys
+
+
+def test_the_program_has_the_faults_of_its_settings():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as a, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as b:
+        for line in (a, b):
+            line.bind(("127.0.0.1", 0))
+            line.setblocking(False)
+        runtime = Listened(
+            ExchangeSettings(
+                "iex-tops-1.6",
+                (a.getsockname(), b.getsockname()),
+                symbols=10,
+                rate=5_000,
+                roles="AB",
+                faults=FaultSettings(lines="B", mute=True, skew_ns=-3_600 * SECOND),
+            ),
+            reports_max=2,
+        )
+        iex.main(runtime)
+        packet = a.recv(2_000)
+        with pytest.raises(BlockingIOError):
+            b.recv(2_000)
+    assert runtime.reports[1]["muted"] > 100
+    assert runtime.clock.now_ns() - int.from_bytes(packet[32:40], "little") > 3_600 * SECOND

@@ -1,29 +1,29 @@
 """The simulated IEX end to end: a seeded stream read back by an independent reader, in memory and over UDP."""
 
 import socket
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from fabric.clock import SystemClock
+from exchange_rig import Listened
 from fabric.topology import ExchangeSettings
 from naive_market import Book, Line
 from nodes.exchanges import iex
-from nodes.exchanges.iex import TopsEncoder, session_id
-from nodes.exchanges.market import NEVER_NS, SPIN_NS, Market
+from nodes.exchanges.iex import TopsEncoder
+from nodes.exchanges.market import NEVER_NS, Market
 
 START_NS = 1_767_366_000_000_000_000
 
 
 def test_a_seeded_stream_reads_back_as_it_was_made():
     market = Market(500, 3, START_NS, rate=50_000.0)
-    encoder = TopsEncoder(market.names, session=99)
+    encoder = TopsEncoder(market.names, 99)
     line, book, events_seen = Line(), Book(), 0
     while events_seen < 60_000:
-        events = market.take(START_NS + SPIN_NS - 1) if events_seen < 1_503 else market.take(NEVER_NS)
-        count = encoder.encode(events, START_NS + events_seen)
-        messages = [m for i in range(count) for m in line.read(encoder.packets[i, : encoder.lengths[i]].tobytes())]
+        events = market.take(NEVER_NS)
+        taken, messages = 0, []
+        while taken < events.size:
+            taken, count = encoder.encode(events, taken)
+            messages += [m for i in range(count) for m in line.read(encoder.packets[i, : encoder.lengths[i]].tobytes())]
         assert len(messages) == events.size
         assert [m.ts_ns for m in messages] == events["event_ns"].tolist()
         assert [m.symbol for m in messages] == ["" if m.type == "S" else market.names[e["symbol"]]
@@ -32,47 +32,23 @@ def test_a_seeded_stream_reads_back_as_it_was_made():
             book.apply(m)
         events_seen += events.size
     assert line.session == 99
-    assert line.sequence == events_seen + 1
+    assert line.sequence == encoder.told + 1 == events_seen + 1
     assert book.trading == set(book.quotes) == set(market.names)
     assert book.trades == pytest.approx(events_seen * 0.1, rel=0.1)
     for symbol, name in enumerate(market.names):
-        last = market._arrays.books[symbol]
+        last = market.books[symbol]
         bid_size, bid, ask, ask_size = book.quotes[name]
         assert (last["bid_px"], last["ask_px"]) == (bid * 100_000, ask * 100_000)
         assert (last["bid_size"], last["ask_size"]) == (bid_size, ask_size)
 
 
 def test_heartbeats_keep_the_sequence():
-    encoder, line = TopsEncoder(("A",), session=5), Line()
-    for _ in range(3):
-        assert encoder.encode(np.zeros(0, iex.market_kernel.EVENT), START_NS) == 1
+    encoder, line = TopsEncoder(("A",), 5), Line()
+    for now_ns in range(3):
+        encoder.heartbeat(START_NS + now_ns)
         assert line.read(encoder.packets[0, : encoder.lengths[0]].tobytes()) == []
     assert line.heartbeats == 3
-
-
-def test_sessions_differ_between_starts_and_seeds():
-    sessions = {session_id(seed, START_NS + k) for seed in range(10) for k in range(100)}
-    assert len(sessions) == 1_000
-    assert all(0 < session < 2**31 for session in sessions)
-
-
-class Listened:
-    """A runtime that stops when the listener has heard enough."""
-
-    def __init__(self, settings: ExchangeSettings) -> None:
-        self.spec = SimpleNamespace(settings=settings)
-        self.clock = SystemClock()
-        self.detail = ""
-        self.heard = lambda: False
-
-    def ready(self, detail: str = "") -> None:
-        self.detail = detail
-
-    def stopping(self) -> bool:
-        return self.heard()
-
-    def report(self, counters: dict[str, int | float | str]) -> None:
-        assert counters["refused"] == 0
+    assert line.sent_ns == [START_NS, START_NS + 1, START_NS + 2]
 
 
 def test_the_program_sends_every_symbol_within_a_second_to_both_lines():
@@ -103,6 +79,7 @@ def test_the_program_sends_every_symbol_within_a_second_to_both_lines():
     for line in lines:
         line.close()
     assert runtime.detail == "200 symbols, 5,000 messages/s to 2 lines"
+    assert all(report["refused"] == 0 for report in runtime.reports)
     assert got[0] == got[1]
     assert len(books[0].quotes) == 200
     assert before_ns <= readers[0].sent_ns[0] < before_ns + 60_000_000_000

