@@ -13,8 +13,8 @@ CTA and UTP have no such protocol (a retransmission is an operational request to
 
 import select
 import socket
-from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -69,6 +69,56 @@ class Recovery(Protocol):
     def close(self) -> None:
         """Close every socket; may be called twice."""
         ...
+
+
+class Misses(Protocol):
+    """Who knows what is missing: a feed's wire."""
+
+    def missing(self, monotonic_ns: int) -> npt.NDArray[np.void]:
+        """Ranges (``stream``, ``session``, ``first``, ``count``) to ask for now; good until the next call."""
+        ...
+
+
+class Recoveries:
+    """The clients of a feed, one for each group of lines that has a server, between its wire and its loop."""
+
+    def __init__(self, clients: Mapping[int, Recovery]) -> None:
+        """``clients`` by group."""
+        self._clients = dict(clients)
+
+    def filenos(self) -> list[int]:
+        """Descriptors that become readable when there is something for `turn`."""
+        return [client.fileno() for client in self._clients.values()]
+
+    def observe(self, packets: Packets) -> None:
+        """See a batch of the lines."""
+        for client in self._clients.values():
+            client.observe(packets)
+
+    def turn(self, wire: Misses, now_ns: int, monotonic_ns: int) -> Iterator[Packets]:
+        """Ask for what the wire misses, and give what has come, to be decoded like packets of a line."""
+        for wanted in wire.missing(monotonic_ns) if self._clients else ():
+            client = self._clients.get(int(wanted["stream"]) >> 16)
+            if client is not None:
+                stream, session = int(wanted["stream"]), int(wanted["session"])
+                client.request(stream, session, int(wanted["first"]), int(wanted["count"]), monotonic_ns)
+        for client in self._clients.values():
+            client.tick(monotonic_ns)
+            packets = client.packets(now_ns)
+            if packets.offsets.size:
+                yield packets
+
+    def counters(self) -> dict[str, int]:
+        """Those of the clients, added up."""
+        counts: Counter[str] = Counter()
+        for client in self._clients.values():
+            counts.update(client.counters())
+        return dict(counts)
+
+    def close(self) -> None:
+        """Close every client."""
+        for client in self._clients.values():
+            client.close()
 
 
 @dataclass(slots=True, eq=False)
