@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MILLIONTHS_MAX = 2_250_000 * 10**6
+SHARES_SINCE_NS = 1_762_128_000 * 10**9  # 2025-11-03
 
 # What each letter of CQS's NBBO indicator says of (best bid, best offer).
 CQS_SAYS = {
@@ -269,6 +270,7 @@ class NaiveTape:
         sip_ns, time_ns = struct.unpack_from(">qq", body, 5)
         if min(sip_ns, time_ns) < 0 or max(sip_ns, time_ns) > 2**62:
             raise BadMessageError
+        self.lot = 1 if sip_ns >= SHARES_SINCE_NS else 100
         who = venue(body[49 if kind == "AK" else 3])
         at = 37 if kind[0] == "T" or kind in ("QF", "QD") else 29
         name = symbol(body[at : at + (5 if kind in ("QE", "QC", "TM", "TA") else 11)])

@@ -1,0 +1,322 @@
+"""UQDF and UTDF: golden bytes from the specification's tables, the twin, the official NBBO, recordings, mutations."""
+
+import os
+import random
+import struct
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fabric.records import NULL, QUOTE, STATE_STALE, TRADE, unpack
+from fabric.symbols import SymbolTable
+from naive_tape import NaiveTape
+from nodes.feeds import moldudp64_kernel, tape, tape_kernel, utp, utp_kernel
+from nodes.feeds.wire_kernel import RESTART
+from tape_support import as_dicts, changes, decode, frame, joined, manifest, mold_packet, plainly
+
+FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+SIP_NS, TIME_NS = 0x1900000000000002, 0x1900000000000001
+
+# By hand from the specification's tables: version, category, type, originator, sub-market, the processor's time,
+# the participant's time, token; then the body field by field.
+TIMES = "1900000000000002 1900000000000001 0000000000000000"
+QUOTE_SHORT = bytes.fromhex(
+    "31 51 45 4b 20"
+    + TIMES
+    + "4150504c20 3a98 0001 3aa2 0002 52 20 20 20 32 41"  # "APPL", 150.00 x 1, 150.10 x 2, R, 2
+    "52 51 3a99 0003 5a 3aa1 0004"  # short appendage: R, bid Q 150.01 x 3, ask Z 150.09 x 4
+)
+QUOTE_LONG = bytes.fromhex(
+    "31 51 46 50 20" + TIMES + "0000000000000000 4150504c20202020202020"  # FINRA time, "APPL"
+    "0000000008f0d180 00000064 0000000008f25820 000000c8 59 20 20 20 33 41 20"  # 150.0 x 100, 150.1 x 200, Y, 3
+    "52 51 0000000008f0f890 0000012c 5a 0000000008f23110 00000190"  # long appendage: 150.01 x 300, 150.09 x 400
+)
+COMBINED_SHORT = b"1QC" + QUOTE_SHORT[3:46] + b"4A" + b"00\0\0"
+COMBINED_LONG = b"1QD" + QUOTE_LONG[3:79] + b"00\0\0" + QUOTE_LONG[79:]
+HEAD = "0000000000000000 4150504c20202020202020"
+TRADE_SHORT = bytes.fromhex("31 54 41 4b 20" + TIMES + "0000000000000000 4150504c20 0000000000000007 3a98 0063")
+TRADE_SHORT += b"@  I" + b" 00"
+TRADE_SHORT_FRACTION = TRADE_SHORT[:2] + b"M" + TRADE_SHORT[3:52] + struct.pack(">Q", 1_500_000) + TRADE_SHORT[54:]
+TRADE_LONG = bytes.fromhex("31 54 57 44 51" + TIMES + HEAD + "0000000000000008 0000000008f0d180 00000037")
+TRADE_LONG += b"@F  " + b"X\0\0" + b"17"
+TRADE_LONG_FRACTION = TRADE_LONG[:2] + b"N" + TRADE_LONG[3:64] + struct.pack(">Q", 20_000_000) + TRADE_LONG[68:]
+DAY = bytes(32) + b"0K" + bytes(32)
+CANCEL = bytes.fromhex("31 54 5a 44 51" + TIMES + HEAD + "43 0000000000000008 0000000008f0d180 00000037")
+CANCEL += b"@F  X\0\0" + DAY
+CANCEL_FRACTION = CANCEL[:2] + b"O" + CANCEL[3:65] + struct.pack(">Q", 20_000_000) + CANCEL[69:]
+CORRECTION = bytes.fromhex("31 54 59 44 51" + TIMES + HEAD + "0000000000000008 0000000008f0d180 00000037")
+CORRECTION += b"@F  X\0\0" + struct.pack(">QQI", 9, 151_000_000, 56) + b"@  TX\0\0" + DAY
+CORRECTION_FRACTION = (
+    CORRECTION[:2] + b"P" + CORRECTION[3:64] + struct.pack(">Q", 55_000_000) + CORRECTION[68:91]
+    + struct.pack(">Q", 56_000_000) + CORRECTION[95:]
+)  # fmt: skip
+SYMBOL = "4150504c20202020202020"
+ACTION = bytes.fromhex("31 41 48 51 20" + TIMES + SYMBOL + "48 00000001 1900000000000001 4c5544502020")  # H, LUDP
+MARKET_ACTION = bytes.fromhex("31 41 4b 45 20" + TIMES + SYMBOL + "48 1900000000000001 5a")  # H, on Z
+DIRECTORY = bytes.fromhex("31 41 42 45 20" + TIMES + SYMBOL + "20" * 11 + "41" * 30 + "43 2020 51 50 4e 0028 4e")
+SHORT_SALE = bytes.fromhex("31 41 56 45 20" + TIMES + SYMBOL + "31")
+BANDS = bytes.fromhex("31 41 50 45 20" + TIMES + SYMBOL + "42 1900000000000001 0000000008583b00 0000000009896800")
+GOLDEN = {
+    "QE": (QUOTE_SHORT, 59), "QF": (QUOTE_LONG, 106), "QC": (COMBINED_SHORT, 52), "QD": (COMBINED_LONG, 110),
+    "TA": (TRADE_SHORT, 61), "TM": (TRADE_SHORT_FRACTION, 67), "TW": (TRADE_LONG, 77), "TN": (TRADE_LONG_FRACTION, 81),
+    "TZ": (CANCEL, 142), "TO": (CANCEL_FRACTION, 146), "TY": (CORRECTION, 168), "TP": (CORRECTION_FRACTION, 176),
+    "AH": (ACTION, 59), "AK": (MARKET_ACTION, 50), "AB": (DIRECTORY, 90), "AV": (SHORT_SALE, 41), "AP": (BANDS, 65),
+}  # fmt: skip
+MESSAGES = [message for message, _ in GOLDEN.values()]
+
+
+@pytest.fixture
+def symbols() -> SymbolTable:
+    return SymbolTable(64)
+
+
+@pytest.fixture
+def wire(symbols: SymbolTable) -> utp.Utp:
+    return utp.Utp(symbols)
+
+
+class TestMessages:
+    @pytest.mark.parametrize("kind", GOLDEN)
+    def test_golden_lengths_are_the_table_s(self, kind: str, wire: utp.Utp) -> None:
+        message, length = GOLDEN[kind]
+        assert (message[1:3].decode(), len(message)) == (kind, length)
+        assert decode(wire, mold_packet(message)).size == 1
+        assert wire.messages_by_type() == {utp.TYPE_NAMES[kind]: 1}
+
+    def test_golden_quotes(self, wire: utp.Utp, symbols: SymbolTable) -> None:
+        packets = mold_packet(QUOTE_SHORT, QUOTE_LONG, COMBINED_SHORT, COMBINED_LONG, sequence=7)
+        buffer, blocks, _ = frame(moldudp64_kernel, packets)
+        rows, official = joined(wire, buffer, blocks)
+        short = {"kind": "quote", "symbol": "APPL", "venue": "K", "condition": "R"}
+        short |= {"bid": (150_000_000, 1), "ask": (150_100_000, 2)}
+        long = short | {"venue": "P", "condition": "Y", "bid": (150_000_000, 100), "ask": (150_100_000, 200)}
+        assert as_dicts(symbols, rows) == [short, long, short, long]
+        row = rows.view(QUOTE)[0]
+        assert (row["exchange_seq"], row["event_ns"], row["recv_ns"]) == (7, TIME_NS, 77)
+        assert unpack(row["tape"]) == "C"
+        appended = (150_010_000, 300, "Q"), (150_090_000, 400, "Z")
+        assert changes(symbols, official) == [
+            ("APPL", 7, (150_010_000, 3, "Q"), (150_090_000, 4, "Z")),
+            ("APPL", 8, *appended),
+            ("APPL", 9, (150_000_000, 1, "K"), (150_100_000, 2, "K")),
+            ("APPL", 10, *appended),
+        ]
+
+    @pytest.mark.parametrize(
+        ("kind", "wanted"),
+        [
+            ("TA", ("K", 150_000_000, 99, "@I", 7, "", NULL)),
+            ("TM", ("K", 150_000_000, 1, "@I", 7, "", NULL)),
+            ("TW", ("D", 150_000_000, 55, "@F", 8, "", NULL)),
+            ("TN", ("D", 150_000_000, 20, "@F", 8, "", NULL)),
+            ("TZ", ("D", 150_000_000, 55, "@F", NULL, "x", 8)),
+            ("TO", ("D", 150_000_000, 20, "@F", NULL, "x", 8)),
+            ("TY", ("D", 151_000_000, 56, "@T", 9, "c", 8)),
+            ("TP", ("D", 151_000_000, 56, "@T", 9, "c", 8)),
+        ],
+    )
+    def test_golden_trades(self, wire: utp.Utp, symbols: SymbolTable, kind: str, wanted: tuple[Any, ...]) -> None:
+        (row,) = decode(wire, mold_packet(GOLDEN[kind][0])).view(TRADE)
+        found = (chr(row["venue"]), row["price"] // 1_000, row["size"], unpack(row["condition"]), row["trade_id"])
+        assert (*found, unpack(row["mark"]), row["original_id"]) == wanted
+        assert symbols.name(row["symbol"]) == "APPL"
+        assert wire.counters()["fractional"] == (kind == "TM")
+
+    def test_golden_statuses_tell_all_that_is_known(self, wire: utp.Utp, symbols: SymbolTable) -> None:
+        resume = ACTION[:40] + b"T" + ACTION[41:53] + b"LUDR  "
+        rows = decode(wire, mold_packet(DIRECTORY, SHORT_SALE, BANDS, ACTION, MARKET_ACTION, resume))
+        known = {"kind": "status", "symbol": "APPL", "venue": "E", "trading": "", "reason": "", "indicator": ""}
+        known |= {"upper": None, "lower": None, "short_sale": "", "lot": 40}
+        restricted = known | {"short_sale": "1"}
+        bands = restricted | {"indicator": "B", "lower": 140_000_000, "upper": 160_000_000}
+        assert as_dicts(symbols, rows) == [
+            known,
+            restricted,
+            bands,
+            bands | {"venue": "Q", "trading": "H", "reason": "LUDP"},
+            bands | {"venue": "Z", "trading": "H", "reason": "OPER"},
+            bands | {"venue": "Q", "trading": "T", "reason": "LUDR"},
+        ]
+
+    def test_sizes_were_round_lots_until_november_2025(self, wire: utp.Utp) -> None:
+        sizes = []
+        for sent_ns in (1_762_127_999_999_999_999, 1_762_128_000_000_000_000):  # 2025-11-03
+            message = QUOTE_SHORT[:5] + struct.pack(">Q", sent_ns) + QUOTE_SHORT[13:]
+            (row,) = decode(wire, mold_packet(message)).view(QUOTE)
+            sizes.append(int(row["bid_size"]))
+        assert sizes == [100, 1]
+
+    def test_without_the_participant_s_time_the_processor_s_counts(self, wire: utp.Utp) -> None:
+        (row,) = decode(wire, mold_packet(QUOTE_SHORT[:13] + bytes(8) + QUOTE_SHORT[21:]))
+        assert row["event_ns"] == SIP_NS
+
+    @pytest.mark.parametrize("indicator", ["0", "1", "4", " "])
+    def test_what_the_indicator_says_without_an_appendage(
+        self, wire: utp.Utp, symbols: SymbolTable, indicator: str
+    ) -> None:
+        plain = QUOTE_SHORT[:46] + indicator.encode() + b"A"
+        buffer, blocks, _ = frame(moldudp64_kernel, mold_packet(QUOTE_SHORT, plain))
+        found = [change[2:] for change in changes(symbols, joined(wire, buffer, blocks)[1])[1:]]
+        own = ((150_000_000, 1, "K"), (150_100_000, 2, "K"))
+        assert found == {"0": [], "1": [(None, None)], "4": [own], " ": []}[indicator]
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"1Q", id="no type"),
+            pytest.param(QUOTE_SHORT[:47], id="short"),
+            pytest.param(QUOTE_SHORT[:58], id="appendage cut"),
+            pytest.param(b"1CI" + bytes(20), id="control without a head"),
+            pytest.param(QUOTE_SHORT[:3] + b"!" + QUOTE_SHORT[4:], id="no participant"),
+            pytest.param(QUOTE_SHORT[:5] + b"\xff" * 8 + QUOTE_SHORT[13:], id="no time"),
+            pytest.param(QUOTE_SHORT[:29] + b"     " + QUOTE_SHORT[34:], id="no symbol"),
+        ],
+    )
+    def test_what_cannot_be_read_is_counted_and_costs_nothing_after_it(self, wire: utp.Utp, bad: bytes) -> None:
+        rows = decode(wire, mold_packet(bad, QUOTE_LONG))
+        assert rows["exchange_seq"].tolist() == [2]
+        assert wire.counters()["malformed_message"] == 1
+
+    def test_unknown_types_are_counted_and_skipped_and_new_fields_passed_over(self, wire: utp.Utp) -> None:
+        rows = decode(wire, mold_packet(b"1Q9" + bytes(40), TRADE_LONG + b"new", TRADE_LONG))
+        assert rows["exchange_seq"].tolist() == [2, 3]
+        assert (wire.counters()["unknown"], wire.counters()["malformed_message"]) == (1, 0)
+
+
+def test_a_restart_withdraws_every_quote_that_stood(wire: utp.Utp, symbols: SymbolTable) -> None:
+    buffer, blocks, _ = frame(moldudp64_kernel, mold_packet(QUOTE_SHORT, QUOTE_LONG))
+    restart = blocks[:1].copy()
+    restart["kind"] = RESTART
+    rows, official = joined(wire, buffer, np.concatenate([blocks, restart]))
+    withdrawn = rows[2:].view(QUOTE)
+    assert [chr(venue) for venue in withdrawn["venue"]] == ["K", "P"]
+    assert withdrawn["bid_px"].tolist() == [NULL, NULL]
+    assert withdrawn["event_ns"].tolist() == [77, 77]
+    assert official["state"].tolist() == [0, 0, STATE_STALE]
+
+
+def shuffled(chance: random.Random, count: int) -> list[bytes]:
+    """Messages of every type with random bytes in some of the places that are read."""
+    found = []
+    for _ in range(count):
+        raw = bytearray(chance.choice(MESSAGES))
+        for _ in range(chance.randrange(3)):
+            at = chance.choice((3, 29, 40, 42, 46, 72, 76, chance.randrange(21, len(raw))))
+            if at < len(raw):
+                raw[at] = chance.choice(
+                    (0, 1, 32, 0x7F, 0xFF, *b"ABCDEFGHIJKLMNOPQRSTUVWXYZ01234", chance.randrange(256))
+                )
+        found.append(bytes(raw))
+    return found
+
+
+@pytest.mark.parametrize("use", [utp_kernel.decode, utp_kernel.decode.py_func], ids=["compiled", "plain"])
+def test_random_messages_become_what_the_twin_says(use: Any) -> None:
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    compiled = use is utp_kernel.decode
+    symbols, twin = SymbolTable(20_000), NaiveTape()
+    state = tape_kernel.new_state(20_000, tape.size_units(), utp_kernel.LAYOUTS)
+    sequence = 1
+    for _ in range(100 if compiled else 10):
+        messages = shuffled(chance, 60 if compiled else 8)
+        buffer, blocks, _ = frame(moldudp64_kernel, mold_packet(*messages, sequence=sequence))
+        rows, official = plainly(use, buffer, blocks, symbols, state)
+        twin.rows, twin.changes = [], []
+        for message in messages:
+            twin.sequence = sequence
+            twin.utp(message)
+            sequence += 1
+        assert as_dicts(symbols, rows) == twin.rows, f"seed {seed}"
+        assert changes(symbols, official) == twin.changes, f"seed {seed}"
+    assert state.counters[tape_kernel.MESSAGE] == twin.bad, f"seed {seed}"
+
+
+def mutated(chance: random.Random, payload: bytes) -> bytes:
+    """A packet with bytes changed, cut, doubled or taken out."""
+    raw = bytearray(payload)
+    for _ in range(chance.randrange(1, 5)):
+        at = chance.randrange(10, max(11, len(raw)))
+        match chance.randrange(6):
+            case 0 | 1 | 2 if at < len(raw):
+                raw[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+            case 3:
+                del raw[at:]
+            case 4:
+                raw[at:at] = raw[at : at + chance.randrange(60)]
+            case 5:
+                del raw[at : at + chance.randrange(60)]
+    return bytes(raw)
+
+
+SOUND_SEQUENCE = 1 << 50
+SOUND = mold_packet(TRADE_LONG, TRADE_SHORT, sequence=SOUND_SEQUENCE)
+
+
+def fuzz(seed: int, rounds: int) -> Counter[str]:
+    """Decode mutated packets, each followed by a sound one that must come through whole; return what was counted."""
+    chance = random.Random(seed)
+    wire = utp.Utp(SymbolTable(256))
+    total: Counter[str] = Counter()
+    at_once = 50
+    for _ in range(rounds // at_once):
+        payloads = []
+        for _ in range(at_once):
+            some = [chance.choice(MESSAGES) for _ in range(chance.randrange(1, 4))]
+            payloads += [mutated(chance, mold_packet(*some)), SOUND]
+        buffer, blocks, counters = frame(moldudp64_kernel, *payloads)
+        total["packets"] += counters[moldudp64_kernel.PACKETS]
+        for rows in wire.decode(buffer, blocks):
+            numbers = rows["exchange_seq"]
+            total["sound"] += int(((numbers == SOUND_SEQUENCE) | (numbers == SOUND_SEQUENCE + 1)).sum())
+            assert rows["symbol"].max(initial=0) < 256, f"seed {seed}"
+            assert set(rows["kind"].tolist()) <= {1, 2, 3}, f"seed {seed}"
+    total.update(wire.counters())
+    assert total["sound"] == 2 * (rounds // at_once) * at_once, f"seed {seed}"
+    return total
+
+
+def test_no_mutation_crashes_or_costs_the_next_packet() -> None:
+    counts = fuzz(seed=random.randrange(1 << 32), rounds=FUZZ)
+    assert counts["packets"] > FUZZ
+    assert min(counts[name] for name in ("malformed_message", "unknown", "unencodable")) > 0
+
+
+def test_warming_up_compiles_what_the_live_path_calls(wire: utp.Utp) -> None:
+    utp_kernel.warm_up()
+    compiled = list(utp_kernel.decode.signatures)
+    decode(wire, mold_packet(QUOTE_SHORT))
+    assert utp_kernel.decode.signatures == compiled
+
+
+class TestRecorded:
+    def test_every_packet_has_the_messages_of_the_manifest_and_nothing_left_over(self, shared_data: Any) -> None:
+        files = list(manifest(shared_data / "omi_packets", "Nasdaq/Uqdf"))
+        assert len(files) == 3
+        for file, counts, payloads in files:
+            wire, twin, symbols = utp.Utp(table := SymbolTable(8)), NaiveTape(), table
+            _, _, counters = frame(moldudp64_kernel, *payloads)
+            assert counters == [1, 0, 0, 0, 0, 0], file
+            rows = decode(wire, *payloads)
+            ((said, count),) = counts.items()
+            kind, length = said.split("/")
+            (message,) = (payload[22:] for payload in payloads)
+            assert (count, len(message), message[1:3].decode()) == (1, int(length), kind), file
+            assert wire.messages_by_type() == {utp.TYPE_NAMES[kind]: 1}
+            twin.utp(message)
+            assert as_dicts(symbols, rows) == twin.rows, file
+            assert len(twin.rows) == 1
+
+    def test_the_long_quote_of_amzn(self, shared_data: Any) -> None:
+        symbols = SymbolTable(8)
+        ((_, _, payloads),) = manifest(shared_data / "omi_packets", "Nasdaq/Uqdf.Output.Utp.v1.5/QuoteLong")
+        buffer, blocks, _ = frame(moldudp64_kernel, *payloads)
+        rows, official = joined(utp.Utp(symbols), buffer, blocks)
+        assert as_dicts(symbols, rows) == [
+            {"kind": "quote", "symbol": "AMZN", "venue": "K", "condition": "R"}
+            | {"bid": (767_250_000, 300), "ask": (767_310_000, 200)}
+        ]
+        assert changes(symbols, official) == [("AMZN", 19_969_935, (767_250_000, 300, "K"), (767_260_000, 100, "Z"))]
