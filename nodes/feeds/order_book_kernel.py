@@ -7,7 +7,7 @@ symbol's side, sorted from the best. The second table finds a level by symbol, s
 read in O(1), and a change touches one order and one level; only a new level walks from the best, its distance from it.
 
 Clearing a symbol voids its levels and leaves their orders behind, dead: they are dropped where they are met, and swept
-when the table is full. A pool or table that is full refuses and counts.
+when table or pool is full. A pool or table that is full refuses and counts.
 
 A slot, as `find` gives it, is good until the next call that adds or takes away an order. Functions are part of the
 machine code of their callers: call each in one place of a kernel.
@@ -262,7 +262,8 @@ def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
             return DUPLICATE
         erase(book, slot)
         slot = probe(book.orders, order_id)
-    if book.counters[ORDERS] + book.counters[DEAD] >= book.pool[_ORDERS_MAX]:
+    no_level = book.pool[_FREE] == 0 and book.pool[_FRESH] >= book.levels.size
+    if book.counters[ORDERS] + book.counters[DEAD] >= book.pool[_ORDERS_MAX] or (no_level and book.counters[DEAD] > 0):
         sweep(book)
         if book.counters[ORDERS] >= book.pool[_ORDERS_MAX]:
             book.counters[REFUSED] += 1

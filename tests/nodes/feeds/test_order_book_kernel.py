@@ -160,6 +160,15 @@ def test_orders_of_a_cleared_symbol_give_room_when_it_is_needed() -> None:
     assert kernel.best(book, 1, ASK) == (101, 10)
 
 
+def test_levels_of_a_cleared_symbol_give_room_when_it_is_needed() -> None:
+    book = kernel.new_book(2, 64, 4)
+    for start in range(0, 40, 4):
+        assert [kernel.add(book, 0, BID, start + i, 100 + i, 1) for i in range(4)] == [OK] * 4
+        kernel.clear(book, 0)
+    assert kernel.add(book, 0, BID, 99, 100, 1) == OK
+    assert (book.counters[kernel.LEVELS], book.counters[kernel.REFUSED]) == (1, 0)
+
+
 def test_removals_among_colliding_neighbours_lose_nobody() -> None:
     book = kernel.new_book(1, orders_max=512, levels_max=4)
     ids = [i * 8 for i in range(512)]  # all of one remainder: they crowd
