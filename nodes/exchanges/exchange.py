@@ -103,7 +103,7 @@ class Exchange:
         }
 
     def _make(self, until_ns: int) -> None:
-        """Make the packets of the ticks until ``until_ns``; where the buffer is too small for them, some leave early."""
+        """Make the packets of the ticks until ``until_ns``; where the buffer is too small for all, some leave early."""
         self._flush()
         while (events := self._market.take(until_ns - 1)).size:
             taken = 0

@@ -42,7 +42,7 @@ STIR_ARRIVALS = 0.2
 """Arrivals behind the best, at a venue that tells orders."""
 HIDDEN_TRADES = 0.125
 """Trades with an order that was not displayed, at a venue that tells orders."""
-WRONG_TRADES = 1 / 4_000
+WRONG_TRADES = 1 / 2_000
 """Trades that are broken or corrected,"""
 WRONG_AFTER_NS = 500_000_000
 """so long after they were made."""
