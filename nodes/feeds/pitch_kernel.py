@@ -376,6 +376,20 @@ def find_unit(units: Any, stream: int) -> int:
 
 
 @lean_kernel
+def void_symbol(state: Any, out: Any, n: int, stamp: Any) -> int:
+    """Void a symbol's orders and withdraw its quote, if it has one; return the row behind."""
+    known = state.symbols[stamp.symbol]
+    order_book.clear(state.book, stamp.symbol)
+    if known[BID_PX] == NULL and known[ASK_PX] == NULL:
+        return n
+    for column in range(OF_UNIT):
+        known[column] = NULL
+    put_known(out.quotes[n], stamp, known)
+    state.counters[WITHDRAWN] += 1
+    return n + 1
+
+
+@lean_kernel
 def withdraw(state: Any, symbols: Any, out: Any, n: int, unit: int, stamp: Any) -> int:
     """Void the orders of a unit and withdraw its quotes, as far as there is room; return the row behind them.
 
@@ -387,18 +401,12 @@ def withdraw(state: Any, symbols: Any, out: Any, n: int, unit: int, stamp: Any) 
     while symbol < used and n < out.quotes.size:
         known = state.symbols[symbol]
         if known[OF_UNIT] == unit + 1:
-            order_book.clear(state.book, symbol)
             if known_unit["forget"]:
                 known[TRADING] = 0
                 known[SHORT_SALE] = 0
                 known[CONDITION] = _FIRM
-            if known[BID_PX] != NULL or known[ASK_PX] != NULL:
-                for side in range(4):
-                    known[side] = NULL
-                told = Stamp(symbol, stamp.venue, stamp.tape, stamp.sequence, stamp.event_ns, stamp.recv_ns)
-                put_known(out.quotes[n], told, known)
-                n += 1
-                state.counters[WITHDRAWN] += 1
+            told = Stamp(symbol, stamp.venue, stamp.tape, stamp.sequence, stamp.event_ns, stamp.recv_ns)
+            n = void_symbol(state, out, n, told)
         symbol += 1
     known_unit["withdraw"] = symbol if symbol < used else 0
     return n

@@ -1,5 +1,6 @@
 """PITCH messages as bytes: each golden one, and a decoder and a plain twin that agree on what they say."""
 
+import gzip
 import os
 import random
 import struct
@@ -16,8 +17,10 @@ from fabric.compiled import kernel as compiled
 from fabric.records import pack
 from fabric.symbols import SymbolTable
 from nodes.exchanges import pitch_messages_kernel as kernel
-from nodes.feeds import pitch
+from nodes.feeds import pitch, sequenced_unit_kernel
+from nodes.feeds.pitch_ascii import PitchAscii
 from nodes.feeds.trading_day import midnight_ns
+from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK
 
 FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
@@ -200,3 +203,51 @@ def test_encoder_and_decoder_agree_on_seeded_messages_of_every_type() -> None:
     assert counts["orders"] == len(twin.book.orders)
     assert rows > FUZZ // 10
     assert set(wire.state.types.nonzero()[0]) >= set(naive.SIZES)
+
+
+def flow_again(data: bytes) -> list[bytes]:
+    """Recorded lines of ASCII PITCH as packets of Multicast PITCH, with a Time message where the second turns."""
+    packets: list[bytes] = []
+    messages: list[bytes] = []
+    sequence, second = 1, -1
+    for line in data.splitlines():
+        text = line.removeprefix(b"S").decode()
+        ms, kind, order = int(text[:8]), text[8], int(text[9:21], 36)
+        if ms // 1000 != second:
+            second = ms // 1000
+            messages.append(written(kernel.put_time.py_func, second))
+        at = ms % 1000 * 1_000_000
+        if kind in "AP":
+            size, symbol, price = int(text[22:28]), pack(text[28:34].strip()), int(text[34:44]) * LONG
+            if kind == "A":
+                put, fields = kernel.put_add, (order, ord(text[21]), size, symbol, price)
+            else:
+                put, fields = kernel.put_trade, (order, size, symbol, price, int(text[44:56], 36))
+        elif kind == "E":
+            put, fields = kernel.put_executed, (order, int(text[21:27]), int(text[27:39], 36))
+        else:
+            put, fields = kernel.put_reduce, (order, int(text[21:27]))
+        messages.append(written(put.py_func, at, *fields))
+        if len(messages) > 20:
+            packets.append(naive.packet(*messages, sequence=sequence))
+            sequence += len(messages)
+            messages = []
+    return [*packets, naive.packet(*messages, sequence=sequence)]
+
+
+def test_recorded_flow_encoded_again_gives_the_same_rows(shared_data: Path) -> None:
+    """Not a recording of this wire: real orders of 2008, re-encoded."""
+    data = gzip.decompress((shared_data / "bats_pitch_ascii/pitch_set1.txt.gz").read_bytes())
+    day = date(2008, 5, 1)
+    recorded = [SymbolTable(512), SymbolTable(512)]
+    lines, wire = PitchAscii(recorded[0], day), pitch.Pitch(recorded[1], "Z")
+    wanted = [row for part in lines.decode(data) for row in naive.rows_of(part, recorded[0])]
+    packets = from_payloads(flow_again(data), midnight_ns(day) + 28_800 * naive.SECOND_NS)
+    blocks, counters = np.zeros(packets.offsets.size, BLOCK), np.zeros(sequenced_unit_kernel.N_COUNTERS, np.int64)
+    sequenced_unit_kernel.frame(*packets, np.zeros(1, np.int64), 0, blocks, counters)
+    found = [row for part in wire.decode(packets.buffer, blocks) for row in naive.rows_of(part, recorded[1])]
+    assert [(*row[:2], *row[3:]) for row in found] == [(*row[:2], *row[3:]) for row in wanted]  # but for the number
+    mine, theirs = wire.counters(), lines.counters()
+    assert mine.pop("messages") - wire.messages_by_type()["time"] == theirs.pop("messages") == 15_321
+    assert mine == theirs
+    assert (mine["orders"], mine["orders_orphaned"], mine["untimed"], mine["malformed"]) == (588, 0, 0, 0)
