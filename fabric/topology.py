@@ -25,7 +25,19 @@ from fabric.topology_file import Problems, Section, Value, hint, parse, read
 VERSION = 1
 """The schema version that this build knows."""
 _SHAPES = ("flat", "intraday")
-WIRES = ("iex-tops-1.6", "iex-deep-1.0")
+_RECOVERY = {
+    "nasdaq-itch-5.0": ("udp", "tcp"),
+    "cboe-pitch-2.41": ("tcp",),
+    "nyse-pillar": ("tcp",),
+    "iex-tops-1.6": ("udp",),
+    "iex-deep-1.0": ("udp",),
+    "cta": (),
+    "utp": (),
+}
+"""Wire -> how its exchange is asked for lost messages; nothing: it cannot be asked."""
+WIRES = tuple(_RECOVERY)
+_OVER_TCP = ("nasdaq-itch-5.0",)
+"""Wires whose lines may be SoupBinTCP."""
 FIRST_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 """What a symbol may begin with: shards share these out, each to exactly one."""
 PARTICIPANTS = {
@@ -107,10 +119,34 @@ class Source:
 
 
 @dataclass(frozen=True)
+class BreakerSettings:
+    """When the circuit breaker of a feed opens and closes."""
+
+    silence_ns: int = 1_750_000_000  # without a sound packet; exchanges send a heartbeat each second
+    gaps_max: int = 10  # gaps within `window_ns`
+    errors_max: int = 100  # malformed packets within `window_ns`, if they are also a tenth of all
+    window_ns: int = SECOND_NS
+    skew_ns: int = 30 * SECOND_NS  # difference of the exchange's clock
+    backoff_ns: int = (
+        500 * MILLISECOND_NS
+    )  # least time open, and then without a fault; doubles when it opens again soon
+    backoff_ns_max: int = 30 * SECOND_NS
+    packets_min: int = 2  # sound packets before it closes
+
+
+@dataclass(frozen=True)
 class FeedSettings:
-    wire: str  # iex-tops-1.6 | iex-deep-1.0 (a capture or csv file in a replay: `source`)
+    wire: str  # one of WIRES (a capture or csv file in a replay: `source`)
     venues: str  # participant letters that this feed publishes
-    lines: tuple[tuple[str, int], ...] = ()  # UDP (host, port) of each line
+    lines: tuple[tuple[str, int], ...] = ()  # (host, port) of each line
+    groups: tuple[int, ...] = ()  # of each line: lines A and B of one group carry the same messages
+    interfaces: tuple[str, ...] = ()  # of each line: address or name of the interface that joins a multicast group
+    over_tcp: tuple[bool, ...] = ()  # of each line: SoupBinTCP, not UDP
+    recovery: tuple[tuple[str, str, int], ...] = ()  # (udp or tcp, host, port) of request servers, tried in turn
+    login: tuple[str, str] = ("", "")  # user (NYSE: source id) and password for SoupBinTCP and request servers
+    product: int = 0  # NYSE: number of the product in requests
+    channel: int = 1  # in requests: that of the first group, the others follow
+    breaker: BreakerSettings = BreakerSettings()
     source: str = ""  # file that is replayed in place of the lines
     speed: float = 0.0  # of the replay: 1.0 is real time, 0.0 as fast as it goes
     delay_ns: int = 0  # before the replay's first packet
@@ -512,13 +548,25 @@ class _Draft:
         wire = section.need("wire", WIRES[0])
         venues = section.need("venues", "V")
         lines = section.need("lines", '["udp://127.0.0.1:5490"]')
+        spoken = wire.choice(WIRES, "wire") if wire else ""
+        found = _lines(lines, spoken) if lines else []
         settings = FeedSettings(
-            wire.choice(WIRES, "wire") if wire else "",
+            spoken,
             venues.text("letters of venues, such as V or NPA", "[A-Z]+") if venues else "",
-            tuple(line.address("udp", "udp://127.0.0.1:5490") for line in (lines.items() if lines else ())),
+            tuple((line.host, line.port) for line in found),
+            tuple(line.group for line in found),
+            tuple(line.interface for line in found),
+            tuple(line.over_tcp for line in found),
+            _recovery(section.get("recovery"), spoken),
+            _login(section.get("login")),
+            number.integer(0, 255, "the number of a product") if (number := section.get("product")) else 0,
+            number.integer(0, 65_535, "the number of a channel") if (number := section.get("channel")) else 1,
+            _breaker(section.get("breaker"), self.limits.stale_after_ns),
         )
-        if lines and lines.content in ("", []):
-            lines.problem("a feed needs at least one line to listen on")
+        if settings.wire == "nyse-pillar" and settings.recovery and not (settings.product and settings.login[0]):
+            value.name_problem("requests to NYSE need product: and login: {user: our source id}")
+        elif any(settings.over_tcp) and not settings.login[0]:
+            value.name_problem("SoupBinTCP needs login: {user: ..., password: ...}")
         for letter in settings.venues if venues else "":
             if letter not in self.venues and venues:
                 venues.problem(f"venue {letter!r} is not under venues:{hint(letter, self.venues)}")
@@ -530,11 +578,13 @@ class _Draft:
         feeds = {feed.at.name: feed.settings for feed in self.feeds}
         wires: list[str] = []
         lines: list[tuple[str, int]] = []
+        roles = ""
         for target in targets.items() if targets else ():
             settings = feeds.get(target.choice(list(feeds), "feed"))
             if isinstance(settings, FeedSettings):
                 wires.append(settings.wire)
                 lines.extend(settings.lines)
+                roles += _roles(settings.groups)
         if targets and targets.content in ("", []):
             targets.problem("an exchange needs at least one feed to send to")
         wire = section.get("wire")
@@ -553,6 +603,7 @@ class _Draft:
             surge.number(0, 1.0) if surge else ExchangeSettings.surge,
             seed.integer(0, 2**63 - 1) if seed else ExchangeSettings.seed,
             shape.choice(_SHAPES, "shape") if shape else ExchangeSettings.shape,
+            roles=roles,
             halts=halts.number(0, ExchangeSettings.halts) if halts else ExchangeSettings.halts,
             faults=_faults(faults) if faults else ExchangeSettings.faults,
         )
@@ -745,12 +796,13 @@ class _Draft:
         lines: dict[tuple[str, int], Value] = {}
         for unit in self.feeds:
             given = unit.at.entries().get("lines")
-            for value in given.items() if given else ():
-                line = value.address("udp", "udp://127.0.0.1:5490")
-                if line[1] and line in lines:
+            assert isinstance(unit.settings, FeedSettings)
+            for found in _lines(given, unit.settings.wire) if given else ():
+                line = (found.host, found.port)
+                if line[1] and line in lines and not found.over_tcp:
                     first = lines[line]
-                    value.problem(f"{value.content} is listened to by {first.key} already, {first.where}")
-                lines.setdefault(line, value)
+                    found.at.problem(f"{found.at.content} is listened to by {first.key} already, {first.where}")
+                lines.setdefault(line, found.at)
 
     def _units(self) -> list[_Unit]:
         units = [*self.exchanges, *self.feeds, *self.processors, *self.gateways]
@@ -956,6 +1008,104 @@ _LIMITS: Mapping[str, tuple[str, int]] = {
     "candles_kept": ("", 1),
 }
 """Key in the file -> unit and least value; a time becomes the field ``<key>_ns``."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    at: Value
+    group: int
+    host: str = ""
+    port: int = 0
+    interface: str = ""
+    over_tcp: bool = False
+
+
+def _lines(value: Value, wire: str) -> list[_Line]:
+    """Every line of a feed: an item of the list is one, or a list of those that carry the same messages."""
+    found = []
+    for group, item in enumerate(value.items()):
+        if isinstance(item.content, list):
+            if not item.content:
+                item.expected('the lines of one group, such as ["udp://127.0.0.1:5490", "udp://127.0.0.1:5491"]')
+            found += [_line(line, group, wire) for line in item.content]
+        else:
+            found.append(_line(item, group, wire))
+    if not found and value.content is not None:
+        value.problem("a feed needs at least one line to listen on")
+    return found
+
+
+def _line(value: Value, group: int, wire: str) -> _Line:
+    text = value.content if isinstance(value.content, str) else ""
+    if wire in _OVER_TCP and text.startswith("tcp:"):
+        return _Line(value, group, *value.address("tcp", "tcp://127.0.0.1:5490"), over_tcp=True)
+    if text.startswith("tcp:"):
+        value.problem(
+            f"only {' and '.join(_OVER_TCP)} comes over TCP; {wire or 'this wire'} over UDP: udp://127.0.0.1:5490"
+        )
+        return _Line(value, group)
+    address, at, interface = text.partition("@")
+    host, port = replace(value, content=address if text else value.content).address(
+        "udp", "udp://127.0.0.1:5490, or udp://239.1.2.3:5000@eth0 for a multicast group"
+    )
+    if at and host and not (_is_ip(host) and ipaddress.ip_address(host).is_multicast):
+        value.problem(f"{host} is no multicast group: only such a one is joined on an interface (@{interface})")
+    elif at and not re.fullmatch(r"[A-Za-z0-9_.:-]+", interface):
+        value.problem(f"expected the address or name of an interface after the @, found {interface!r}")
+    return _Line(value, group, host, port, interface)
+
+
+def _roles(groups: tuple[int, ...]) -> str:
+    """A for the first line of each group, B for the others."""
+    return "".join("B" if group in groups[:i] else "A" for i, group in enumerate(groups))
+
+
+def _recovery(value: Value | None, wire: str) -> tuple[tuple[str, str, int], ...]:
+    if value is None:
+        return ()
+    schemes = _RECOVERY.get(wire, ("udp", "tcp"))
+    if not schemes:
+        value.name_problem(f"the exchange of {wire} cannot be asked for lost messages")
+        return ()
+    found = []
+    for item in value.items():
+        text = item.content if isinstance(item.content, str) else ""
+        scheme = next((scheme for scheme in schemes if text.startswith(f"{scheme}:")), schemes[0])
+        example = " or ".join(f"{scheme}://127.0.0.1:5495" for scheme in schemes)
+        found.append((scheme, *item.address(scheme, example)))
+    if value.content in ("", []):
+        value.problem("expected the address of at least one request server")
+    if len({scheme for scheme, _, _ in found}) > 1:
+        value.problem("all request servers of a feed are asked the same way: udp or tcp")
+    return tuple(found)
+
+
+def _login(value: Value | None) -> tuple[str, str]:
+    if value is None:
+        return "", ""
+    section = Section(value)
+    user, password = section.need("user", "me"), section.get("password")
+    section.close()
+    return (
+        user.text("a name of at most 10 characters", r"[!-~]{1,10}") if user else "",
+        password.text("a password of at most 10 characters", r"[!-~]{1,10}") if password else "",
+    )
+
+
+def _breaker(value: Value | None, stale_after_ns: int) -> BreakerSettings:
+    default = BreakerSettings(silence_ns=min(BreakerSettings.silence_ns, stale_after_ns))
+    if value is None:
+        return default
+    section = Section(value)
+    found: dict[str, int] = {}
+    for key in ("silence", "window", "skew", "backoff"):
+        if duration := section.get(key):
+            found[f"{key}_ns"] = duration.duration_ns(10 * MILLISECOND_NS, getattr(default, f"{key}_ns"))
+    for key in ("gaps", "errors"):
+        if count := section.get(key):
+            found[f"{key}_max"] = count.integer(0, 1_000_000_000)
+    section.close()
+    return replace(default, **found)
 
 
 def _faults(value: Value) -> FaultSettings:

@@ -1,27 +1,42 @@
 """The feed node: packets from its lines, through a wire's decoder, onto the bus. It knows nothing of the format.
 
 The line is alive while sound packets come, the exchange's heartbeats included, so a quiet symbol is nothing and
-a connected but silent line is a fault. What the line is goes out as STATUS with the empty symbol and
-``venue_state``: ``live`` at the first packet and after each fault, ``stale`` after `limits.stale_after_ns` without
-one, ``gap`` (from the decoder, with the lost range) until as long has passed without another. ``live`` goes out before
-the first rows that came with it: readers take no quote from a line that they hold for stale.
+a connected but silent line is a fault. What the line is goes out as STATUS with the empty symbol and ``venue_state``:
+
+- ``live`` at the first packet, and when all below is over; before the first rows that came with it, for readers take
+  no quote from a line that they hold for stale;
+- ``stale``, with the breaker's reason, while the circuit breaker is not closed. When it closes, the quotes that are
+  known to hold are told again: readers dropped them;
+- ``gap`` with the lost range (from the wire), until no other has come for as long as `limits.stale_after_ns`;
+- ``recover`` while lost messages are being waited for and have not come within `RECOVER_AFTER_NS`.
+
+With request servers the exchange is asked for what no line has brought; the answers go the way of all packets.
 """
 
-from collections.abc import Callable
 from contextlib import closing
 from typing import Final, Protocol
 
+from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.node import Runtime
-from fabric.records import EVENT, KIND_STATUS, STATUS, Rows, empty, pack
-from fabric.symbols import SymbolTable
+from fabric.records import EVENT, NULL, QUOTE, Rows
 from fabric.topology import FeedSettings
-from nodes.feeds import iex
+from nodes.feeds import sequencer, wires
+from nodes.feeds.breaker import CLOSED, Breaker
 from nodes.feeds.lines import Lines
+from nodes.feeds.recovery import Recoveries
 from nodes.feeds.wire import Packets, Wire
+from nodes.feeds.wires import venue_states
 
-WIRES: Final[dict[str, Callable[[SymbolTable], Wire]]] = {"iex-tops-1.6": iex.tops, "iex-deep-1.0": iex.deep}
-"""Name in the topology -> decoder."""
 WAIT_MS: Final = 100
+HOLE_WAIT_MS: Final = 2
+"""The longest wait while lost messages are waited for."""
+RECOVER_AFTER_NS: Final = 100 * MILLISECOND_NS
+RECOVER_LEAST_NS: Final = 500 * MILLISECOND_NS
+SKEW_MAX_NS: Final = SECOND_NS
+"""A clock further off than this is told."""
+SKEW_WINDOW_NS: Final = SECOND_NS
+SKEW_WINDOWS: Final = 5
+_NEVER: Final = -(2**63)
 
 
 class Sender(Protocol):
@@ -30,82 +45,195 @@ class Sender(Protocol):
     def send(self, rows: Rows) -> None: ...
 
 
-class LineState:
-    """What a line is, decided by when it was last heard (pure: times are monotonic and given)."""
+class Known(Protocol):
+    """The part of an outbox's last values that a feed uses."""
 
-    def __init__(self, stale_after_ns: int, now_ns: int) -> None:
-        self.state = ""  # nothing heard and not silent for long: nothing to say
-        self._stale_after_ns = stale_after_ns
-        self._heard_ns = self._gap_ns = now_ns
+    def select(self, prefix: str) -> Rows: ...
 
-    def update(self, now_ns: int, *, heard: bool, gap: bool = False) -> str:
-        """Take in what has come; return the state that readers must now be told, or the empty text."""
-        told = ""
-        if heard:
-            self._heard_ns = now_ns
-            if self.state in ("", "stale"):
-                self.state = told = "live"
-        if gap:
-            self._gap_ns = now_ns
-            self.state = "gap"
-        elif self.state != "stale" and now_ns - self._heard_ns > self._stale_after_ns:
-            self.state = told = "stale"
-        elif self.state == "gap" and now_ns - self._gap_ns >= self._stale_after_ns:
-            self.state = told = "live"
-        return told
+
+class Skew:
+    """How far the exchange's clock is ahead of ours (pure): the median of the least delays of the last seconds.
+
+    A delay is never less than none, so the least of a second is the wire's own plus the difference of the clocks;
+    the median leaves out a second that had only late messages.
+    """
+
+    def __init__(self) -> None:
+        self.ahead_ns = 0
+        """Negative when it is behind, or when the wire takes that long."""
+        self._least: list[int] = []
+        self._window_ns = _NEVER
+        self._now_least = 0
+
+    def add(self, delay_ns: int, monotonic_ns: int) -> None:
+        """A message was received ``delay_ns`` after the exchange's time of its event."""
+        if monotonic_ns - self._window_ns < SKEW_WINDOW_NS:
+            if delay_ns >= self._now_least:
+                return
+            self._least[-1] = self._now_least = delay_ns
+        else:
+            self._window_ns, self._now_least = monotonic_ns, delay_ns
+            self._least = [*self._least[1 - SKEW_WINDOWS :], delay_ns]
+        self.ahead_ns = -sorted(self._least)[len(self._least) // 2]
 
 
 class Feed:
-    """One feed without its sockets: decodes, sends, and tells what its line is."""
+    """One feed without its sockets: decodes, sends, asks for what was lost, and tells what its line is."""
 
-    def __init__(self, wire: Wire, venues: str, sender: Sender, stale_after_ns: int, monotonic_ns: int) -> None:
-        """``venues`` are the letters that the feed speaks for: all share the state of its line."""
+    def __init__(
+        self,
+        wire: Wire,
+        venues: str,
+        sender: Sender,
+        breaker: Breaker,
+        stale_after_ns: int,
+        known: Known | None = None,
+        recoveries: Recoveries | None = None,
+    ) -> None:
+        """``venues`` are the letters that the feed speaks for: all share the state of its line.
+
+        ``known`` has the last quotes sent; ``recoveries`` ask the exchange for what was lost.
+        """
         self.wire = wire
-        self.line = LineState(stale_after_ns, monotonic_ns)
-        self._venues = venues
-        self._sender = sender
-        self._accepted = self._gaps = 0
+        self.breaker = breaker
+        self.state = ""
+        """What readers were told last; empty: nothing yet."""
+        self.skew = Skew()
+        self._venues, self._sender, self._known = venues, sender, known
+        self._recoveries = recoveries or Recoveries({})
+        self._stale_after_ns = stale_after_ns
+        self._accepted = self._gaps = self._malformed = self._skewed = self._retold = 0
+        self._gap_ns = self._gap_wall_ns = self._waiting_ns = self._recover_ns = _NEVER
+        self._is_skewed = self._told_gap = False
 
     def take(self, packets: Packets, now_ns: int, monotonic_ns: int) -> None:
-        """Decode a batch and send what it holds; call also without packets, for the silence to be noticed."""
-        for rows in self.wire.decode(packets):
-            self._note(now_ns, monotonic_ns)
+        """Decode a batch and send what it holds; call also without packets, for silence and lost ones to be noticed."""
+        noted = False
+        for rows in self.wire.decode(packets, monotonic_ns):
+            if not noted:
+                self._note(now_ns, monotonic_ns)
+                noted = True
+            self._measure(rows, monotonic_ns)
             self._sender.send(rows)
+        if noted and self._told_gap and self.state == "stale":
+            self._sender.send(venue_states(self._venues, "stale", now_ns, self.breaker.reason))
+        self._told_gap = False
         self._note(now_ns, monotonic_ns)
+        self._recoveries.observe(packets)
+
+    def recover(self, now_ns: int, monotonic_ns: int) -> None:
+        """Ask for what is missing, and take the answers."""
+        for answers in self._recoveries.turn(self.wire, now_ns, monotonic_ns):
+            self.take(answers, now_ns, monotonic_ns)
 
     def counters(self) -> dict[str, int | float | str]:
-        """What the wire has counted, and the line's state."""
-        return {**self.wire.counters(), "line": self.line.state or "waiting"}
+        """What the wire and the clients have counted, the line's state, the breaker's and the clock's."""
+        return {
+            **self.wire.counters(),
+            **self._recoveries.counters(),
+            "line": self.state or "waiting",
+            "breaker": self.breaker.state,
+            "breaker_reason": self.breaker.reason,
+            "breaker_openings": self.breaker.openings,
+            "breaker_transitions": self.breaker.transitions,
+            "skew_ms": round(self.skew.ahead_ns / MILLISECOND_NS, 3),
+            "skewed": self._skewed,
+            "retold": self._retold,
+        }
+
+    def _measure(self, rows: Rows, monotonic_ns: int) -> None:
+        if self._is_skewed:
+            self._skewed += rows.size
+        events = rows["event_ns"]
+        if int(events.min()) > 0:  # every row has a time
+            self.skew.add(int((rows["recv_ns"] - events).min()), monotonic_ns)
 
     def _note(self, now_ns: int, monotonic_ns: int) -> None:
-        heard, gap = self.wire.accepted > self._accepted, self.wire.gaps > self._gaps
-        self._accepted, self._gaps = self.wire.accepted, self.wire.gaps
-        state = self.line.update(monotonic_ns, heard=heard, gap=gap)
+        wire = self.wire
+        sound, gaps = wire.accepted - self._accepted, wire.gaps - self._gaps
+        malformed = wire.malformed - self._malformed
+        self._accepted += sound
+        self._gaps += gaps
+        self._malformed += malformed
+        if gaps:
+            self._told_gap = True  # by the wire
+            self._gap_ns, self._gap_wall_ns = monotonic_ns, now_ns
+        changed = self.breaker.update(monotonic_ns, sound, gaps, malformed, self.skew.ahead_ns)
+        is_skewed = abs(self.skew.ahead_ns) > SKEW_MAX_NS
+        state = self._line(sound, gaps, monotonic_ns)
+        if state == self.state and is_skewed == self._is_skewed:
+            return
+        told, self.state = self.state, state
+        if gaps and state == "gap" and is_skewed == self._is_skewed:
+            return  # the wire tells it, with its range
+        self._is_skewed = is_skewed
+        reason = self.breaker.reason if state == "stale" else "SKEW" if is_skewed else ""
         if state:
-            self._sender.send(venue_states(self._venues, state, now_ns))
+            self._sender.send(venue_states(self._venues, state, now_ns, reason))
+        if changed and told == "stale":
+            self._tell_again(now_ns)
 
+    def _line(self, sound: int, gaps: int, monotonic_ns: int) -> str:
+        """What the line is now."""
+        if self.breaker.state != CLOSED:
+            return "stale"
+        if gaps:
+            return "gap"
+        if self.wire.waiting == 0:
+            self._waiting_ns = _NEVER
+        elif self._waiting_ns == _NEVER:
+            self._waiting_ns = monotonic_ns
+        elif monotonic_ns - self._waiting_ns > RECOVER_AFTER_NS:
+            self._recover_ns = monotonic_ns
+            return "recover"
+        if self.state == "gap" and monotonic_ns - self._gap_ns < self._stale_after_ns:
+            return "gap"
+        if self.state == "recover" and monotonic_ns - self._recover_ns < RECOVER_LEAST_NS:
+            return "recover"
+        return "live" if self.state or sound else ""
 
-def venue_states(venues: str, state: str, now_ns: int) -> Rows:
-    """A STATUS row for each venue, about its whole line."""
-    rows = empty(len(venues), STATUS, KIND_STATUS)
-    rows["venue"] = [ord(letter) for letter in venues]
-    rows["event_ns"] = rows["recv_ns"] = now_ns
-    rows["venue_state"] = pack(state)
-    return rows.view(EVENT)
+    def _tell_again(self, now_ns: int) -> None:
+        """After a fault: send the standing quotes anew, but for those that a loss may have made untrue."""
+        if self._known is None:
+            return
+        quotes = self._known.select("quote.").view(QUOTE)
+        lost_ns = self._gap_wall_ns if self._gap_ns > self.breaker.opened_ns - self._stale_after_ns else _NEVER
+        quotes = quotes[((quotes["bid_px"] != NULL) | (quotes["ask_px"] != NULL)) & (quotes["recv_ns"] >= lost_ns)]
+        quotes["recv_ns"] = now_ns
+        self._retold += quotes.size
+        self._sender.send(quotes.view(EVENT))
 
 
 def main(runtime: Runtime) -> None:
     """The program: one feed until told to stop."""
-    settings, clock = runtime.spec.settings, runtime.clock
+    settings, clock, limits = runtime.spec.settings, runtime.clock, runtime.topology.limits
     assert isinstance(settings, FeedSettings)
     outbox = runtime.outbox()
-    wire = WIRES[settings.wire](runtime.symbols)
-    feed = Feed(wire, settings.venues, outbox, runtime.topology.limits.stale_after_ns, clock.monotonic_ns())
-    with closing(Lines(settings.lines)) as lines:
-        runtime.ready(", ".join(f"udp://{host}:{port}" for host, port in lines.addresses))
+    wire = wires.make(settings.wire, runtime.symbols, settings.venues, settings.groups, patience(settings))
+    recoveries = Recoveries(wires.clients(settings))
+    breaker = Breaker(settings.breaker, clock.monotonic_ns())
+    feed = Feed(wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries)
+    with (
+        closing(recoveries),
+        closing(
+            Lines(settings.lines, settings.interfaces, settings.over_tcp, settings.login, recoveries.filenos())
+        ) as lines,
+    ):
+        runtime.ready(", ".join(lines.names))
         while not runtime.stopping():
-            lines.wait(WAIT_MS)
-            now_ns = clock.now_ns()
-            feed.take(lines.receive(now_ns), now_ns, clock.monotonic_ns())
+            lines.wait(HOLE_WAIT_MS if wire.waiting else WAIT_MS)
+            now_ns, monotonic_ns = clock.now_ns(), clock.monotonic_ns()
+            feed.take(lines.receive(now_ns), now_ns, monotonic_ns)
+            for packets in lines.receive_streams(now_ns, monotonic_ns):
+                feed.take(packets, now_ns, monotonic_ns)
+            if settings.recovery:
+                feed.recover(now_ns, monotonic_ns)
             outbox.tick()
             runtime.report(lambda: {**feed.counters(), **lines.counters(), **outbox.counters()})
+
+
+def patience(settings: FeedSettings) -> sequencer.Patience:
+    """How long lost messages are waited for: as long as there is something that can bring them."""
+    if settings.recovery:
+        return sequencer.RECOVERY
+    return sequencer.LINES if len(set(settings.groups)) < len(settings.groups) else sequencer.ONE_LINE

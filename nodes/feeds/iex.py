@@ -1,4 +1,4 @@
-"""IEX-TP with TOPS 1.6 or DEEP 1.0: what its messages become on the bus.
+"""TOPS 1.6 and DEEP 1.0: what their messages become on the bus.
 
 | message | row |
 |---|---|
@@ -6,12 +6,11 @@
 | 8, 5 (DEEP) | QUOTE when the event is complete (flag 0x01) and the best of the level book has changed |
 | T | TRADE |
 | B | TRADE with mark ``x``; ``original_id`` is the broken trade's, ``trade_id`` undefined |
-| H, O | STATUS of the symbol when it changes: ``trading`` is H, O, P or T and ``reason`` IEX's own; |
-| | halted on IEX alone (O) is ``trading`` H with ``reason`` OPER, until it ends |
+| H, O, P, D | STATUS of the symbol when it changes: ``trading`` is H, O, P or T and ``reason`` IEX's own; |
+| | halted on IEX alone (O) is ``trading`` H with ``reason`` OPER, until it ends; ``short_sale`` 0 or 1; ``round_lot`` |
 | S | STATUS of the venue (empty symbol): ``trading`` is the system event (O S R M E C) |
-| a gap | STATUS of the venue: ``venue_state`` gap, with the first and last number lost |
 | a restart | QUOTE without sides for each symbol that had one |
-| D P I E X A | counted: no record has a place for them |
+| I E X A | counted: no record has a place for them |
 
 A side with price 0 or size 0 does not exist (NULL). Quote condition is ``R``; ``N`` (not firm, and so not eligible
 for the NBBO on any tape) when the flag 0x80 says that the symbol is not available for trading on IEX. Each quote
@@ -26,18 +25,18 @@ Symbols are taken as sent, in the form of IEX's own directory (``BRK.B``).
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from fabric.records import EVENT, Rows, empty
 from fabric.symbols import SymbolTable
-from nodes.feeds import iex_kernel, level_book_kernel
+from nodes.feeds import iex_kernel, level_book_kernel, rows_kernel
 from nodes.feeds.iex_kernel import PROTOCOL_DEEP, PROTOCOL_TOPS
-from nodes.feeds.wire import Packets
 
 VENUE: Final = "V"
-PACKET_BYTES_MAX: Final = 65_507
+BLOCK_BYTES_MAX: Final = 65_507
 """The longest UDP payload."""
-ROWS_MIN: Final = PACKET_BYTES_MAX // iex_kernel.ROW_BYTES_MIN + iex_kernel.PACKET_ROWS_EXTRA
-CHANNELS_MAX: Final = 8
-"""IEX sends TOPS and DEEP on one channel each; more than this many is another feed, and counted."""
+ROWS_MIN: Final = BLOCK_BYTES_MAX // iex_kernel.ROW_BYTES_MIN
 DEEP_LEVELS_MAX: Final = 1 << 19
 """Price levels of all symbols together: 8,000 symbols with 65 levels each."""
 
@@ -58,13 +57,7 @@ TYPE_NAMES: Final = {
     "A": "auction",
 }
 _COUNTER_NAMES: Final = {
-    iex_kernel.PACKETS: "packets",
     iex_kernel.MESSAGES: "messages",
-    iex_kernel.HEARTBEATS: "heartbeats",
-    iex_kernel.GAPS: "gaps",
-    iex_kernel.LOST: "lost",
-    iex_kernel.DUPLICATES: "duplicates",
-    iex_kernel.RESTARTS: "restarts",
     iex_kernel.QUOTES: "quotes",
     iex_kernel.TRADES: "trades",
     iex_kernel.BREAKS: "trade_breaks",
@@ -73,48 +66,33 @@ _COUNTER_NAMES: Final = {
     iex_kernel.UNKNOWN: "unknown",
     iex_kernel.UNENCODABLE: "unencodable",
     iex_kernel.REFUSED: "refused",
-    iex_kernel.SHORT: "malformed_short",
-    iex_kernel.VERSION: "malformed_version",
-    iex_kernel.PROTOCOL: "malformed_protocol",
-    iex_kernel.SEQUENCE: "malformed_sequence",
-    iex_kernel.CHANNELS: "malformed_channels",
-    iex_kernel.LENGTH: "malformed_length",
     iex_kernel.MESSAGE: "malformed_message",
 }
 
 
 class Iex:
-    """One feed of IEX (a `Wire`)."""
+    """The messages of one feed of IEX (a `Messages`)."""
 
     def __init__(self, protocol: int, symbols: SymbolTable, levels_max: int, rows_max: int = ROWS_MIN) -> None:
         """``levels_max`` bounds the level book (1 for TOPS, which has none), ``rows_max`` the rows given at once."""
         assert rows_max >= ROWS_MIN
-        self.state = iex_kernel.new_state(symbols.capacity, levels_max, CHANNELS_MAX)
+        self.state = iex_kernel.new_state(symbols.capacity, levels_max)
         self._protocol = protocol
         self._symbols = symbols
         self._rows = empty(rows_max, EVENT)
-        self._out = iex_kernel.new_out(self._rows)
+        self._out = rows_kernel.new_out(self._rows)
 
-    def decode(self, packets: Packets) -> Iterator[Rows]:
+    def decode(self, buffer: npt.NDArray[np.uint8], blocks: npt.NDArray[np.void]) -> Iterator[Rows]:
         taken = 0
-        while taken < packets.offsets.size:
+        while taken < blocks.size:
             taken, n = iex_kernel.decode(
-                *packets[:4], taken, self._protocol, ord(VENUE), self._symbols.arrays, self.state, self._out
+                buffer, blocks, taken, self._protocol, ord(VENUE), self._symbols.arrays, self.state, self._out
             )
             if n:
                 yield self._rows[:n]
 
-    @property
-    def accepted(self) -> int:
-        return int(self.state.counters[iex_kernel.PACKETS])
-
-    @property
-    def gaps(self) -> int:
-        return int(self.state.counters[iex_kernel.GAPS])
-
     def counters(self) -> dict[str, int]:
         counts = {name: int(self.state.counters[column]) for column, name in _COUNTER_NAMES.items()}
-        counts["malformed"] = sum(count for name, count in counts.items() if name.startswith("malformed_"))
         if self._protocol == PROTOCOL_DEEP:
             book = self.state.book.counters
             counts["levels"] = int(book[level_book_kernel.IN_USE])

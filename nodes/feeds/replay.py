@@ -1,6 +1,6 @@
 """The feed node of a replay: a recording in place of the lines, published under the recording's own clock.
 
-A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `feed.WIRES` knows, or the recorded
+A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `wires.FORMATS` knows, or the recorded
 consolidated tape: a CSV file, several joined by the system's path separator, or a folder (its quotes). Rows
 go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest of them.
 At any other speed a row is sent when its time has come: the first at once, the others as far behind it as
@@ -25,9 +25,9 @@ from fabric.node import Runtime
 from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
-from nodes.feeds import capture, taq
-from nodes.feeds.feed import WIRES, venue_states
-from nodes.feeds.wire import Packets, Wire
+from nodes.feeds import capture, taq, wires
+from nodes.feeds.wire import Packets
+from nodes.feeds.wires import SequencedWire, venue_states
 
 TAQ: Final = "taq"
 SKEW_MAX_NS: Final = 5 * SECOND_NS
@@ -102,7 +102,7 @@ class Section(Protocol):
 
 @dataclass(frozen=True)
 class _PacketSection:
-    wire: Wire
+    wire: SequencedWire
     packets: Packets
 
     @property
@@ -111,6 +111,17 @@ class _PacketSection:
 
     def rows(self, start: int, stop: int) -> Iterator[Rows]:
         return self.wire.decode(self.packets.part(start, stop))
+
+
+@dataclass(frozen=True)
+class _EndSection:
+    """What waited for packets that did not come."""
+
+    wire: SequencedWire
+    times: npt.NDArray[np.int64]  # one: that of the last packet
+
+    def rows(self, start: int, stop: int) -> Iterator[Rows]:
+        return self.wire.flush()
 
 
 @dataclass(frozen=True)
@@ -135,7 +146,7 @@ class Recording:
         paths = _paths(settings.source)
         self._capture: capture.Capture | None = None
         if len(paths) == 1 and capture.is_capture(paths[0]):
-            self._wire = WIRES[settings.wire or _wire_of(paths[0])](symbols)
+            self._wire = wires.make(settings.wire or _wire_of(paths[0]), symbols, settings.venues)
             self._capture = capture.Capture(paths[0])
         else:
             self._tape = taq.load(paths, symbols.intern(taq.SYMBOL))
@@ -168,7 +179,7 @@ class Recording:
         if self._capture:
             self._capture.close()
 
-    def _packet_sections(self) -> Iterator[_PacketSection]:
+    def _packet_sections(self) -> Iterator[_PacketSection | _EndSection]:
         assert self._capture is not None
         for batch in self._capture:
             times = batch.packets.recv_ns
@@ -177,6 +188,8 @@ class Recording:
             if not wanted.all():
                 packets = Packets(packets.buffer, *(column[wanted] for column in packets[1:]))
             yield _PacketSection(self._wire, packets)
+        if self.last_ns:
+            yield _EndSection(self._wire, np.array([self.last_ns], np.int64))
 
     def _tape_sections(self) -> Iterator[_TapeSection]:
         times = self._tape["recv_ns"]

@@ -98,11 +98,6 @@ class Sequencer:
         """RANGEs of numbers to ask for now, good until the next call."""
         return self._ranges[: kernel.missing(self._state, self._settings, now_ns, self._ranges)]
 
-    def expected(self) -> Iterator[tuple[int, int, int]]:
-        """(stream, session, number of the next message) of each stream."""
-        for row in self._state.streams[self._state.streams["stream"] >= 0]:
-            yield int(row["stream"]), int(row["session"]), int(row["expected"])
-
     @property
     def waiting(self) -> int:
         """Streams that have a hole just now."""

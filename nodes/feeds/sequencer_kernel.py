@@ -589,7 +589,7 @@ def sequence(
     i = first
     done = False
     while not done:
-        time_ns = np.int64(now_ns)
+        time_ns: Any = np.int64(now_ns)
         if now_ns == BY_RECEIPT and blocks.size > 0:
             time_ns = blocks[min(i, blocks.size - 1)]["recv_ns"]
         if made + 1 > out.size or (where == IN_HOLD and made > 0):

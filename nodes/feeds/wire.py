@@ -58,10 +58,13 @@ class Messages(Protocol):
 
 
 class Wire(Protocol):
-    """The decoder of one format with what it remembers. No socket, no clock, no bus."""
+    """The decoder of one format with what it remembers. No socket, no clock, no bus. Times are monotonic."""
 
-    def decode(self, packets: Packets) -> Iterator[Rows]:
-        """Take every packet of the batch; yield EVENT rows, each array a view good until the next is taken."""
+    def decode(self, packets: Packets, monotonic_ns: int) -> Iterator[Rows]:
+        """Take every packet of the batch; yield EVENT rows, each array a view good until the next is taken.
+
+        Call also without packets: what waits for lost ones goes out when it has waited long enough.
+        """
         ...
 
     @property
@@ -70,8 +73,22 @@ class Wire(Protocol):
         ...
 
     @property
+    def malformed(self) -> int:
+        """Packets so far that were not what they must be."""
+        ...
+
+    @property
     def gaps(self) -> int:
-        """Gaps so far in the exchange's sequence."""
+        """Gaps so far in the exchange's sequence: what was lost and not recovered."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Streams that wait for lost messages just now."""
+        ...
+
+    def missing(self, monotonic_ns: int) -> npt.NDArray[np.void]:
+        """Ranges (``stream``, ``session``, ``first``, ``count``) to ask for now; good until the next call."""
         ...
 
     def counters(self) -> dict[str, int]:

@@ -9,8 +9,10 @@ from click.testing import CliRunner
 
 from fabric import topology
 from fabric.cli import check, endpoints
+from fabric.clock import SECOND_NS
 from fabric.errors import TopologyError, UsageError
 from fabric.topology import (
+    BreakerSettings,
     CacheSettings,
     ExchangeSettings,
     FaultSettings,
@@ -32,8 +34,9 @@ feeds:
 NBBO = "nbbo: {run: nodes.nbbo:main, reads: [quote, status], publishes: [nbbo]}"
 
 
-def load(text: str, environment: dict[str, str] | None = None) -> Topology:
-    return topology.load_text(FEED + text, "t.yaml", environment or {})
+def load(text: str, environment: dict[str, str] | None = None, *, default_feed: bool = True) -> Topology:
+    head = FEED if default_feed else "venues: {V: {}}\n"
+    return topology.load_text(head + text, "t.yaml", environment or {})
 
 
 def problems(text: str, path: str = "t.yaml") -> list[str]:
@@ -126,8 +129,9 @@ def test_the_default_topology_is_valid_and_in_start_order() -> None:
     assert next(p.snapshot_endpoint for p in found.publishers()) == "tcp://127.0.0.1:5501"
     assert found.cache.servers == ("redis://127.0.0.1:5514/0",)
     assert found.node("redis").settings == found.node("redis-writer").settings == found.cache
-    assert found.node("iex").settings == FeedSettings("iex-tops-1.6", "V", (("127.0.0.1", 5490),))
-    assert found.node("iex-exchange").settings == ExchangeSettings("iex-tops-1.6", (("127.0.0.1", 5490),))
+    lines = (("127.0.0.1", 5490),)
+    assert found.node("iex").settings == FeedSettings("iex-tops-1.6", "V", lines, (0,), ("",), (False,))
+    assert found.node("iex-exchange").settings == ExchangeSettings("iex-tops-1.6", lines, roles="A")
     assert found.node("nbbo-3").settings == ProcessorSettings("QRSTUVWXYZ0123456789", "V")
     assert found.node("web").settings == GatewaySettings("127.0.0.1", 8080, ("",))
     assert found.limits == Limits()
@@ -143,7 +147,7 @@ def test_an_empty_rest_has_defaults() -> None:
 def test_an_exchange_has_its_settings() -> None:
     found = load("exchanges: {x: {to: [iex], symbols: 20_000, rate: 9, surge: 2.5, seed: 0, shape: intraday}}")
     lines = (("127.0.0.1", 5490),)
-    assert found.node("x").settings == ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday")
+    assert found.node("x").settings == ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday", "A")
 
 
 def test_an_exchange_has_its_faults() -> None:
@@ -164,6 +168,82 @@ def test_an_exchange_has_its_faults() -> None:
 def test_a_fault_that_cannot_be_is_named(fault: str) -> None:
     with pytest.raises(TopologyError, match=r"exchanges\.x\.faults\.(drop|lines|skew|reorder|after|mutes): "):
         load(f"exchanges: {{x: {{to: [iex], faults: {{{fault}}}}}}}")
+
+
+# Lines of a feed.
+
+
+def feed(text: str, venues: str = "V") -> FeedSettings:
+    found = load(f"feeds: {{f: {{venues: {venues}, {text}}}}}", default_feed=False).node("f").settings
+    assert isinstance(found, FeedSettings)
+    return found
+
+
+def test_lines_of_one_group_carry_the_same() -> None:
+    lines = (
+        "[[udp://127.0.0.1:1, udp://127.0.0.1:2], udp://[::1]:3, [udp://239.0.0.1:4@eth0, udp://239.0.0.2:4@10.0.0.1]]"
+    )
+    found = feed(f"wire: iex-tops-1.6, lines: {lines.replace('udp://[::1]:3', quoted('udp://[::1]:3'))}")
+    assert found.lines == (("127.0.0.1", 1), ("127.0.0.1", 2), ("::1", 3), ("239.0.0.1", 4), ("239.0.0.2", 4))
+    assert found.groups == (0, 0, 1, 2, 2)
+    assert found.interfaces == ("", "", "", "eth0", "10.0.0.1")
+
+
+def quoted(text: str) -> str:
+    return f"'{text}'"
+
+
+def test_an_exchange_knows_which_lines_are_a_and_b() -> None:
+    found = load(
+        "feeds: {f: {wire: cta, venues: V, lines: [[udp://h:1, udp://h:2], udp://h:3]}}\nexchanges: {x: {to: [f]}}",
+        default_feed=False,
+    )
+    exchange = found.node("x").settings
+    assert isinstance(exchange, ExchangeSettings)
+    assert exchange.roles == "ABA"
+
+
+def test_soupbintcp_requests_and_the_breaker() -> None:
+    found = feed(
+        "wire: nasdaq-itch-5.0, lines: [tcp://h:1], recovery: [udp://a:2, udp://b:3], "
+        "login: {user: me, password: secret}"
+    )
+    assert (found.over_tcp, found.login) == ((True,), ("me", "secret"))
+    assert found.recovery == (("udp", "a", 2), ("udp", "b", 3))
+    assert found.breaker == BreakerSettings()
+    tuned = feed("wire: cta, lines: [udp://h:1], breaker: {silence: 5s, gaps: 3, errors: 7, window: 2s, skew: 1s}")
+    assert tuned.breaker == BreakerSettings(5 * SECOND_NS, 3, 7, 2 * SECOND_NS, SECOND_NS)
+    impatient = load(
+        "feeds: {f: {wire: cta, venues: V, lines: [udp://h:1]}}\nlimits: {stale_after: 1s}", default_feed=False
+    )
+    settings = impatient.node("f").settings
+    assert isinstance(settings, FeedSettings)
+    assert settings.breaker.silence_ns == SECOND_NS
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("wire: cta, lines: [[]]", r"f\.lines\[0\]: expected the lines of one group"),
+        ("wire: cta, lines: [tcp://h:1]", r"f\.lines\[0\]: only nasdaq-itch-5\.0 comes over TCP; cta over UDP"),
+        ("wire: cta, lines: [udp://10.0.0.1:1@eth0]", r"f\.lines\[0\]: 10\.0\.0\.1 is no multicast group"),
+        ("wire: cta, lines: ['udp://239.0.0.1:1@a b']", r"f\.lines\[0\]: expected the address or name of an interface"),
+        ("wire: cta, lines: [[udp://h:1, udp://h:1]]", r"f\.lines\[0\]\[1\]: udp://h:1 is listened to by feeds"),
+        ("wire: cta, lines: [udp://h:1], recovery: [udp://h:2]", r"f\.recovery: the exchange of cta cannot be asked"),
+        ("wire: iex-tops-1.6, lines: [udp://h:1], recovery: [tcp://h:2]", r"f\.recovery\[0\]: expected an address"),
+        ("wire: iex-tops-1.6, lines: [udp://h:1], recovery: []", r"f\.recovery: expected the address of at least one"),
+        ("wire: nasdaq-itch-5.0, lines: [udp://h:1], recovery: [udp://h:2, tcp://h:2]", "f.recovery: all request"),
+        ("wire: nasdaq-itch-5.0, lines: [tcp://h:1]", r"f: SoupBinTCP needs login: \{user"),
+        ("wire: nyse-pillar, lines: [udp://h:1], recovery: [tcp://h:2]", r"f: requests to NYSE need product:"),
+        ("wire: cta, lines: [udp://h:1], login: {password: x}", r"f\.login: 'user' is missing"),
+        ("wire: cta, lines: [udp://h:1], login: {user: eleven-chars}", r"f\.login\.user: expected a name of at most"),
+        ("wire: cta, lines: [udp://h:1], breaker: {silence: 5}", r"f\.breaker\.silence: expected a time"),
+        ("wire: cta, lines: [udp://h:1], breaker: {silenc: 5s}", r"f\.breaker\.silenc: unknown key 'silenc'.*silence"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_feed_is_named(text: str, problem: str) -> None:
+    with pytest.raises(TopologyError, match=problem):
+        feed(text)
 
 
 # What nodes read and publish.

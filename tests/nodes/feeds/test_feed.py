@@ -5,27 +5,51 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fabric.clock import SECOND_NS
-from fabric.records import EVENT, KIND_QUOTE, KIND_STATUS, STATUS, Rows, empty, unpack
-from nodes.feeds.feed import Feed, LineState
+from fabric.clock import MILLISECOND_NS, SECOND_NS
+from fabric.records import EVENT, KIND_QUOTE, KIND_STATUS, NULL, QUOTE, STATUS, Rows, empty, unpack
+from fabric.topology import BreakerSettings, FeedSettings
+from nodes.feeds import sequencer
+from nodes.feeds.breaker import Breaker
+from nodes.feeds.feed import RECOVER_AFTER_NS, RECOVER_LEAST_NS, Feed, Skew, patience
+from nodes.feeds.recovery import Recoveries
+from nodes.feeds.sequencer_kernel import RANGE
 from nodes.feeds.wire import Packets, from_payloads
+from nodes.feeds.wires import venue_states
 
 STALE = 5 * SECOND_NS // 2
+SILENCE = 7 * SECOND_NS // 4
+BACKOFF = SECOND_NS // 2
+MS = MILLISECOND_NS
+T0 = 1_500_000_000 * SECOND_NS
 
 
 class FakeWire:
-    """Each packet is a text: ``q`` gives a quote, ``h`` is a heartbeat, ``g`` a gap and a quote; others are garbage."""
+    """Each packet is a text: ``q`` gives a quote, ``h`` is a heartbeat, ``g`` a gap and a quote; others are garbage.
+
+    ``w`` opens a hole and ``f`` fills it; ``s`` is a quote of an exchange whose clock is two seconds ahead.
+    """
 
     def __init__(self) -> None:
-        self.accepted = self.gaps = 0
+        self.accepted = self.gaps = self.malformed = self.waiting = 0
 
-    def decode(self, packets: Packets) -> Iterator[Rows]:
+    def decode(self, packets: Packets, monotonic_ns: int) -> Iterator[Rows]:
         for at in packets.offsets:
             kind = chr(packets.buffer[at])
-            self.accepted += kind in "qhg"
+            self.accepted += kind in "qhgwfs"
+            self.malformed += kind not in "qhgwfs"
             self.gaps += kind == "g"
-            if kind in "qg":
-                yield empty(1, EVENT, KIND_QUOTE)
+            self.waiting = {"w": 1, "f": 0}.get(kind, self.waiting)
+            if kind == "g":
+                yield venue_states("V", "gap", 7)
+            if kind in "qgs":
+                rows = empty(1, QUOTE, KIND_QUOTE)
+                rows["recv_ns"], rows["event_ns"] = T0, T0 + 2 * SECOND_NS * (kind == "s")
+                yield rows.view(EVENT)
+
+    def missing(self, monotonic_ns: int) -> np.ndarray:
+        missing = np.zeros(self.waiting, RANGE)
+        missing["first"], missing["count"] = 5, 3
+        return missing
 
     def counters(self) -> dict[str, int]:
         return {"messages": 0}
@@ -42,7 +66,7 @@ class Sent:
         for row in rows.view(STATUS):
             if row["kind"] == KIND_STATUS:
                 assert row["symbol"] == 0
-                self.log.append(f"{chr(row['venue'])} {unpack(row['venue_state'])}")
+                self.log.append(f"{chr(row['venue'])} {unpack(row['venue_state'])} {unpack(row['reason'])}".strip())
             else:
                 self.log.append("quote")
 
@@ -58,7 +82,7 @@ def sent() -> Sent:
 
 @pytest.fixture
 def feed(sent: Sent) -> Feed:
-    return Feed(FakeWire(), "V", sent, STALE, monotonic_ns=0)
+    return Feed(FakeWire(), "V", sent, Breaker(BreakerSettings(), 0), STALE)
 
 
 def packets(kinds: str) -> Packets:
@@ -79,61 +103,175 @@ def test_a_silent_line_is_stale_and_heartbeats_keep_it_alive(feed: Feed, sent: S
         feed.take(packets("h"), 0, now)
         now += SECOND_NS
     assert sent.take() == ["V live"]
-    feed.take(packets(""), 0, now - SECOND_NS + STALE)
+    feed.take(packets(""), 0, now - SECOND_NS + SILENCE)
     assert sent.take() == []
-    feed.take(packets(""), 0, now - SECOND_NS + STALE + 1)
+    feed.take(packets(""), 0, now - SECOND_NS + SILENCE + 1)
     feed.take(packets(""), 0, now + 60 * SECOND_NS)
-    assert sent.take() == ["V stale"]
-    feed.take(packets("q"), 0, now + 61 * SECOND_NS)
+    assert sent.take() == ["V stale SILENCE"]
+
+
+def test_after_a_silence_the_line_must_prove_itself(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("q"), 0, 0)
+    feed.take(packets(""), 0, SECOND_NS * 10)
+    feed.take(packets("q"), 0, SECOND_NS * 20)
+    feed.take(packets("q"), 0, SECOND_NS * 20 + BACKOFF - 1)
+    assert sent.take() == ["V live", "quote", "V stale SILENCE", "quote", "quote"]
+    assert feed.counters()["breaker"] == "half-open"
+    feed.take(packets("q"), 0, SECOND_NS * 20 + BACKOFF)
     assert sent.take() == ["V live", "quote"]
 
 
 def test_garbage_does_not_keep_a_line_alive(feed: Feed, sent: Sent) -> None:
     feed.take(packets("h"), 0, 0)
-    feed.take(packets("xxx"), 0, STALE + 1)
-    assert sent.take() == ["V live", "V stale"]
+    feed.take(packets("xxx"), 0, SILENCE + 1)
+    assert sent.take() == ["V live", "V stale SILENCE"]
 
 
-def test_a_line_that_never_spoke_is_stale(feed: Feed, sent: Sent) -> None:
-    feed.take(packets(""), 0, STALE)
+def test_a_line_that_never_spoke_is_stale_until_its_first_packet(feed: Feed, sent: Sent) -> None:
+    feed.take(packets(""), 0, SILENCE)
     assert sent.take() == []
-    feed.take(packets(""), 0, STALE + 1)
-    assert sent.take() == ["V stale"]
+    feed.take(packets(""), 0, SILENCE + 1)
+    assert sent.take() == ["V stale SILENCE"]
+    feed.take(packets("q"), 0, SILENCE + 2)
+    assert sent.take() == ["V live", "quote"]
 
 
 def test_after_a_gap_the_line_is_live_when_no_other_came_for_a_while(feed: Feed, sent: Sent) -> None:
     feed.take(packets("q"), 0, 0)
     feed.take(packets("g"), 0, 10)
     feed.take(packets("g"), 0, SECOND_NS)
+    feed.take(packets("q"), 0, 2 * SECOND_NS)
     feed.take(packets("q"), 0, 3 * SECOND_NS)
-    assert sent.take() == ["V live", "quote", "quote", "quote", "quote"]
+    assert sent.take() == ["V live", "quote", "V gap", "quote", "V gap", "quote", "quote", "quote"]
     feed.take(packets("q"), 0, SECOND_NS + STALE)
     assert sent.take() == ["V live", "quote"]
 
 
-def test_a_gap_that_ends_a_silence(feed: Feed, sent: Sent) -> None:
-    feed.take(packets(""), 0, STALE + 1)
-    feed.take(packets("g"), 0, STALE + 2)
-    assert sent.take() == ["V stale", "V live", "quote"]
-    assert feed.counters()["line"] == "gap"
+def test_a_gap_does_not_make_a_stale_line_look_alive(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("q"), 0, 0)
+    feed.take(packets(""), 0, SILENCE + 1)
+    feed.take(packets("g"), 0, SILENCE + 2)
+    assert sent.take() == ["V live", "quote", "V stale SILENCE", "V gap", "quote", "V stale SILENCE"]
+    assert feed.counters()["line"] == "stale"
 
 
-def test_a_gap_then_silence_is_stale() -> None:
-    line = LineState(STALE, 0)
-    assert line.update(0, heard=True, gap=True) == "live"
-    assert line.update(STALE + 1, heard=False) == "stale"
-    assert line.update(9 * STALE, heard=False) == ""
-    assert line.update(9 * STALE + 1, heard=True) == "live"
+def test_many_gaps_open_the_breaker(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("q" + "g" * 11), 0, 0)
+    assert sent.take()[-1] == "V stale GAPS"
+
+
+def test_a_recovery_that_takes_long_is_told(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("qw"), 0, 0)
+    feed.take(packets("q"), 0, RECOVER_AFTER_NS)
+    assert sent.take() == ["V live", "quote", "quote"]
+    feed.take(packets("q"), 0, RECOVER_AFTER_NS + 1)
+    feed.take(packets("f"), 0, RECOVER_AFTER_NS + 2)
+    assert sent.take() == ["V recover", "quote"]
+    feed.take(packets("q"), 0, RECOVER_AFTER_NS + 1 + RECOVER_LEAST_NS)
+    assert sent.take() == ["V live", "quote"]
+
+
+class Known:
+    """Three standing quotes: received at 10, at 20, and without sides."""
+
+    def select(self, prefix: str) -> Rows:
+        assert prefix == "quote."
+        rows = empty(3, QUOTE, KIND_QUOTE)
+        rows["recv_ns"] = 10, 20, 30
+        rows["bid_px"] = 5, NULL, NULL
+        rows["ask_px"] = NULL, 6, NULL
+        return rows.view(EVENT)
+
+
+@pytest.mark.parametrize(("during", "again"), [("q", 2), ("g", 1)])
+def test_quotes_that_are_known_to_hold_are_told_again(sent: Sent, during: str, again: int) -> None:
+    feed = Feed(FakeWire(), "V", sent, Breaker(BreakerSettings(), 0), STALE, Known())
+    feed.take(packets("q"), 5, 0)
+    feed.take(packets(""), 5, 10 * SECOND_NS)
+    feed.take(packets(during), 15, 20 * SECOND_NS)
+    sent.take()
+    told: list[str] = []
+    for quarter in range(1, 20):
+        feed.take(packets("hh"), 40, 20 * SECOND_NS + quarter * BACKOFF // 2)
+        told += sent.take()
+    assert told == ["V live"] + ["quote"] * again
+    assert feed.counters()["retold"] == again
+
+
+class FakeClient:
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ...]] = []
+
+    def request(self, stream: int, session: int, first: int, count: int, monotonic_ns: int) -> bool:
+        self.asked.append((stream, session, first, count))
+        return True
+
+    def observe(self, packets: Packets) -> None: ...
+
+    def packets(self, now_ns: int) -> Packets:
+        return packets("f" if self.asked else "")
+
+    def tick(self, monotonic_ns: int) -> None: ...
+
+    def fileno(self) -> int:
+        return -1
+
+    def counters(self) -> dict[str, int]:
+        return {"recovery_requests": len(self.asked)}
+
+    def close(self) -> None: ...
+
+
+def test_what_is_missing_is_asked_for_and_the_answer_taken(sent: Sent) -> None:
+    client = FakeClient()
+    feed = Feed(FakeWire(), "V", sent, Breaker(BreakerSettings(), 0), STALE, None, Recoveries({0: client}))
+    feed.take(packets("w"), 0, 0)
+    feed.recover(0, 1)
+    assert client.asked == [(0, 0, 5, 3)]
+    assert feed.wire.waiting == 0
+    assert feed.counters()["recovery_requests"] == 1
+
+
+def test_a_clock_that_is_ahead_is_flagged_and_its_quotes_kept(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("s"), 0, 0)
+    feed.take(packets("s"), 0, SECOND_NS)
+    assert sent.take() == ["V live", "quote", "V live SKEW", "quote"]
+    counts = feed.counters()
+    assert (counts["skew_ms"], counts["skewed"], counts["breaker"]) == (2_000.0, 1, "closed")
+    for second in range(2, 7):
+        feed.take(packets("q"), 0, second * SECOND_NS)
+    assert [word for word in sent.take() if word != "quote"] == ["V live"]
+
+
+def test_skew_is_the_median_of_the_least_delays() -> None:
+    skew = Skew()
+    for second in range(5):
+        for delay_ms in (900, 3 + second % 2, 50):
+            skew.add(delay_ms * MS, second * SECOND_NS + delay_ms)
+    assert skew.ahead_ns == -3 * MS
+    skew.add(-5 * SECOND_NS, 5 * SECOND_NS)
+    assert skew.ahead_ns == -3 * MS, "one odd second moves nothing"
 
 
 def test_every_venue_of_the_feed_is_told(sent: Sent) -> None:
-    Feed(FakeWire(), "NPA", sent, STALE, 0).take(packets("h"), 7, 1)
+    Feed(FakeWire(), "NPA", sent, Breaker(BreakerSettings(), 0), STALE).take(packets("h"), 7, 1)
     assert sent.take() == ["N live", "P live", "A live"]
 
 
-def test_venue_rows_are_whole_records() -> None:
-    from nodes.feeds.feed import venue_states
+@pytest.mark.parametrize(
+    ("groups", "recovery", "expected"),
+    [
+        ((0,), (), sequencer.ONE_LINE),
+        ((0, 1), (), sequencer.ONE_LINE),
+        ((0, 0), (), sequencer.LINES),
+        ((0,), (("udp", "h", 1),), sequencer.RECOVERY),
+    ],
+)
+def test_what_can_bring_lost_messages_is_waited_for(groups: tuple, recovery: tuple, expected: object) -> None:
+    assert patience(FeedSettings("", "V", groups=groups, recovery=recovery)) == expected
 
+
+def test_venue_rows_are_whole_records() -> None:
     row = venue_states("V", "live", 99)
     assert row.dtype == EVENT
     assert row.view(np.int64).size == 24

@@ -25,9 +25,11 @@ from fabric.records import (
     unpack,
 )
 from fabric.symbols import SymbolTable
-from nodes.feeds import iex, iex_kernel
+from nodes.feeds import iex, iex_kernel, iextp_kernel, rows_kernel, sequencer_kernel, wires
 from nodes.feeds.lines import Lines
 from nodes.feeds.wire import Packets, from_payloads
+from nodes.feeds.wire_kernel import BLOCK, RESTART
+from nodes.feeds.wires import SequencedWire
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 recorded = pytest.mark.skipif(not SAMPLES.exists(), reason="the recorded samples (../shared/data) are not here")
@@ -82,9 +84,10 @@ def event(code: str) -> bytes:
     return struct.pack("<BBq", ord("S"), ord(code), T0)
 
 
-def decode(wire: iex.Iex, *payloads: bytes) -> Rows:
-    """All rows of these packets, copied."""
+def decode(wire: SequencedWire, *payloads: bytes) -> Rows:
+    """All rows of these packets, copied; what waits for a late packet is not waited for."""
     parts = [rows.copy() for rows in wire.decode(from_payloads(list(payloads), recv_ns=T0 + 1))]
+    parts += [rows.copy() for rows in wire.flush()]
     return np.concatenate(parts) if parts else np.zeros(0, EVENT)
 
 
@@ -98,18 +101,27 @@ def symbols() -> SymbolTable:
     return SymbolTable(64)
 
 
-@pytest.fixture
-def tops(symbols: SymbolTable) -> iex.Iex:
-    return iex.tops(symbols)
+def tops_wire(symbols: SymbolTable) -> SequencedWire:
+    return wires.make("iex-tops-1.6", symbols, "V")
+
+
+def deep_wire(symbols: SymbolTable, levels_max: int = 256) -> SequencedWire:
+    messages = iex.Iex(iex_kernel.PROTOCOL_DEEP, symbols, levels_max)
+    return SequencedWire(wires.FORMATS["iex-deep-1.0"].transport(), messages, "V")
 
 
 @pytest.fixture
-def deep(symbols: SymbolTable) -> iex.Iex:
-    return iex.Iex(iex_kernel.PROTOCOL_DEEP, symbols, levels_max=256)
+def tops(symbols: SymbolTable) -> SequencedWire:
+    return tops_wire(symbols)
+
+
+@pytest.fixture
+def deep(symbols: SymbolTable) -> SequencedWire:
+    return deep_wire(symbols)
 
 
 class TestMessages:
-    def test_golden_quote(self, tops: iex.Iex, symbols: SymbolTable) -> None:
+    def test_golden_quote(self, tops: SequencedWire, symbols: SymbolTable) -> None:
         row = decode(tops, GOLDEN_TOPS).view(QUOTE)[0]
         assert symbols.name(row["symbol"]) == "BRK.B"
         assert (chr(row["venue"]), row["exchange_seq"], row["event_ns"], row["recv_ns"]) == ("V", 7, 2, T0 + 1)
@@ -119,13 +131,13 @@ class TestMessages:
         assert row["seq"] == row["epoch"] == row["feed_ns"] == row["tape"] == NULL
 
     @pytest.mark.parametrize(("bid", "size"), [(0, 0), (0, 100), (10000, 0), (-1, 100), (PRICE_MAX // 100_000 + 1, 1)])
-    def test_a_side_without_a_price_or_size_does_not_exist(self, tops: iex.Iex, bid: int, size: int) -> None:
+    def test_a_side_without_a_price_or_size_does_not_exist(self, tops: SequencedWire, bid: int, size: int) -> None:
         row = decode(tops, packet(quote(bid=bid, sizes=(size, 5)))).view(QUOTE)[0]
         assert row["bid_px"] == row["bid_size"] == NULL
         assert (row["ask_px"], row["ask_size"]) == (101 * CENT, 5)
         assert tops.counters()["unencodable"] == (bid < 0 or bid > 10000)
 
-    def test_a_quote_that_is_not_available_for_trading_is_not_firm(self, tops: iex.Iex) -> None:
+    def test_a_quote_that_is_not_available_for_trading_is_not_firm(self, tops: SequencedWire) -> None:
         rows = decode(tops, packet(quote(flags=0xC0), quote(flags=0x40)))
         assert [unpack(condition) for condition in rows.view(QUOTE)["condition"]] == ["N", "R"]
 
@@ -133,68 +145,68 @@ class TestMessages:
         ("flags", "condition"),
         [(0, "@"), (0x10, "@"), (0x80, "F"), (0x40, "T"), (0x20, "I"), (0x18, "X"), (0xE0, "FTI"), (0xE8, "FTIX")],
     )
-    def test_sale_flags_are_tape_conditions(self, tops: iex.Iex, flags: int, condition: str) -> None:
+    def test_sale_flags_are_tape_conditions(self, tops: SequencedWire, flags: int, condition: str) -> None:
         row = decode(tops, packet(trade(flags=flags))).view(TRADE)[0]
         assert unpack(row["condition"]) == condition
         assert (row["price"], row["size"], row["trade_id"]) == (100 * CENT, 30, 5)
         assert (unpack(row["mark"]), row["original_id"]) == ("", NULL)
 
-    def test_a_break_names_the_trade_it_undoes(self, tops: iex.Iex) -> None:
+    def test_a_break_names_the_trade_it_undoes(self, tops: SequencedWire) -> None:
         row = decode(tops, packet(trade(kind="B", trade_id=77))).view(TRADE)[0]
         assert (unpack(row["mark"]), row["original_id"], row["trade_id"]) == ("x", 77, NULL)
 
-    def test_a_trade_without_a_price_is_counted_and_left_out(self, tops: iex.Iex) -> None:
+    def test_a_trade_without_a_price_is_counted_and_left_out(self, tops: SequencedWire) -> None:
         assert decode(tops, packet(trade(price=-5))).size == 0
         assert tops.counters()["unencodable"] == 1
 
-    def test_status_of_a_symbol_is_told_when_it_changes(self, tops: iex.Iex) -> None:
+    def test_status_of_a_symbol_is_told_when_it_changes(self, tops: SequencedWire) -> None:
         sent = [status("T"), halt("N"), status("T"), status("H", "T1"), status("T"), halt("O"), halt("O"), halt("N")]
         rows = of_kind(decode(tops, packet(*sent)), KIND_STATUS)
         told = [(unpack(row["trading"]), unpack(row["reason"])) for row in rows]
         assert told == [("T", ""), ("H", "T1"), ("T", ""), ("H", "OPER"), ("T", "")]
 
-    def test_system_event_is_about_the_venue(self, tops: iex.Iex) -> None:
+    def test_system_event_is_about_the_venue(self, tops: SequencedWire) -> None:
         row = decode(tops, packet(event("R"))).view(STATUS)[0]
         assert (row["symbol"], unpack(row["trading"]), unpack(row["venue_state"])) == (0, "R", "live")
 
     def test_a_full_symbol_table_refuses_and_counts(self) -> None:
-        wire = iex.tops(SymbolTable(2))  # the empty name and one more
+        wire = tops_wire(SymbolTable(2))  # the empty name and one more
         assert decode(wire, packet(quote("A"), quote("B"), quote("A"))).size == 2
         assert wire.counters()["refused"] == 1
 
     @pytest.mark.parametrize("name", ["", "A B", "A|B", "\x7f", "é"])
-    def test_what_is_no_symbol_is_malformed(self, tops: iex.Iex, name: str) -> None:
+    def test_what_is_no_symbol_is_malformed(self, tops: SequencedWire, name: str) -> None:
         assert decode(tops, packet(quote(name), quote("OK"))).size == 1
         assert tops.counters()["malformed_message"] == 1
 
-    def test_fields_appended_to_a_message_are_passed_over(self, tops: iex.Iex) -> None:
+    def test_fields_appended_to_a_message_are_passed_over(self, tops: SequencedWire) -> None:
         rows = decode(tops, packet(quote("A") + b"new field", quote("B")))
         assert rows["exchange_seq"].tolist() == [1, 2]
 
 
 class TestDeep:
-    def test_a_quote_only_when_the_event_is_complete(self, deep: iex.Iex) -> None:
+    def test_a_quote_only_when_the_event_is_complete(self, deep: SequencedWire) -> None:
         messages = [level("8", 10000, 100, flags=0), level("5", 10200, 50, flags=0), level("5", 10100, 70, flags=1)]
         row = decode(deep, packet(*messages, protocol=0x8004)).view(QUOTE)
         assert row["exchange_seq"].tolist() == [3]
         assert (row["bid_px"], row["bid_size"], row["ask_px"], row["ask_size"]) == (100 * CENT, 100, 101 * CENT, 70)
 
-    def test_no_quote_when_the_best_has_not_changed(self, deep: iex.Iex) -> None:
+    def test_no_quote_when_the_best_has_not_changed(self, deep: SequencedWire) -> None:
         rows = decode(deep, packet(level("8", 10000, 100), level("8", 9900, 5), level("8", 9900, 0), protocol=0x8004))
         assert rows["exchange_seq"].tolist() == [1]
 
-    def test_an_emptied_side_is_null(self, deep: iex.Iex) -> None:
+    def test_an_emptied_side_is_null(self, deep: SequencedWire) -> None:
         rows = decode(deep, packet(level("8", 10000, 100), level("8", 10000, 0), protocol=0x8004)).view(QUOTE)
         assert rows["bid_px"].tolist() == [100 * CENT, NULL]
 
-    def test_each_wire_knows_its_own_types(self, deep: iex.Iex, tops: iex.Iex) -> None:
+    def test_each_wire_knows_its_own_types(self, deep: SequencedWire, tops: SequencedWire) -> None:
         assert decode(deep, packet(quote(), protocol=0x8004)).size == 0
         assert decode(tops, packet(level("8", 10000, 1))).size == 0
         assert deep.counters()["unknown"] == tops.counters()["unknown"] == 1
 
 
 class TestSequence:
-    def test_a_gap_is_told_once_with_its_range(self, tops: iex.Iex) -> None:
+    def test_a_gap_is_told_once_with_its_range(self, tops: SequencedWire) -> None:
         rows = decode(tops, packet(quote(), sequence=10), packet(quote(), sequence=15), packet(quote(), sequence=16))
         gap = of_kind(rows, KIND_STATUS)
         assert [(unpack(r["venue_state"]), r["gap_from"], r["gap_to"], r["symbol"]) for r in gap] == [
@@ -203,23 +215,23 @@ class TestSequence:
         assert [tops.counters()[name] for name in ("gaps", "lost", "duplicates")] == [1, 4, 0]
         assert rows["kind"].tolist() == [KIND_QUOTE, KIND_STATUS, KIND_QUOTE, KIND_QUOTE]
 
-    def test_a_heartbeat_shows_what_was_lost_before_it(self, tops: iex.Iex) -> None:
+    def test_a_heartbeat_shows_what_was_lost_before_it(self, tops: SequencedWire) -> None:
         decode(tops, packet(quote(), sequence=1), packet(sequence=2), packet(sequence=5), packet(quote(), sequence=5))
         counts = tops.counters()
         assert (counts["heartbeats"], counts["gaps"], counts["lost"], counts["malformed"]) == (2, 1, 3, 0)
 
-    def test_repeated_and_overlapping_packets_give_each_message_once(self, tops: iex.Iex) -> None:
+    def test_repeated_and_overlapping_packets_give_each_message_once(self, tops: SequencedWire) -> None:
         first = packet(quote("A"), quote("B"), sequence=1)
         rows = decode(tops, first, first, packet(quote("B"), quote("C"), sequence=2))
         assert rows["exchange_seq"].tolist() == [1, 2, 3]
         assert tops.counters()["duplicates"] == 3
 
-    def test_channels_are_counted_apart(self, tops: iex.Iex) -> None:
+    def test_channels_are_counted_apart(self, tops: SequencedWire) -> None:
         other = header(0, 0, 500, channel=2)
         decode(tops, packet(quote(), sequence=1), other, packet(quote(), sequence=2), other)
         assert tops.counters()["gaps"] == 0
-        decode(tops, *(header(0, 0, 1, channel=channel) for channel in range(3, 10)))
-        assert tops.counters()["malformed_channels"] == 1
+        decode(tops, *(header(0, 0, 1, channel=channel) for channel in range(3, 300)))
+        assert tops.counters()["streams_full"] == 299 - 256
 
     @pytest.mark.parametrize(
         "again",
@@ -228,7 +240,9 @@ class TestSequence:
             pytest.param({"sent_ns": T0 + 10**9}, id="same session, later"),
         ],
     )
-    def test_a_restart_withdraws_the_old_quotes_and_counts_anew(self, tops: iex.Iex, again: dict[str, int]) -> None:
+    def test_a_restart_withdraws_the_old_quotes_and_counts_anew(
+        self, tops: SequencedWire, again: dict[str, int]
+    ) -> None:
         decode(tops, packet(quote("A"), quote("B"), sequence=100))
         rows = decode(tops, packet(quote("B"), sequence=1, **again), packet(quote("C"), sequence=2, **again)).view(
             QUOTE
@@ -239,18 +253,18 @@ class TestSequence:
         counts = tops.counters()
         assert (counts["restarts"], counts["withdrawn"], counts["gaps"], counts["duplicates"]) == (1, 2, 0, 0)
 
-    def test_a_restart_far_behind_is_one_even_when_the_clock_went_back(self, tops: iex.Iex) -> None:
+    def test_a_restart_far_behind_is_one_even_when_the_clock_went_back(self, tops: SequencedWire) -> None:
         decode(tops, packet(quote(), sequence=10**6))
         rows = decode(tops, packet(quote(), sequence=1, sent_ns=T0 - 10**9))
         assert rows["exchange_seq"].tolist() == [NULL, 1]
 
-    def test_a_restart_empties_the_level_book(self, deep: iex.Iex) -> None:
+    def test_a_restart_empties_the_level_book(self, deep: SequencedWire) -> None:
         decode(deep, packet(level("8", 10000, 100), sequence=50, protocol=0x8004))
         rows = decode(deep, packet(level("8", 9900, 7), protocol=0x8004, session=10)).view(QUOTE)
         assert rows["bid_px"].tolist() == [NULL, 99 * CENT]
 
     def test_more_withdrawals_than_one_batch_holds(self) -> None:
-        wire = iex.tops(SymbolTable(6_000))
+        wire = tops_wire(SymbolTable(6_000))
         names = [f"S{i}" for i in range(5_990)]
         for start in range(0, len(names), 1_000):
             decode(wire, packet(*map(quote, names[start : start + 1_000]), sequence=start + 1))
@@ -273,19 +287,19 @@ class TestLies:
             pytest.param(packet(quote(), sent_ns=-1), "malformed_sequence", id="negative time"),
         ],
     )
-    def test_a_packet_that_is_not_ours_changes_nothing(self, tops: iex.Iex, bad: bytes, counter: str) -> None:
+    def test_a_packet_that_is_not_ours_changes_nothing(self, tops: SequencedWire, bad: bytes, counter: str) -> None:
         rows = decode(tops, packet(quote(), sequence=1), bad, packet(quote(), sequence=2))
         assert rows["exchange_seq"].tolist() == [1, 2]
         counts = tops.counters()
         assert (counts[counter], counts["malformed"], counts["packets"], counts["gaps"]) == (1, 1, 2, 0)
 
-    def test_a_count_that_is_too_high_costs_nothing_after_it(self, tops: iex.Iex) -> None:
+    def test_a_count_that_is_too_high_costs_nothing_after_it(self, tops: SequencedWire) -> None:
         body = packet(quote())[40:]
         rows = decode(tops, header(len(body), 60_000, 1) + body, packet(quote(), sequence=2))
         assert rows["exchange_seq"].tolist() == [1, 2]
         assert tops.counters()["malformed_length"] == 1
 
-    def test_a_message_that_runs_over_the_end_is_lost_and_shows_as_a_gap(self, tops: iex.Iex) -> None:
+    def test_a_message_that_runs_over_the_end_is_lost_and_shows_as_a_gap(self, tops: SequencedWire) -> None:
         cut = packet(quote("A"), quote("B"), sequence=1)[:-1]
         rows = decode(tops, cut, packet(quote("C"), sequence=3))
         assert rows["exchange_seq"].tolist() == [1, NULL, 3]
@@ -293,14 +307,14 @@ class TestLies:
         assert (gap["gap_from"], gap["gap_to"]) == (2, 2)
         assert tops.counters()["malformed_length"] == 1
 
-    def test_short_and_unknown_messages_are_skipped_by_their_length(self, tops: iex.Iex) -> None:
+    def test_short_and_unknown_messages_are_skipped_by_their_length(self, tops: SequencedWire) -> None:
         rows = decode(tops, packet(quote()[:41], b"", b"zebra", b"Q", quote("B")))
         assert rows["exchange_seq"].tolist() == [5]
         counts = tops.counters()
         assert (counts["malformed_message"], counts["unknown"], counts["messages"]) == (3, 1, 5)
         assert tops.messages_by_type()["unknown_0x7a"] == 1
 
-    def test_a_negative_time_is_malformed(self, tops: iex.Iex) -> None:
+    def test_a_negative_time_is_malformed(self, tops: SequencedWire) -> None:
         bad = struct.pack("<BBq", ord("S"), ord("R"), -5)
         assert decode(tops, packet(bad)).size == 0
         assert tops.counters()["malformed_message"] == 1
@@ -328,22 +342,23 @@ def fuzz(seed: int, rounds: int) -> Counter[str]:
     chance = random.Random(seed)
     total: Counter[str] = Counter()
     for protocol in (0x8003, 0x8004):
-        wire = iex.Iex(protocol, SymbolTable(256), levels_max=64)
+        wire = deep_wire(SymbolTable(256), 64) if protocol == 0x8004 else tops_wire(SymbolTable(256))
         kinds = [quote("A"), trade("B"), trade("C", kind="B"), level("8", 10000, 5), level("5", 10100, 5)]
         kinds += [status("H", "T1"), halt("O"), event("R")]
-        sequence = 1
+        session = 1
         for _ in range(rounds // 2):
             some = [chance.choice(kinds) for _ in range(chance.randrange(1, 5))]
-            bad = mutated(chance, packet(*some, sequence=sequence, protocol=protocol))
-            sequence = chance.randrange(1, 1 << 40)
-            sound = packet(
-                trade("ZZ"), trade("ZZ"), sequence=sequence, protocol=protocol, session=chance.getrandbits(32)
-            )
-            rows = decode(wire, bad, sound)
-            assert rows["exchange_seq"][-2:].tolist() == [sequence, sequence + 1], f"seed {seed}: {bad.hex()}"
+            bad = mutated(chance, packet(*some, sequence=4, protocol=protocol, session=session))
+            session = chance.getrandbits(32)
+            sound = [
+                packet(trade("ZZ"), trade("ZZ"), sequence=1, protocol=protocol, session=session),
+                packet(trade("ZZ"), sequence=3, protocol=protocol, session=session),
+            ]
+            parts = [part.copy() for part in wire.decode(from_payloads([bad, *sound], recv_ns=T0))]
+            rows = np.concatenate(parts)
+            assert rows["exchange_seq"][-3:].tolist() == [1, 2, 3], f"seed {seed}: {bad.hex()}"
             assert rows["symbol"].max(initial=0) < 256
             assert set(rows["kind"].tolist()) <= {KIND_QUOTE, KIND_TRADE, KIND_STATUS}
-            sequence += 2
         total.update(wire.counters())
     return total
 
@@ -359,24 +374,34 @@ def test_compiled_and_plain_python_decode_alike() -> None:
     payloads = [packet(*messages, sequence=1), packet(event("R"), sequence=9), b"short", packet(quote(), session=3)]
     packets = from_payloads(payloads, recv_ns=T0)
     results = []
-    for decode_with in (iex_kernel.decode, iex_kernel.decode.py_func):
-        symbols, rows = SymbolTable(8), np.zeros(iex.ROWS_MIN, EVENT)
-        state = iex_kernel.new_state(8, 1, 2)
+    for frame, decode_with in (
+        (iextp_kernel.frame, iex_kernel.decode),
+        (iextp_kernel.frame.py_func, iex_kernel.decode.py_func),
+    ):
+        symbols, rows, blocks = SymbolTable(8), np.zeros(iex.ROWS_MIN, EVENT), np.zeros(8, BLOCK)
+        counters = np.zeros(iextp_kernel.N_COUNTERS, np.int64)
+        framed = frame(*packets, np.zeros(1, np.int64), 0, blocks, counters, iex_kernel.PROTOCOL_TOPS)
+        blocks[2]["kind"] = RESTART
+        state = iex_kernel.new_state(8, 1)
         taken, n = decode_with(
-            *packets[:4], 0, iex_kernel.PROTOCOL_TOPS, ord("V"), symbols.arrays, state, iex_kernel.new_out(rows)
-        )
-        results.append((taken, columns(rows[:n]).tolist(), state.counters.tolist(), symbols.names()))
+            packets.buffer, blocks[:3], 0, iex_kernel.PROTOCOL_TOPS, ord("V"), symbols.arrays, state,
+            rows_kernel.new_out(rows),
+        )  # fmt: skip
+        counted = counters.tolist(), state.counters.tolist()
+        results.append((framed, blocks.tolist(), taken, columns(rows[:n]).tolist(), *counted, symbols.names()))
     assert results[0] == results[1]
-    assert results[0][:1] == (4,)
+    assert (results[0][0], results[0][2]) == ((4, 3), 3)
 
 
-def test_warming_up_compiles_what_the_live_path_calls(tops: iex.Iex) -> None:
-    iex_kernel.warm_up()
-    compiled = list(iex_kernel.decode.signatures)
+def test_warming_up_compiles_what_the_live_path_calls(tops: SequencedWire) -> None:
+    kernels = (iex_kernel.decode, iextp_kernel.frame, sequencer_kernel.sequence)
+    for module in (iex_kernel, iextp_kernel, sequencer_kernel):
+        module.warm_up()
+    compiled = [list(kernel.signatures) for kernel in kernels]
     decode(tops, packet(quote()))
     with closing(Lines([("127.0.0.1", 0)])) as lines:
-        assert not list(tops.decode(lines.receive(T0)))
-    assert iex_kernel.decode.signatures == compiled
+        assert not list(tops.decode(lines.receive(T0), 5))
+    assert [list(kernel.signatures) for kernel in kernels] == compiled
 
 
 def recorded_packets(path: Path) -> Packets:
@@ -387,7 +412,7 @@ def recorded_packets(path: Path) -> Packets:
 class TestRecorded:
     def test_tops_known_answers(self) -> None:
         symbols = SymbolTable(20_000)
-        wire = iex.tops(symbols)
+        wire = tops_wire(symbols)
         for _ in wire.decode(recorded_packets(SAMPLES / "iex/TOPS16.pcapng.gz")):
             pass
         by_type = {"quote": 27_217, "trading_status": 7_803, "short_sale": 7_802, "operational_halt": 7_801}
@@ -402,7 +427,7 @@ class TestRecorded:
     def test_tops_rows_equal_a_plain_reading(self) -> None:
         symbols = SymbolTable(20_000)
         path = SAMPLES / "iex/TOPS16.pcapng.gz"
-        rows = [part.copy() for part in iex.tops(symbols).decode(recorded_packets(path))]
+        rows = [part.copy() for part in tops_wire(symbols).decode(recorded_packets(path))]
         quotes = of_kind(np.concatenate(rows), KIND_QUOTE)
         names = symbols.names()
         found = [
@@ -423,7 +448,7 @@ class TestRecorded:
     def test_deep_known_answers_and_every_best(self) -> None:
         symbols = SymbolTable(20_000)
         path = SAMPLES / "iex/DEEP10_session12.pcap.gz"
-        wire = iex.Iex(iex_kernel.PROTOCOL_DEEP, symbols, levels_max=4_096)
+        wire = deep_wire(symbols, 4_096)
         rows = np.concatenate([part.copy() for part in wire.decode(recorded_packets(path))])
         counts = wire.counters()
         by_type = {"trade": 61_245, "price_level_sell": 11_066, "price_level_buy": 9_397, "trading_status": 7_803}
@@ -453,11 +478,13 @@ class TestRecorded:
 
     def test_single_packets_of_each_kind(self) -> None:
         folder = SAMPLES / "omi_packets/Iex"
-        tops, deep = iex.tops(SymbolTable(8)), iex.Iex(iex_kernel.PROTOCOL_DEEP, SymbolTable(8), levels_max=8)
+        tops, deep = tops_wire(SymbolTable(8)), deep_wire(SymbolTable(8), 8)
         for _ in tops.decode(recorded_packets(folder / "Tops.IexTp.v1.6/QuoteUpdateMessage.pcap")):
             pass
         for name in ("Heartbeat", "PriceLevelBuyUpdateMessage", "PriceLevelSellUpdateMessage"):
             for _ in deep.decode(recorded_packets(folder / f"Deep.IexTp.v1.0/{name}.pcap")):
+                pass
+            for _ in deep.flush():  # each file is of another session
                 pass
         assert tops.messages_by_type() == {"quote": 1}
         assert deep.messages_by_type() == {"price_level_buy": 1, "price_level_sell": 1}

@@ -18,10 +18,14 @@ def sender() -> Iterator[socket.socket]:
         yield sock
 
 
+def opened(*addresses: tuple[str, int], interface: str = "") -> Lines:
+    return Lines(addresses, [interface] * len(addresses))
+
+
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    with closing(Lines([("127.0.0.1", 0), ("127.0.0.1", 0)])) as opened:
-        yield opened
+    with closing(opened(("127.0.0.1", 0), ("127.0.0.1", 0))) as lines:
+        yield lines
 
 
 def bytes_of(packets: Packets) -> list[bytes]:
@@ -52,13 +56,15 @@ def test_nothing_there(lines: Lines) -> None:
 
 
 def test_more_than_one_batch_stays_for_the_next(lines: Lines, sender: socket.socket) -> None:
-    for i in range(PACKETS_MAX + 5):
+    for i in range(PACKETS_MAX // 2 + 5):
         sender.sendto(i.to_bytes(2, "big"), lines.addresses[0])
+    sender.sendto(b"B", lines.addresses[1])
     first = bytes_of(lines.receive(0))
     assert lines.wait(1_000)
     second = bytes_of(lines.receive(0))
-    assert (len(first), len(second)) == (PACKETS_MAX, 5)
-    assert [int.from_bytes(part, "big") for part in first + second] == list(range(PACKETS_MAX + 5))
+    assert (len(first), len(second)) == (PACKETS_MAX // 2 + 1, 5)
+    assert first.pop() == b"B", "a flood on one line leaves room for the other"
+    assert [int.from_bytes(part, "big") for part in first + second] == list(range(PACKETS_MAX // 2 + 5))
 
 
 def test_a_datagram_longer_than_a_slot_is_cut_and_counted(lines: Lines, sender: socket.socket) -> None:
@@ -69,8 +75,9 @@ def test_a_datagram_longer_than_a_slot_is_cut_and_counted(lines: Lines, sender: 
     assert lines.counters()["udp_truncated"] == 1
 
 
-def test_multicast(sender: socket.socket) -> None:
-    with closing(Lines([("239.255.77.7", 0)], interface="127.0.0.1")) as joined:
+@pytest.mark.parametrize("interface", ["127.0.0.1", "lo"])
+def test_multicast(interface: str, sender: socket.socket) -> None:
+    with closing(opened(("239.255.77.7", 0), interface=interface)) as joined:
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
         sender.sendto(b"to the group", joined.addresses[0])
         assert joined.wait(1_000)
@@ -104,6 +111,8 @@ def test_a_failing_socket_tells_its_errno() -> None:
 def test_a_taken_port_and_a_bad_host_are_named(lines: Lines) -> None:
     host, port = lines.addresses[0]
     with pytest.raises(UnavailableError, match=f"udp://{host}:{port}: another program has this port"):
-        Lines([(host, port)])
+        opened((host, port))
+    with pytest.raises(UnavailableError, match=r"udp://239.0.0.1:0@nothing: "):
+        opened(("239.0.0.1", 0), interface="nothing")
     with pytest.raises(UnavailableError, match=r"udp://192.0.2.1:5: "):
-        Lines([("192.0.2.1", 5)])
+        opened(("192.0.2.1", 5))
