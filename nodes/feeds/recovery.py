@@ -208,10 +208,15 @@ class Wanted:
                 under_way += 1
                 self.requests += 1
                 self.repeats += wanted.tries > 0
-                wanted.tries += 1
-                wanted.asked_stop = min(wanted.stop, wanted.first + limits.count_max)
-                wanted.due_ns = now_ns + min(limits.patience_ns << wanted.tries - 1, limits.patience_ns_max)
+                self.ask(wanted, now_ns)
                 yield wanted
+
+    def ask(self, wanted: Range, now_ns: int) -> None:
+        """A range, as much of it as one request may have, is under way from now on."""
+        limits = self.limits
+        wanted.tries += 1
+        wanted.asked_stop = min(wanted.stop, wanted.first + limits.count_max)
+        wanted.due_ns = now_ns + min(limits.patience_ns << wanted.tries - 1, limits.patience_ns_max)
 
     def got(self, stream: int, session: int, first: int, count: int, now_ns: int) -> bool:
         """Some messages came; False when none of them was wanted. ``session`` may be ANY_SESSION."""
@@ -247,6 +252,11 @@ class Wanted:
     def unknown(self, sessions: Container[int]) -> bool:
         """Whether a session is wanted that is not among ``sessions``."""
         return any(wanted.session not in sessions for wanted in self._ranges)
+
+    def next_from(self, session: int, number: int) -> Range | None:
+        """The first range of a session that begins at ``number`` or above."""
+        ahead = (wanted for wanted in self._ranges if wanted.session == session and wanted.first >= number)
+        return min(ahead, key=lambda wanted: wanted.first, default=None)
 
     def find(self, unit: int, first: int) -> Range | None:
         """The range of a unit that is under way and holds number ``first``."""

@@ -34,6 +34,8 @@ LIMITS: Final = Limits(
     patience_ns_max=20 * SECOND_NS,
 )
 READS_PER_TURN: Final = 8
+AHEAD_MAX: Final = 16_384
+"""Messages that are read and dropped rather than logging in once more for what comes behind them."""
 
 _LENGTH: Final = struct.Struct(">H")
 _LOGIN: Final = struct.Struct(">Hc6s10s10s20s")
@@ -276,6 +278,7 @@ class SoupRecovery(Client):
         self._session = Session(addresses, user, password, self._epoll)
         self._wrapper = Wrapper()
         self._range: Range | None = None
+        self._checked = 0  # log-ins that were looked at
 
     def tick(self, monotonic_ns: int) -> None:
         self._now_ns = monotonic_ns
@@ -285,21 +288,44 @@ class SoupRecovery(Client):
         self._session.tick(monotonic_ns)
 
     def packets(self, now_ns: int) -> Packets:
-        session, wanted = self._session, self._range
+        session = self._session
         for sequence, message in session.receive(self._now_ns):
-            if wanted is not None and sequence < wanted.asked_stop:
+            self._check()
+            wanted = self._range
+            if wanted is not None and wanted.first <= sequence < wanted.asked_stop:
                 self._wrapper.add(session.session, sequence, message)
+            elif wanted is not None and sequence >= wanted.asked_stop:
+                self._range = wanted = self._following(sequence)
+                if wanted is not None and sequence == wanted.first:
+                    self._wrapper.add(session.session, sequence, message)
         for payload in self._wrapper.take():
             self.answers.offer(payload, self._group, self._now_ns)
-        if wanted is not None and session.accepted:
+        self._check()
+        wanted = self._range
+        if wanted is None or session.sequence >= wanted.asked_stop or not self.wanted.holds(wanted):
+            self._range = self._following(session.sequence) if session.accepted else None
+            if self._range is None:
+                session.log_out(self._now_ns)
+        return self.answers.take(now_ns)
+
+    def _check(self) -> None:
+        """Once after a log-in: give up what this server cannot have."""
+        session, wanted = self._session, self._range
+        if session.accepted and wanted is not None and self._checked != session.logins:
+            self._checked = session.logins
             if text_session(session.session) != wanted.session:
                 self.wanted.abandon(wanted, self._now_ns)  # only the server's current session can be had
             elif session.started > wanted.first:
                 self.wanted.abandon(wanted, self._now_ns, session.started)  # it keeps nothing older
-        if wanted is not None and (session.sequence >= wanted.asked_stop or not self.wanted.holds(wanted)):
-            self._range = None
-            session.log_out(self._now_ns)
-        return self.answers.take(now_ns)
+
+    def _following(self, sequence: int) -> Range | None:
+        """The next range that is worth staying logged in for."""
+        session = text_session(self._session.session)
+        following = self.wanted.next_from(session, sequence)
+        if following is None or following.first - sequence > AHEAD_MAX:
+            return None
+        self.wanted.ask(following, self._now_ns)
+        return following
 
     def counters(self) -> dict[str, int]:
         return {**super().counters(), **self._session.counters()}
