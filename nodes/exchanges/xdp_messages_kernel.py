@@ -10,7 +10,11 @@ Integers are little-endian.
 
 from typing import Any
 
-from fabric.compiled import lean
+import numpy as np
+
+from fabric.compiled import lean, lean_kernel
+
+int64: Any = np.int64
 
 HEADER_BYTES = 16
 MAPPING_BYTES = 44
@@ -27,13 +31,27 @@ _PLAIN = 126
 
 
 @lean
-def put(packet: Any, at: int, width: int, value: int) -> None:
-    """Write an integer of ``width`` bytes, or packed text of so many characters."""
-    for i in range(width):
-        packet[at + i] = (value >> (8 * i)) & 0xFF
+def put16(packet: Any, at: int, value: int) -> None:
+    """Write an integer of two bytes. Indexes are unsigned: none can count from the end, and bytes become one store."""
+    packet[np.uint64(at)] = value & 0xFF
+    packet[np.uint64(at + 1)] = (value >> 8) & 0xFF
+
+
+@lean_kernel
+def put32(packet: Any, at: int, value: int) -> None:
+    """Write an integer of four bytes."""
+    put16(packet, at, value)
+    put16(packet, at + 2, value >> 16)
 
 
 @lean
+def put64(packet: Any, at: int, value: int) -> None:
+    """Write an integer of eight bytes."""
+    put32(packet, at, value)
+    put32(packet, at + 4, value >> 32)
+
+
+@lean_kernel
 def put_text(packet: Any, at: int, width: int, value: int) -> None:
     """Write packed text padded with blanks."""
     for i in range(width):
@@ -44,14 +62,14 @@ def put_text(packet: Any, at: int, width: int, value: int) -> None:
 @lean
 def put_price(packet: Any, at: int, price: int) -> None:
     """Write a price in whole units."""
-    put(packet, at, 4, price // WIRE_PRICE)
+    put32(packet, at, price // WIRE_PRICE)
 
 
-@lean
+@lean_kernel
 def begin(packet: Any, at: int, size: int, kind: int) -> None:
     """Write size and type, and zeros behind them."""
-    put(packet, at, 2, size)
-    put(packet, at + 2, 2, kind)
+    put16(packet, at, size)
+    put16(packet, at + 2, kind)
     for i in range(4, size):
         packet[at + i] = 0
 
@@ -59,38 +77,38 @@ def begin(packet: Any, at: int, size: int, kind: int) -> None:
 @lean
 def put_about(packet: Any, at: int, event_ns: int, index: int, own: int) -> None:
     """Nanoseconds, symbol index and the symbol's own number, of messages without seconds."""
-    put(packet, at + 4, 4, event_ns % SECOND_NS)
-    put(packet, at + 8, 4, index)
-    put(packet, at + 12, 4, own)
+    put32(packet, at + 4, event_ns % SECOND_NS)
+    put32(packet, at + 8, index)
+    put32(packet, at + 12, own)
 
 
 @lean
 def put_about_whole(packet: Any, at: int, event_ns: int, index: int, own: int) -> None:
     """Seconds, nanoseconds, symbol index and the symbol's own number."""
-    put(packet, at + 4, 4, event_ns // SECOND_NS)
-    put(packet, at + 8, 4, event_ns % SECOND_NS)
-    put(packet, at + 12, 4, index)
-    put(packet, at + 16, 4, own)
+    put32(packet, at + 4, event_ns // SECOND_NS)
+    put32(packet, at + 8, event_ns % SECOND_NS)
+    put32(packet, at + 12, index)
+    put32(packet, at + 16, own)
 
 
 @lean
 def put_header(packet: Any, size: int, flag: int, count: int, sequence: int, sent_ns: int) -> int:
     """The header of a packet of ``size`` bytes in all; ``flag`` is its delivery flag."""
-    put(packet, 0, 2, size)
+    put16(packet, 0, size)
     packet[2] = flag
     packet[3] = count
-    put(packet, 4, 4, sequence)
-    put(packet, 8, 4, sent_ns // SECOND_NS)
-    put(packet, 12, 4, sent_ns % SECOND_NS)
+    put32(packet, 4, sequence)
+    put32(packet, 8, sent_ns // SECOND_NS)
+    put32(packet, 12, sent_ns % SECOND_NS)
     return HEADER_BYTES
 
 
 @lean
 def put_reset(packet: Any, at: int, event_ns: int, product: int, channel: int) -> int:
     """1: numbers begin anew; the message itself has number 1."""
-    begin(packet, at, 14, 1)
-    put(packet, at + 4, 4, event_ns // SECOND_NS)
-    put(packet, at + 8, 4, event_ns % SECOND_NS)
+    begin(packet, at, int64(14), int64(1))
+    put32(packet, at + 4, event_ns // SECOND_NS)
+    put32(packet, at + 8, event_ns % SECOND_NS)
     packet[at + 12] = product
     packet[at + 13] = channel
     return 14
@@ -99,9 +117,9 @@ def put_reset(packet: Any, at: int, event_ns: int, product: int, channel: int) -
 @lean
 def put_time_reference(packet: Any, at: int, engine: int, event_ns: int) -> int:
     """2: the second of what follows from a matching engine."""
-    begin(packet, at, 16, 2)
-    put(packet, at + 4, 4, engine)
-    put(packet, at + 12, 4, event_ns // SECOND_NS)
+    begin(packet, at, int64(16), int64(2))
+    put32(packet, at + 4, engine)
+    put32(packet, at + 12, event_ns // SECOND_NS)
     return 16
 
 
@@ -113,8 +131,8 @@ def put_mapping(
 
     The name becomes NYSE's: a class stands behind a blank (``BRK.B``), a preferred behind a blank and PR (``AHL-C``).
     """
-    begin(packet, at, MAPPING_BYTES, 3)
-    put(packet, at + 4, 4, index)
+    begin(packet, at, int64(MAPPING_BYTES), int64(3))
+    put32(packet, at + 4, index)
     n = at + 8
     for i in range(8):
         character = (name >> (8 * i)) & 0xFF
@@ -126,23 +144,23 @@ def put_mapping(
             packet[n] = 80
             packet[n + 1] = 82
             n += 2
-    put(packet, at + 20, 2, market)
+    put16(packet, at + 20, market)
     packet[at + 22] = engine
     packet[at + 23] = exchange
     packet[at + 24] = PRICE_SCALE
     packet[at + 25] = 67  # C: common stock
-    put(packet, at + 26, 2, lot)
+    put16(packet, at + 26, lot)
     put_price(packet, at + 28, previous_close)
     packet[at + 37] = 78  # N: odd lots are taken as well
-    put(packet, at + 38, 2, 1)  # smallest price step
-    put(packet, at + 40, 2, 1)  # unit of trade
+    put16(packet, at + 38, int64(1))  # smallest price step
+    put16(packet, at + 40, int64(1))  # unit of trade
     return MAPPING_BYTES
 
 
 @lean
 def put_clear(packet: Any, at: int, event_ns: int, index: int, next_own: int) -> int:
     """32: forget the state of a symbol; ``next_own`` is its next number."""
-    begin(packet, at, 20, 32)
+    begin(packet, at, int64(20), int64(32))
     put_about_whole(packet, at, event_ns, index, next_own)
     return 20
 
@@ -162,7 +180,7 @@ def put_status(
     session: int,
 ) -> int:
     """34: status ``code``, ``halt`` condition (0: ``~``), short-sale state (0: ``~``) and market state."""
-    begin(packet, at, STATUS_BYTES, 34)
+    begin(packet, at, int64(STATUS_BYTES), int64(34))
     put_about_whole(packet, at, event_ns, index, own)
     packet[at + 20] = code
     packet[at + 21] = halt if halt != 0 else _PLAIN
@@ -178,20 +196,20 @@ def put_status(
 @lean
 def put_refresh_header(packet: Any, at: int, part: int, parts: int, as_of: int, as_of_symbol: int) -> int:
     """35: packet ``part`` of ``parts`` of a symbol's state, as of those numbers of the stream and the symbol."""
-    begin(packet, at, 16, 35)
-    put(packet, at + 4, 2, part)
-    put(packet, at + 6, 2, parts)
-    put(packet, at + 8, 4, as_of)
-    put(packet, at + 12, 4, as_of_symbol)
+    begin(packet, at, int64(16), int64(35))
+    put16(packet, at + 4, part)
+    put16(packet, at + 6, parts)
+    put32(packet, at + 8, as_of)
+    put32(packet, at + 12, as_of_symbol)
     return 16
 
 
 @lean
 def put_unavailable(packet: Any, at: int, begin_sequence: int, end_sequence: int, product: int, channel: int) -> int:
     """31: those numbers, both included, cannot be had any more."""
-    begin(packet, at, 14, 31)
-    put(packet, at + 4, 4, begin_sequence)
-    put(packet, at + 8, 4, end_sequence)
+    begin(packet, at, int64(14), int64(31))
+    put32(packet, at + 4, begin_sequence)
+    put32(packet, at + 8, end_sequence)
     packet[at + 12] = product
     packet[at + 13] = channel
     return 14
@@ -211,12 +229,12 @@ def put_quote(
     condition: int,
 ) -> int:
     """140: the best bid and offer; a side of size 0 does not exist."""
-    begin(packet, at, 34, 140)
+    begin(packet, at, int64(34), int64(140))
     put_about(packet, at, event_ns, index, own)
     put_price(packet, at + 16, ask_px)
-    put(packet, at + 20, 4, ask_size)
+    put32(packet, at + 20, ask_size)
     put_price(packet, at + 24, bid_px)
-    put(packet, at + 28, 4, bid_size)
+    put32(packet, at + 28, bid_size)
     packet[at + 32] = condition
     packet[at + 33] = 32
     return 34
@@ -236,11 +254,11 @@ def put_add(
     firm: int,
 ) -> int:
     """100: a new order; ``side`` is the code of B or S."""
-    begin(packet, at, 39, 100)
+    begin(packet, at, int64(39), int64(100))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 8, order_id)
+    put64(packet, at + 16, order_id)
     put_price(packet, at + 24, price)
-    put(packet, at + 28, 4, size)
+    put32(packet, at + 28, size)
     packet[at + 32] = side
     put_text(packet, at + 33, 5, firm)
     return 39
@@ -260,11 +278,11 @@ def put_add_refresh(
     firm: int,
 ) -> int:
     """106: an order that stands, in a refresh."""
-    begin(packet, at, 43, 106)
+    begin(packet, at, int64(43), int64(106))
     put_about_whole(packet, at, event_ns, index, own)
-    put(packet, at + 20, 8, order_id)
+    put64(packet, at + 20, order_id)
     put_price(packet, at + 28, price)
-    put(packet, at + 32, 4, size)
+    put32(packet, at + 32, size)
     packet[at + 36] = side
     put_text(packet, at + 37, 5, firm)
     return 43
@@ -284,11 +302,11 @@ def put_modify(
     side: int,
 ) -> int:
     """101: an order's new price and size."""
-    begin(packet, at, 35, 101)
+    begin(packet, at, int64(35), int64(101))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 8, order_id)
+    put64(packet, at + 16, order_id)
     put_price(packet, at + 24, price)
-    put(packet, at + 28, 4, size)
+    put32(packet, at + 28, size)
     packet[at + 32] = loses_place
     packet[at + 33] = side
     return 35
@@ -297,9 +315,9 @@ def put_modify(
 @lean
 def put_delete(packet: Any, at: int, event_ns: int, index: int, own: int, order_id: int) -> int:
     """102: an order goes."""
-    begin(packet, at, 25, 102)
+    begin(packet, at, int64(25), int64(102))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 8, order_id)
+    put64(packet, at + 16, order_id)
     return 25
 
 
@@ -318,12 +336,12 @@ def put_execution(
     condition: int,
 ) -> int:
     """103: an order trades; ``printable`` 0 when another message prints it."""
-    begin(packet, at, 42, 103)
+    begin(packet, at, int64(42), int64(103))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 8, order_id)
-    put(packet, at + 24, 4, trade_id)
+    put64(packet, at + 16, order_id)
+    put32(packet, at + 24, trade_id)
     put_price(packet, at + 28, price)
-    put(packet, at + 32, 4, size)
+    put32(packet, at + 32, size)
     packet[at + 36] = printable
     put_text(packet, at + 38, 4, condition)
     return 42
@@ -343,12 +361,12 @@ def put_replace(
     side: int,
 ) -> int:
     """104: an order goes and another stands in its place."""
-    begin(packet, at, 42, 104)
+    begin(packet, at, int64(42), int64(104))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 8, order_id)
-    put(packet, at + 24, 8, new_id)
+    put64(packet, at + 16, order_id)
+    put64(packet, at + 24, new_id)
     put_price(packet, at + 32, price)
-    put(packet, at + 36, 4, size)
+    put32(packet, at + 36, size)
     packet[at + 40] = side
     return 42
 
@@ -367,14 +385,14 @@ def put_imbalance(
     side: int,
 ) -> int:
     """105: what an auction would do now; the further prices are 0."""
-    begin(packet, at, 73, 105)
+    begin(packet, at, int64(73), int64(105))
     put_about_whole(packet, at, event_ns, index, own)
     put_price(packet, at + 20, reference_px)
-    put(packet, at + 24, 4, paired)
-    put(packet, at + 28, 4, imbalance)
+    put32(packet, at + 24, paired)
+    put32(packet, at + 28, imbalance)
     packet[at + 38] = auction
     packet[at + 39] = side
-    put(packet, at + 67, 4, imbalance)
+    put32(packet, at + 67, imbalance)
     packet[at + 71] = side
     packet[at + 72] = 32
     return 73
@@ -394,11 +412,11 @@ def put_non_displayed(
     condition: int,
 ) -> int:
     """110: a trade of orders that were not displayed."""
-    begin(packet, at, 33, 110)
+    begin(packet, at, int64(33), int64(110))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 4, trade_id)
+    put32(packet, at + 16, trade_id)
     put_price(packet, at + 20, price)
-    put(packet, at + 24, 4, size)
+    put32(packet, at + 24, size)
     packet[at + 28] = printable
     put_text(packet, at + 29, 4, condition)
     return 33
@@ -409,11 +427,11 @@ def put_cross(
     packet: Any, at: int, event_ns: int, index: int, own: int, cross_id: int, price: int, size: int, crossed: int
 ) -> int:
     """111: an auction has crossed; ``crossed`` is the code of E, O, 5 or 6."""
-    begin(packet, at, 29, 111)
+    begin(packet, at, int64(29), int64(111))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 4, cross_id)
+    put32(packet, at + 16, cross_id)
     put_price(packet, at + 20, price)
-    put(packet, at + 24, 4, size)
+    put32(packet, at + 24, size)
     packet[at + 28] = crossed
     return 29
 
@@ -421,26 +439,26 @@ def put_cross(
 @lean
 def put_break(packet: Any, at: int, event_ns: int, index: int, own: int, trade_id: int) -> int:
     """112: a trade of the Integrated feed is undone."""
-    begin(packet, at, 20, 112)
+    begin(packet, at, int64(20), int64(112))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 4, trade_id)
+    put32(packet, at + 16, trade_id)
     return 20
 
 
 @lean
 def put_cross_correction(packet: Any, at: int, event_ns: int, index: int, own: int, cross_id: int, size: int) -> int:
     """113: a cross had another size."""
-    begin(packet, at, 24, 113)
+    begin(packet, at, int64(24), int64(113))
     put_about(packet, at, event_ns, index, own)
-    put(packet, at + 16, 4, cross_id)
-    put(packet, at + 20, 4, size)
+    put32(packet, at + 16, cross_id)
+    put32(packet, at + 20, size)
     return 24
 
 
 @lean
 def put_retail(packet: Any, at: int, event_ns: int, index: int, own: int, interest: int) -> int:
     """114: retail interest, the code of a blank, A, B or C."""
-    begin(packet, at, 17, 114)
+    begin(packet, at, int64(17), int64(114))
     put_about(packet, at, event_ns, index, own)
     packet[at + 16] = interest
     return 17
@@ -451,11 +469,11 @@ def put_trade(
     packet: Any, at: int, event_ns: int, index: int, own: int, trade_id: int, price: int, size: int, condition: int
 ) -> int:
     """220: a trade."""
-    begin(packet, at, 36, 220)
+    begin(packet, at, int64(36), int64(220))
     put_about_whole(packet, at, event_ns, index, own)
-    put(packet, at + 20, 4, trade_id)
+    put32(packet, at + 20, trade_id)
     put_price(packet, at + 24, price)
-    put(packet, at + 28, 4, size)
+    put32(packet, at + 28, size)
     put_text(packet, at + 32, 4, condition)
     return 36
 
@@ -463,9 +481,9 @@ def put_trade(
 @lean
 def put_trade_cancel(packet: Any, at: int, event_ns: int, index: int, own: int, trade_id: int) -> int:
     """221: a trade is undone."""
-    begin(packet, at, 24, 221)
+    begin(packet, at, int64(24), int64(221))
     put_about_whole(packet, at, event_ns, index, own)
-    put(packet, at + 20, 4, trade_id)
+    put32(packet, at + 20, trade_id)
     return 24
 
 
@@ -483,12 +501,12 @@ def put_trade_correction(
     condition: int,
 ) -> int:
     """222: a trade stands in the place of another."""
-    begin(packet, at, 40, 222)
+    begin(packet, at, int64(40), int64(222))
     put_about_whole(packet, at, event_ns, index, own)
-    put(packet, at + 20, 4, original_id)
-    put(packet, at + 24, 4, trade_id)
+    put32(packet, at + 20, original_id)
+    put32(packet, at + 24, trade_id)
     put_price(packet, at + 28, price)
-    put(packet, at + 32, 4, size)
+    put32(packet, at + 32, size)
     put_text(packet, at + 36, 4, condition)
     return 40
 
@@ -498,15 +516,15 @@ def put_summary(
     packet: Any, at: int, event_ns: int, index: int, high: int, low: int, first: int, last: int, volume: int
 ) -> int:
     """223: the day of a symbol so far."""
-    begin(packet, at, 36, 223)
-    put(packet, at + 4, 4, event_ns // SECOND_NS)
-    put(packet, at + 8, 4, event_ns % SECOND_NS)
-    put(packet, at + 12, 4, index)
+    begin(packet, at, int64(36), int64(223))
+    put32(packet, at + 4, event_ns // SECOND_NS)
+    put32(packet, at + 8, event_ns % SECOND_NS)
+    put32(packet, at + 12, index)
     put_price(packet, at + 16, high)
     put_price(packet, at + 20, low)
     put_price(packet, at + 24, first)
     put_price(packet, at + 28, last)
-    put(packet, at + 32, 4, volume)
+    put32(packet, at + 32, volume)
     return 36
 
 
