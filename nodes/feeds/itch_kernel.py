@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.compiled import lean, lean_kernel
+from fabric.native import prefetch
 from fabric.records import EVENT, NULL, empty, pack
 from fabric.symbols_kernel import intern, make_symbols
 from nodes.feeds import order_book_kernel as order_book
@@ -58,6 +59,10 @@ N_PROGRESS = 2
 UNTOLD = 0
 OPEN = 1
 CLOSED = 2
+EXPECT_BYTES = 4_096
+"""Messages whose memory is asked for at once: about a hundred; the first has come when the last is asked for."""
+ORDER_MESSAGE_BYTES = 19
+"""The shortest message about an order."""
 
 SYMBOL_STATE = np.dtype(
     [
@@ -69,6 +74,7 @@ SYMBOL_STATE = np.dtype(
         ("listed", "<i8"),  # 1 once the directory has told
     ]
 )
+SYMBOL_BYTES = SYMBOL_STATE.itemsize
 STATUS_STATE = np.dtype(
     [
         ("trading", "<i8"),  # text: last trading state (H, P, Q, T) and its reason; 0 until told
@@ -413,6 +419,45 @@ def withdraw(state: Any, block: Any, venue: int, out: Any, n: int) -> int:
 
 
 @lean_kernel
+def expect(buffer: Any, blocks: Any, first: int, state: Any) -> int:
+    """Ask for the memory that the orders of the next blocks need, all at once; return the first block left out.
+
+    Orders and levels of a whole market do not fit into a processor's caches, and each message waits for two or three
+    lines of them in turn. Asked for together they come together: first orders and ladders, then what those name.
+    """
+    last = first
+    size = 0
+    while last < blocks.size and size < EXPECT_BYTES:
+        if blocks[last]["kind"] == DATA:
+            size += blocks[last]["stop"] - blocks[last]["start"]
+        last += 1
+    for named in range(2):
+        for i in range(first, last):
+            pos = blocks[i]["start"]
+            stop = blocks[i]["stop"] if blocks[i]["kind"] == DATA else pos
+            while pos + 2 + ORDER_MESSAGE_BYTES < stop:
+                at = pos + 2
+                kind = u8(buffer, at)
+                pos = at + be16(buffer, pos)
+                if pos > stop:
+                    break
+                if pos - at < ORDER_MESSAGE_BYTES:
+                    continue
+                if kind == _A or kind == _F or kind == _D or kind == _U or kind == _E or kind == _X or kind == _C:
+                    order_id = be64(buffer, at + 11)
+                    symbol = state.locates[be16(buffer, at + 1)]
+                    if not named:
+                        order_book.expect_order(state.book, order_id)
+                        order_book.expect_ladder(state.book, symbol)
+                        prefetch(state.symbols.ctypes.data + symbol * SYMBOL_BYTES)
+                    elif kind == _A or kind == _F:
+                        order_book.expect_rungs(state.book, symbol * 2 + (u8(buffer, at + 19) & 1))
+                    else:
+                        order_book.expect_level_of(state.book, order_id)
+    return last
+
+
+@lean_kernel
 def decode(
     buffer: Any,
     blocks: Any,
@@ -435,7 +480,10 @@ def decode(
     phase = state.progress
     n = 0
     i = taken
+    expected = taken
     while i < blocks.size:
+        if i == expected:
+            expected = expect(buffer, blocks, i, state)
         block = blocks[i]
         if block["kind"] == GAP or block["kind"] == RESTART:
             n = withdraw(state, block, venue, out, n)
@@ -536,7 +584,7 @@ def decode(
                     order_book.insert(book, key, order_id, price, shares)
             symbol = key >> 1
             known = state.symbols[symbol]
-            best = book.levels[book.best[key]]
+            best = book.levels[book.ladders[key]["best"]]
             side = key & 1
             best_px = best["price"]
             best_size = best["size"]

@@ -1,16 +1,17 @@
 """The order book of every feed that tells single orders, compiled (pure): order id -> order -> price level -> best.
 
-Two open-addressing tables and one pool, all preallocated. An order is two words in the first table: its id,
-and its level and size in one; consecutive ids share cache lines, as most orders that go came lately. A level
-is one cache line of the pool: price, size and number of all its orders, and its neighbours in the list of its
-symbol's side, sorted from the best. The second table finds a level by symbol, side and price. So the best is
-read in O(1), and a change touches one order and one level; only a new level walks from the best, its distance from it.
+All memory is preallocated. An order is two words in an open-addressing table: its id, and its level and size in one;
+consecutive ids share cache lines, as most orders that go came lately. A level holds price, size and number of all its
+orders. The levels of a symbol's side stand in its ladder, sorted, the best last: a run of a common pool that moves to a
+longer one when it is full, and is given back when it is empty. So the best is read in O(1), a change touches one order
+and one level, and a new level costs a look along the ladder from the best to its place, where levels come and go.
 
 Clearing a symbol voids its levels and leaves their orders behind, dead: they are dropped where they are met, and swept
 when table or pool is full. A pool or table that is full refuses and counts.
 
 A slot, as `find` gives it, is good until the next call that adds or takes away an order. Functions are part of the
-machine code of their callers: call each in one place of a kernel.
+machine code of their callers: call each in one place of a kernel. Orders of a whole market do not fit into a
+processor's caches; who knows which orders come next can ask for their memory beforehand (`expect_...`).
 """
 
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.compiled import lean, lean_kernel
+from fabric.native import prefetch
 from fabric.records import NULL
 
 BID = 0
@@ -48,19 +50,34 @@ N_COUNTERS = 7
 _ORDERS_MAX = 0  # columns of `pool`
 _FRESH = 1  # the first level that was never used
 _FREE = 2  # the first level that was given back, 0 if none
+_FRESH_RUNG = 3  # the first rung that was never used
+_FREE_RUNS = 4  # by step: the first rung of a run that was given back, plus 1; 0 if none
+_STEPS = 40
+
+STEP_RUNGS = 4
+"""A run of step n has this many rungs times two to the n; step 0 is none."""
+NEAR = 16
+"""Rungs from the best that are looked at one by one; beyond them the place is found by halving."""
 
 LEVEL = np.dtype(
     [
         ("price", "<i8"),
         ("size", "<i8"),  # of all its orders
-        ("orders", "<i8"),
+        ("orders", "<i8"),  # how many; also links the free levels
         ("key", "<i8"),  # symbol * 2 + side; -1 when it was cleared
-        ("rank", "<i8"),  # sorts from the best: the price of an ask, minus the price of a bid
-        ("better", "<i8"),  # neighbours in the list of its key; 0 at the ends
-        ("worse", "<i8"),  # also links the free levels
-        ("_line", "<i8"),  # fills the cache line
     ]
 )
+LADDER = np.dtype(
+    [
+        ("best", "<i8"),  # level, 0 if none
+        ("start", "<i8"),  # first rung of its run
+        ("count", "<i8"),  # levels
+        ("step", "<i8"),  # of its run
+    ]
+)
+ORDER_BYTES = 16
+LEVEL_BYTES = LEVEL.itemsize
+LADDER_BYTES = LADDER.itemsize
 
 
 class OrderBook(NamedTuple):
@@ -68,8 +85,8 @@ class OrderBook(NamedTuple):
 
     orders: npt.NDArray[np.int64]  # [power of two, 2] id; level << SIZE_BITS | size, 0 where free
     levels: npt.NDArray[np.void]  # [levels_max + 1] LEVEL
-    places: npt.NDArray[np.int64]  # [power of two] level, 0 where free
-    best: npt.NDArray[np.int64]  # [symbols_max * 2] best level of each key
+    ladders: npt.NDArray[np.void]  # [symbols_max * 2] LADDER of each key
+    rungs: npt.NDArray[np.int64]  # [.., 2] rank, which sorts to the best (the price of a bid, minus an ask's); level
     pool: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]  # [N_COUNTERS]
 
@@ -77,17 +94,19 @@ class OrderBook(NamedTuple):
 def new_book(symbols_max: int, orders_max: int, levels_max: int) -> OrderBook:
     """An empty book for symbols below ``symbols_max``, with room for that many orders and levels in all.
 
-    Memory is 32 to 64 bytes an order and 80 to 96 a level, taken from the system as it is first used.
+    Memory is 32 to 64 bytes an order, about 100 a level and 300 a symbol, taken from the system as it is first used.
+    A ladder keeps the longest run that it has needed, so there is room for four times the levels.
     """
     assert 0 < levels_max <= LEVELS_MAX
     book = OrderBook(
         orders=_lines(max(8, 1 << (2 * orders_max - 1).bit_length()) * 2).reshape(-1, 2),
-        levels=_lines((levels_max + 1) * LEVEL.itemsize // 8).view(LEVEL),
-        places=_lines(1 << (2 * levels_max - 1).bit_length()),
-        best=np.zeros(symbols_max * 2, np.int64),
-        pool=np.array([orders_max, 1, 0], np.int64),
+        levels=_lines((levels_max + 1) * LEVEL_BYTES // 8).view(LEVEL),
+        ladders=_lines(symbols_max * 2 * LADDER_BYTES // 8).view(LADDER),
+        rungs=_lines((4 * levels_max + 4 * STEP_RUNGS * symbols_max) * 2).reshape(-1, 2),
+        pool=np.zeros(_FREE_RUNS + _STEPS, np.int64),
         counters=np.zeros(N_COUNTERS, np.int64),
     )
+    book.pool[_ORDERS_MAX], book.pool[_FRESH] = orders_max, 1
     book.levels["price"][0] = book.levels["size"][0] = NULL
     return book
 
@@ -132,94 +151,116 @@ def free_slot(orders: Any, slot: int) -> None:
 
 
 @lean
-def home_place(places: Any, key: int, price: int) -> int:
-    """Where the search for a level begins."""
-    mixed = (price + key * 0x1F83D9ABFB41BD6B) * 0x1E3779B97F4A7C15
-    return (mixed >> 29) & (places.size - 1)
+def rank_of(key: int, price: int) -> int:
+    """What sorts the levels of a side to the best."""
+    return -price if key & 1 else price
 
 
 @lean
-def find_place(levels: Any, places: Any, key: int, price: int) -> int:
-    """The place that holds the level, or the free one where it would go."""
-    mask = places.size - 1
-    place = home_place(places, key, price)
-    while True:
-        level = places[place]
-        if level == 0 or (levels[level]["price"] == price and levels[level]["key"] == key):
-            return place
-        place = (place + 1) & mask
+def find_rung(rungs: Any, start: int, count: int, rank: int) -> int:
+    """How many of a ladder's rungs are worse than ``rank``: where it stands or would stand."""
+    at = count
+    near = max(0, count - NEAR)
+    while at > near and rungs[start + at - 1, 0] >= rank:
+        at -= 1
+    if at > 0 and at == near and rungs[start + at - 1, 0] >= rank:
+        low = 0
+        at -= 1
+        while low < at:
+            middle = (low + at) >> 1
+            if rungs[start + middle, 0] >= rank:
+                at = middle
+            else:
+                low = middle + 1
+    return at
+
+
+@lean
+def give_back_run(ladder: Any, rungs: Any, pool: Any) -> None:
+    """Return a ladder's run, if it has one, to the pool."""
+    step = ladder["step"]
+    if step > 0:
+        rungs[ladder["start"], 0] = pool[_FREE_RUNS + step]
+        pool[_FREE_RUNS + step] = ladder["start"] + 1
+    ladder["step"] = 0
 
 
 @lean_kernel
-def free_place(levels: Any, places: Any, place: int) -> None:
-    """As `free_slot`, for levels."""
-    mask = places.size - 1
-    hole = place
-    following = (place + 1) & mask
-    while places[following] != 0:
-        level = places[following]
-        home = home_place(places, levels[level]["key"], levels[level]["price"])
-        if ((following - home) & mask) >= ((following - hole) & mask):
-            places[hole] = level
-            hole = following
-        following = (following + 1) & mask
-    places[hole] = 0
+def lengthen(ladders: Any, rungs: Any, pool: Any, key: int) -> bool:
+    """Move a ladder to a run of twice the length; False when there is none."""
+    ladder = ladders[key]
+    step = ladder["step"] + 1
+    start = pool[_FREE_RUNS + step] - 1
+    if start >= 0:
+        pool[_FREE_RUNS + step] = rungs[start, 0]
+    else:
+        start = pool[_FRESH_RUNG]
+        if start + (STEP_RUNGS << step) > rungs.shape[0]:
+            return False
+        pool[_FRESH_RUNG] = start + (STEP_RUNGS << step)
+    for i in range(ladder["count"]):
+        rungs[start + i, 0] = rungs[ladder["start"] + i, 0]
+        rungs[start + i, 1] = rungs[ladder["start"] + i, 1]
+    give_back_run(ladder, rungs, pool)
+    ladder["start"] = start
+    ladder["step"] = step
+    return True
 
 
 @lean_kernel
-def new_level(levels: Any, best: Any, pool: Any, counters: Any, key: int, price: int) -> int:
-    """Take a level from the pool and link it in its order; 0 when the pool is empty."""
+def new_level(levels: Any, ladders: Any, rungs: Any, pool: Any, counters: Any, key: int, price: int, at: int) -> int:
+    """Take a level from the pool and put it on rung ``at``; 0 when there is no level or no rung."""
+    ladder = ladders[key]
+    count = ladder["count"]
     new = pool[_FREE]
+    if new == 0 and pool[_FRESH] >= levels.size:
+        return 0
+    if (ladder["step"] == 0 or count == STEP_RUNGS << ladder["step"]) and not lengthen(ladders, rungs, pool, key):
+        return 0
     if new != 0:
-        pool[_FREE] = levels[new]["worse"]
-    elif pool[_FRESH] < levels.size:
+        pool[_FREE] = levels[new]["orders"]
+    else:
         new = pool[_FRESH]
         pool[_FRESH] = new + 1
-    else:
-        return 0
-    rank = price if key & 1 else -price
-    better = np.int64(0)
-    worse = best[key]
-    while worse != 0 and levels[worse]["rank"] < rank:
-        better = worse
-        worse = levels[worse]["worse"]
+    start = ladder["start"]
+    for i in range(start + count, start + at, -1):
+        rungs[i, 0] = rungs[i - 1, 0]
+        rungs[i, 1] = rungs[i - 1, 1]
+    rungs[start + at, 0] = rank_of(key, price)
+    rungs[start + at, 1] = new
+    ladder["count"] = count + 1
+    if at == count:
+        ladder["best"] = new
     level = levels[new]
     level["price"] = price
     level["size"] = 0
     level["orders"] = 0
     level["key"] = key
-    level["rank"] = rank
-    level["better"] = better
-    level["worse"] = worse
-    if better == 0:
-        best[key] = new
-    else:
-        levels[better]["worse"] = new
-    levels[worse]["better"] = new  # level 0 may take anything here
     counters[LEVELS] += 1
     return new
 
 
-@lean
-def give_back(levels: Any, pool: Any, level: int) -> None:
-    """Return a level to the pool."""
-    levels[level]["worse"] = pool[_FREE]
-    pool[_FREE] = level
-
-
 @lean_kernel
-def drop_level(levels: Any, places: Any, best: Any, pool: Any, counters: Any, level: int) -> None:
-    """Unlink a level without orders and return it to the pool; one of a cleared symbol is in no list."""
-    gone = levels[level]
-    if gone["key"] >= 0:
-        free_place(levels, places, find_place(levels, places, gone["key"], gone["price"]))
-        if gone["better"] == 0:
-            best[gone["key"]] = gone["worse"]
+def drop_level(levels: Any, ladders: Any, rungs: Any, pool: Any, counters: Any, number: int) -> None:
+    """Return a level without orders to the pool; one of a cleared symbol stands on no ladder any more."""
+    level = levels[number]
+    key = level["key"]
+    if key >= 0:
+        ladder = ladders[key]
+        start = ladder["start"]
+        count = ladder["count"] - 1
+        for i in range(start + find_rung(rungs, start, count + 1, rank_of(key, level["price"])), start + count):
+            rungs[i, 0] = rungs[i + 1, 0]
+            rungs[i, 1] = rungs[i + 1, 1]
+        ladder["count"] = count
+        if count > 0:
+            ladder["best"] = rungs[start + count - 1, 1]
         else:
-            levels[gone["better"]]["worse"] = gone["worse"]
-        levels[gone["worse"]]["better"] = gone["better"]
+            ladder["best"] = 0
+            give_back_run(ladder, rungs, pool)
         counters[LEVELS] -= 1
-    give_back(levels, pool, level)
+    level["orders"] = pool[_FREE]
+    pool[_FREE] = number
 
 
 @lean
@@ -233,7 +274,7 @@ def erase(book: Any, slot: int) -> None:
     book.counters[ORDERS if level["key"] >= 0 else DEAD] -= 1
     free_slot(book.orders, slot)
     if level["orders"] == 0:
-        drop_level(book.levels, book.places, book.best, book.pool, book.counters, number)
+        drop_level(book.levels, book.ladders, book.rungs, book.pool, book.counters, number)
 
 
 @lean_kernel
@@ -249,34 +290,52 @@ def sweep(book: Any) -> None:
 
 
 @lean
-def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
-    """Put an order into the book: OK, or why not, counted."""
-    if size < 1 or size > SIZE_MAX:
-        book.counters[REFUSED] += 1
-        return INVALID
-    slot = probe(book.orders, order_id)
+def is_full(book: Any) -> bool:
+    """Whether there is no room for another order or another level before a sweep."""
+    no_order = book.counters[ORDERS] + book.counters[DEAD] >= book.pool[_ORDERS_MAX]
+    return no_order or (book.pool[_FREE] == 0 and book.pool[_FRESH] >= book.levels.size)
+
+
+@lean_kernel
+def make_room(book: Any, slot: int) -> int:
+    """Clear the way of a new order to its slot: OK when nothing keeps it, else why it is refused (counted)."""
     word = book.orders[slot, 1]
     if word != 0:
         if book.levels[word >> SIZE_BITS]["key"] >= 0:
             book.counters[DUPLICATES] += 1
             return DUPLICATE
         erase(book, slot)
-        slot = probe(book.orders, order_id)
-    no_level = book.pool[_FREE] == 0 and book.pool[_FRESH] >= book.levels.size
-    if book.counters[ORDERS] + book.counters[DEAD] >= book.pool[_ORDERS_MAX] or (no_level and book.counters[DEAD] > 0):
+    if book.counters[DEAD] > 0 and is_full(book):
         sweep(book)
-        if book.counters[ORDERS] >= book.pool[_ORDERS_MAX]:
-            book.counters[REFUSED] += 1
-            return FULL
+    if book.counters[ORDERS] >= book.pool[_ORDERS_MAX]:
+        book.counters[REFUSED] += 1
+        return FULL
+    return OK
+
+
+@lean
+def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
+    """Put an order into the book: OK, or why not, counted."""
+    if size < 1 or size > SIZE_MAX:
+        book.counters[REFUSED] += 1
+        return INVALID
+    slot = probe(book.orders, order_id)
+    if book.orders[slot, 1] != 0 or is_full(book):
+        obstacle = make_room(book, slot)
+        if obstacle != OK:
+            return obstacle
         slot = probe(book.orders, order_id)
-    place = find_place(book.levels, book.places, key, price)
-    number = book.places[place]
-    if number == 0:
-        number = new_level(book.levels, book.best, book.pool, book.counters, key, price)
+    ladder = book.ladders[key]
+    start = ladder["start"]
+    rank = rank_of(key, price)
+    at = find_rung(book.rungs, start, ladder["count"], rank)
+    if at < ladder["count"] and book.rungs[start + at, 0] == rank:
+        number = book.rungs[start + at, 1]
+    else:
+        number = new_level(book.levels, book.ladders, book.rungs, book.pool, book.counters, key, price, at)
         if number == 0:
             book.counters[REFUSED] += 1
             return FULL
-        book.places[place] = number
     level = book.levels[number]
     level["orders"] += 1
     level["size"] += size
@@ -284,6 +343,33 @@ def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
     book.orders[slot, 1] = number << SIZE_BITS | size
     book.counters[ORDERS] += 1
     return OK
+
+
+@lean
+def expect_order(book: Any, order_id: int) -> None:
+    """Ask for the memory where an order is or goes."""
+    prefetch(book.orders.ctypes.data + home_slot(book.orders, order_id) * ORDER_BYTES)
+
+
+@lean
+def expect_level_of(book: Any, order_id: int) -> None:
+    """Ask for the level of an order that was expected before."""
+    slot = home_slot(book.orders, order_id)
+    if book.orders[slot, 0] == order_id:
+        prefetch(book.levels.ctypes.data + (book.orders[slot, 1] >> SIZE_BITS) * LEVEL_BYTES)
+
+
+@lean
+def expect_ladder(book: Any, symbol: int) -> None:
+    """Ask for the ladders of a symbol: both sides are one cache line."""
+    prefetch(book.ladders.ctypes.data + symbol * 2 * LADDER_BYTES)
+
+
+@lean
+def expect_rungs(book: Any, key: int) -> None:
+    """Ask for the best rungs of a ladder that was expected before."""
+    ladder = book.ladders[key]
+    prefetch(book.rungs.ctypes.data + (ladder["start"] + max(np.int64(1), ladder["count"]) - 1) * ORDER_BYTES)
 
 
 @lean
@@ -380,7 +466,7 @@ def replace(book: Any, slot: int, new_id: int, price: int, size: int) -> int:
 @lean
 def best(book: Any, symbol: int, side: int) -> tuple[int, int]:
     """Price and size of all orders at the best of a side; both NULL where the side is empty."""
-    level = book.levels[book.best[symbol * 2 + side]]
+    level = book.levels[book.ladders[symbol * 2 + side]["best"]]
     return level["price"], level["size"]
 
 
@@ -388,29 +474,31 @@ def best(book: Any, symbol: int, side: int) -> tuple[int, int]:
 def clear(book: Any, symbol: int) -> None:
     """Take away every order of a symbol: costs its levels; the orders take room until they are met or swept."""
     for key in range(symbol * 2, symbol * 2 + 2):
-        number = book.best[key]
-        while number != 0:
-            level = book.levels[number]
-            free_place(book.levels, book.places, find_place(book.levels, book.places, key, level["price"]))
+        ladder = book.ladders[key]
+        for i in range(ladder["start"], ladder["start"] + ladder["count"]):
+            level = book.levels[book.rungs[i, 1]]
             level["key"] = -1
             book.counters[ORDERS] -= level["orders"]
             book.counters[DEAD] += level["orders"]
             book.counters[LEVELS] -= 1
-            number = level["worse"]
-        book.best[key] = 0
+        ladder["count"] = 0
+        ladder["best"] = 0
+        give_back_run(ladder, book.rungs, book.pool)
 
 
 @lean_kernel
 def clear_all(book: Any) -> None:
-    """Empty the book: writes all its memory."""
+    """Empty the book: writes the table of orders."""
     for i in range(book.orders.shape[0]):
         book.orders[i, 1] = 0
-    for i in range(book.places.size):
-        book.places[i] = 0
-    for i in range(book.best.size):
-        book.best[i] = 0
+    for key in range(book.ladders.size):
+        ladder = book.ladders[key]
+        ladder["best"] = 0
+        ladder["count"] = 0
+        ladder["step"] = 0
+    for i in range(_FRESH, book.pool.size):
+        book.pool[i] = 0
     book.pool[_FRESH] = 1
-    book.pool[_FREE] = 0
     book.counters[ORDERS] = 0
     book.counters[LEVELS] = 0
     book.counters[DEAD] = 0

@@ -4,6 +4,7 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fabric.records import NULL
@@ -18,17 +19,13 @@ SYMBOLS = 4
 
 
 def levels_of(book: kernel.OrderBook, symbol: int, side: int) -> list[tuple[int, int, int]]:
-    """(price, size, orders) from the best on, with links both ways and the table of levels checked."""
-    found = []
-    number, better = int(book.best[symbol * 2 + side]), 0
-    while number:
-        level = book.levels[number]
-        assert level["better"] == better
-        place = kernel.find_place(book.levels, book.places, symbol * 2 + side, int(level["price"]))
-        assert book.places[place] == number
-        found.append((int(level["price"]), int(level["size"]), int(level["orders"])))
-        number, better = int(level["worse"]), number
-    return found
+    """(price, size, orders) from the best on, with the ladder's order and its best checked."""
+    ladder = book.ladders[symbol * 2 + side]
+    rungs = book.rungs[ladder["start"] :][: ladder["count"]]
+    assert ladder["best"] == (rungs[-1, 1] if ladder["count"] else 0)
+    assert (np.diff(rungs[:, 0]) > 0).all()
+    assert rungs[:, 0].tolist() == [level["price"] * (1 if side == BID else -1) for level in book.levels[rungs[:, 1]]]
+    return [(int(level["price"]), int(level["size"]), int(level["orders"])) for level in book.levels[rungs[::-1, 1]]]
 
 
 def orders_of(book: kernel.OrderBook) -> dict[int, tuple[int, int, int, int]]:
@@ -180,3 +177,33 @@ def test_removals_among_colliding_neighbours_lose_nobody() -> None:
         assert all(kernel.find(book, order_id) >= 0 for order_id in ids[:: max(1, len(ids) // 16)])
     assert book.counters[kernel.ORDERS] == 0
     assert not book.orders[:, 1].any()
+
+
+@pytest.mark.parametrize("side", [BID, ASK])
+def test_long_ladders_stay_sorted_and_give_their_runs_back(side: int) -> None:
+    chance = random.Random(side)
+    book, naive = kernel.new_book(2, orders_max=2_000, levels_max=2_000), NaiveBook()
+    for cycle in range(20):  # as many runs as the pool holds only if they are used again
+        symbol = cycle & 1
+        ids = list(range(600))
+        chance.shuffle(ids)
+        for order_id in ids:
+            assert kernel.add(book, symbol, side, order_id, 1_000 + order_id, 10) == OK
+            naive.add(symbol, side, order_id, 1_000 + order_id, 10)
+        assert levels_of(book, symbol, side) == naive.levels(symbol, side)
+        for order_id in chance.sample(ids, 600 if cycle % 3 else 500):
+            kernel.remove(book, kernel.find(book, order_id))
+            del naive.orders[order_id]
+        assert levels_of(book, symbol, side) == naive.levels(symbol, side)
+        kernel.clear(book, symbol)
+        naive.clear(symbol)
+    assert book.counters[kernel.LEVELS] == book.counters[kernel.REFUSED] == 0
+
+
+def test_a_ladder_that_finds_no_longer_run_refuses_and_counts() -> None:
+    book = kernel.new_book(1, orders_max=64, levels_max=40)
+    book.pool[kernel._FRESH_RUNG] = book.rungs.shape[0] - 8  # one short run is left
+    assert [kernel.add(book, 0, BID, i, 100 + i, 1) for i in range(9)] == [OK] * 8 + [FULL]
+    assert levels_of(book, 0, BID) == [(107 - i, 1, 1) for i in range(8)]
+    kernel.clear(book, 0)
+    assert kernel.add(book, 0, ASK, 99, 100, 1) == OK
