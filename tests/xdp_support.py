@@ -147,8 +147,13 @@ class Feed:
     def frame(self, payloads: list[bytes], line: int = 0) -> tuple[np.ndarray, np.ndarray]:
         packets = from_payloads(payloads, recv_ns=SENT_NS + 1, line=line)
         blocks = np.zeros(len(payloads), BLOCK)
-        _, made = pillar_kernel.frame(*packets, GROUPS, 0, blocks, self._counters, self._streams)
+        _, made = self.frame_arrays(*packets, blocks)
         return packets.buffer, blocks[:made]
+
+    def frame_arrays(self, *arrays: np.ndarray) -> tuple[int, int]:
+        """Packets as arrays, and the blocks that they become: packets taken and blocks made."""
+        *packets, blocks = arrays
+        return pillar_kernel.frame(*packets, GROUPS, 0, blocks, self._counters, self._streams)
 
     def take(self, buffer: np.ndarray, blocks: np.ndarray) -> list[Row]:
         rows: list[Row] = []
