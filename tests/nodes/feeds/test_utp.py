@@ -252,7 +252,7 @@ def mutated(chance: random.Random, payload: bytes) -> bytes:
     return bytes(raw)
 
 
-SOUND_SEQUENCE = 1 << 50
+SOUND_SEQUENCE = 987_654_321
 SOUND = mold_packet(TRADE_LONG, TRADE_SHORT, sequence=SOUND_SEQUENCE)
 
 
