@@ -420,7 +420,7 @@ def fuzz(seed: int, rounds: int) -> Counter[str]:
     pool = [flow.next() for _ in range(2_000)] + list(GOLDEN.values())
     for number in range(rounds // 100):
         payloads = [mutated(chance, packet(*chance.choices(pool, k=chance.randrange(1, 5)))) for _ in range(100)]
-        sound = packet(naive.time(34_200), naive.trade_short(number + 1, "OK", 100, number), sequence=5, unit=77)
+        sound = packet(naive.time(34_200), naive.trade_long(number + 1, "OK", 10_000, number), sequence=5, unit=77)
         packets = from_payloads([*payloads, sound], OPEN)
         taken, made = sequenced_unit_kernel.frame(*packets, groups, 0, blocks, counters)
         assert taken == 101
