@@ -36,6 +36,8 @@ _RECOVERY = {
 }
 """Wire -> how its exchange is asked for lost messages; nothing: it cannot be asked."""
 WIRES = tuple(_RECOVERY)
+_ANSWERED_APART = ("cboe-pitch-2.41", "nyse-pillar")
+"""Wires whose lost messages come on lines of their own."""
 _OVER_TCP = ("nasdaq-itch-5.0",)
 """Wires whose lines may be SoupBinTCP."""
 FIRST_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -146,6 +148,8 @@ class FeedSettings:
     login: tuple[str, str] = ("", "")  # user (NYSE: source id) and password for SoupBinTCP and request servers
     product: int = 0  # NYSE: number of the product in requests
     channel: int = 1  # in requests: that of the first group, the others follow
+    answers: tuple[tuple[str, int], ...] = ()  # (host, port) of the UDP groups on which answers to requests come
+    spins: tuple[tuple[str, int], ...] = ()  # (host, port) of Cboe's spin servers, of unit 1, 2, ...
     breaker: BreakerSettings = BreakerSettings()
     source: str = ""  # file that is replayed in place of the lines
     speed: float = 0.0  # of the replay: 1.0 is real time, 0.0 as fast as it goes
@@ -561,10 +565,16 @@ class _Draft:
             _login(section.get("login")),
             number.integer(0, 255, "the number of a product") if (number := section.get("product")) else 0,
             number.integer(0, 65_535, "the number of a channel") if (number := section.get("channel")) else 1,
+            _addresses(section.get("answers"), "udp", spoken in _ANSWERED_APART, f"{spoken} has no lines of answers"),
+            _addresses(section.get("spins"), "tcp", spoken == "cboe-pitch-2.41", "only cboe-pitch-2.41 has spins"),
             _breaker(section.get("breaker"), self.limits.stale_after_ns),
         )
         if settings.wire == "nyse-pillar" and settings.recovery and not (settings.product and settings.login[0]):
             value.name_problem("requests to NYSE need product: and login: {user: our source id}")
+        elif spoken == "cboe-pitch-2.41" and settings.recovery and not (settings.answers and settings.login[0]):
+            value.name_problem("requests to Cboe need answers: [its gap lines] and login: {user: ..., password: ...}")
+        elif spoken == "cboe-pitch-2.41" and len(settings.login[0]) > 4:
+            value.name_problem("the names of Cboe's users have 4 characters at most")
         elif any(settings.over_tcp) and not settings.login[0]:
             value.name_problem("SoupBinTCP needs login: {user: ..., password: ...}")
         for letter in settings.venues if venues else "":
@@ -1078,6 +1088,16 @@ def _recovery(value: Value | None, wire: str) -> tuple[tuple[str, str, int], ...
     if len({scheme for scheme, _, _ in found}) > 1:
         value.problem("all request servers of a feed are asked the same way: udp or tcp")
     return tuple(found)
+
+
+def _addresses(value: Value | None, scheme: str, expected: bool, problem: str) -> tuple[tuple[str, int], ...]:
+    """Addresses of one scheme, where the wire has a use for them."""
+    if value is None:
+        return ()
+    if not expected:
+        value.name_problem(problem)
+        return ()
+    return tuple(item.address(scheme, f"{scheme}://127.0.0.1:5495") for item in value.items())
 
 
 def _login(value: Value | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ a connected but silent line is a fault. What the line is goes out as STATUS with
 With request servers the exchange is asked for what no line has brought; the answers go the way of all packets.
 """
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Final, Protocol
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
@@ -122,9 +122,11 @@ class Feed:
         self._recoveries.observe(packets)
 
     def recover(self, now_ns: int, monotonic_ns: int) -> None:
-        """Ask for what is missing, and take the answers."""
+        """Ask for what is missing, and take the answers and images."""
         for answers in self._recoveries.turn(self.wire, now_ns, monotonic_ns):
             self.take(answers, now_ns, monotonic_ns)
+        for rows in self.wire.release(now_ns, monotonic_ns):
+            self._sender.send(rows)
 
     def counters(self) -> dict[str, int | float | str]:
         """What the wire and the clients have counted, the line's state, the breaker's and the clock's."""
@@ -209,15 +211,16 @@ def main(runtime: Runtime) -> None:
     settings, clock, limits = runtime.spec.settings, runtime.clock, runtime.topology.limits
     assert isinstance(settings, FeedSettings)
     outbox = runtime.outbox()
-    wire = wires.make(settings.wire, runtime.symbols, settings.venues, settings.groups, patience(settings))
+    images = wires.image_source(settings)
+    wire = wires.make(settings.wire, runtime.symbols, settings.venues, settings.groups, patience(settings), images)
     recoveries = Recoveries(wires.clients(settings))
+    wakers = [*recoveries.filenos(), *([images.fileno()] if images else ())]
     breaker = Breaker(settings.breaker, clock.monotonic_ns())
     feed = Feed(wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries)
     with (
         closing(recoveries),
-        closing(
-            Lines(settings.lines, settings.interfaces, settings.over_tcp, settings.login, recoveries.filenos())
-        ) as lines,
+        closing(images) if images else nullcontext(),
+        closing(Lines(settings.lines, settings.interfaces, settings.over_tcp, settings.login, wakers)) as lines,
     ):
         runtime.ready(", ".join(lines.names))
         while not runtime.stopping():
@@ -226,7 +229,7 @@ def main(runtime: Runtime) -> None:
             feed.take(lines.receive(now_ns), now_ns, monotonic_ns)
             for packets in lines.receive_streams(now_ns, monotonic_ns):
                 feed.take(packets, now_ns, monotonic_ns)
-            if settings.recovery:
+            if settings.recovery or images:
                 feed.recover(now_ns, monotonic_ns)
             outbox.tick()
             runtime.report(lambda: {**feed.counters(), **lines.counters(), **outbox.counters()})

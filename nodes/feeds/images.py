@@ -51,8 +51,24 @@ class ImageSource(Protocol):
         """No image of this stream is wanted any more."""
         ...
 
+    def tick(self, monotonic_ns: int) -> None:
+        """Do what is due; never blocks."""
+        ...
+
     def images(self) -> list[Image]:
         """Images that have come whole since the last call."""
+        ...
+
+    def fileno(self) -> int:
+        """One descriptor that becomes readable when there is something for `tick`."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """What it has counted."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection; may be called twice."""
         ...
 
 
@@ -94,6 +110,7 @@ class ImagedMessages:
     def release(self, now_ns: int, monotonic_ns: int) -> Iterator[Rows]:
         """Let streams go on whose image has come (received at ``now_ns``), or that have waited long enough."""
         self._now_ns = monotonic_ns
+        self._source.tick(monotonic_ns)
         for image in self._source.images():
             waiting = self._waiting.get(image.stream)
             if waiting is None:
@@ -114,7 +131,16 @@ class ImagedMessages:
 
     def counters(self) -> dict[str, int]:
         """Those of the decoder, and of the images: taken, not come in time, without room to wait, older than needed."""
-        return {**self._messages.counters(), **self._counts, "images_awaited": len(self._waiting)}
+        counts = {**self._counts, "images_awaited": len(self._waiting)}
+        return {**self._messages.counters(), **self._source.counters(), **counts}
+
+    def fileno(self) -> int:
+        """One descriptor that becomes readable when there is something for `release`."""
+        return self._source.fileno()
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
 
     def messages_by_type(self) -> dict[str, int]:
         """Those of the decoder."""

@@ -46,6 +46,10 @@ class Recovery(Protocol):
         """
         ...
 
+    def refresh(self, index: int) -> bool:
+        """Ask for the whole state of a symbol index, where the exchange refreshes symbols one by one (NYSE)."""
+        ...
+
     def observe(self, packets: Packets) -> None:
         """See what came on the lines: some protocols need more of a packet than the sequencer keeps."""
         ...
@@ -78,6 +82,14 @@ class Misses(Protocol):
         """Ranges (``stream``, ``session``, ``first``, ``count``) to ask for now; good until the next call."""
         ...
 
+    def lost(self) -> Sequence[tuple[int, int]]:
+        """(stream, symbol index) of what a gap made unknown, where symbols can be refreshed one by one."""
+        ...
+
+
+REFRESH_EVERY_NS: Final = 500 * MILLISECOND_NS
+"""So often it is looked which symbols a gap made unknown."""
+
 
 class Recoveries:
     """The clients of a feed, one for each group of lines that has a server, between its wire and its loop."""
@@ -85,6 +97,7 @@ class Recoveries:
     def __init__(self, clients: Mapping[int, Recovery]) -> None:
         """``clients`` by group."""
         self._clients = dict(clients)
+        self._looked_ns = 0
 
     def filenos(self) -> list[int]:
         """Descriptors that become readable when there is something for `turn`."""
@@ -102,6 +115,12 @@ class Recoveries:
             if client is not None:
                 stream, session = int(wanted["stream"]), int(wanted["session"])
                 client.request(stream, session, int(wanted["first"]), int(wanted["count"]), monotonic_ns)
+        if self._clients and monotonic_ns - self._looked_ns >= REFRESH_EVERY_NS:
+            self._looked_ns = monotonic_ns
+            for stream, index in wire.lost():
+                client = self._clients.get(stream >> 16)
+                if client is None or not client.refresh(index):
+                    break  # as many as a client asks for at once: the others when these have come
         for client in self._clients.values():
             client.tick(monotonic_ns)
             packets = client.packets(now_ns)
@@ -444,6 +463,10 @@ class Client:
     def request(self, stream: int, session: int, first: int, count: int, monotonic_ns: int) -> bool:
         assert stream >> 16 == self._group
         return self.wanted.add(stream, session, first, count, monotonic_ns)
+
+    def refresh(self, index: int) -> bool:
+        """This protocol has no refreshes."""
+        return False
 
     def observe(self, packets: Packets) -> None:
         """Nothing to learn from packets."""

@@ -126,7 +126,7 @@ class GrpRecovery(Client):
         servers: Sequence[tuple[str, int]],
         login: Login,
         gap_lines: Sequence[tuple[str, int]],
-        interface: str = "0.0.0.0",
+        interface: str = "",
         limits: Limits = LIMITS,
     ) -> None:
         """``servers`` are numeric and tried in turn; ``gap_lines`` are the UDP groups on which answers come.

@@ -58,7 +58,7 @@ class XdpRecovery(Client):
         product: int,
         channel: int,
         groups: Sequence[tuple[str, int]] = (),
-        interface: str = "0.0.0.0",
+        interface: str = "",
         limits: Limits = LIMITS,
     ) -> None:
         """``servers`` are numeric and tried in turn; ``source`` is our id there, up to ten characters.

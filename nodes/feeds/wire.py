@@ -91,6 +91,14 @@ class Wire(Protocol):
         """Ranges (``stream``, ``session``, ``first``, ``count``) to ask for now; good until the next call."""
         ...
 
+    def lost(self) -> list[tuple[int, int]]:
+        """(stream, symbol index) of what a gap made unknown, where symbols can be refreshed one by one."""
+        ...
+
+    def release(self, now_ns: int, monotonic_ns: int) -> Iterator[Rows]:
+        """As `decode`, for what waited for an image of its book (received at ``now_ns``)."""
+        ...
+
     def counters(self) -> dict[str, int]:
         """Everything counted so far. ``malformed`` is the sum of the keys that begin with ``malformed_``."""
         ...

@@ -29,10 +29,13 @@ from nodes.feeds import (
     utp,
     xdp,
 )
+from nodes.feeds.images import ImagedMessages, ImageSource
 from nodes.feeds.lines import numeric
+from nodes.feeds.pitch_requests import Login
 from nodes.feeds.recovery import Recovery
 from nodes.feeds.recovery_iextp import IexTpRecovery
 from nodes.feeds.recovery_moldudp64 import MoldUdp64Recovery
+from nodes.feeds.recovery_pitch import GrpRecovery, SpinRecovery
 from nodes.feeds.recovery_soupbintcp import SoupRecovery
 from nodes.feeds.recovery_xdp import XdpRecovery
 from nodes.feeds.sequencer import ONE_LINE, STREAMS_MAX, Patience, Run, Sequencer
@@ -124,18 +127,38 @@ def _ask_nasdaq(group: int, line: int, servers: Servers, settings: FeedSettings)
     return MoldUdp64Recovery(group, line, tuple(servers))
 
 
+def _ask_nyse(group: int, line: int, servers: Servers, settings: FeedSettings) -> Recovery:
+    source, product, channel = settings.login[0], settings.product, settings.channel + group
+    answers = _answers(settings, group)
+    client = XdpRecovery(group, line, servers, source, product, channel, answers, _interface(settings))
+    client.mapping()  # who comes late has missed them
+    return client
+
+
+def _answers(settings: FeedSettings, group: int) -> tuple[tuple[str, int], ...]:
+    """Where the answers of a group come: each group has as many addresses as the others."""
+    each = len(settings.answers) // (max(settings.groups) + 1)
+    return settings.answers[group * each : (group + 1) * each]
+
+
+def _interface(settings: FeedSettings) -> str:
+    """Where the groups of answers are joined: where the first line is."""
+    return settings.interfaces[0] if settings.interfaces else ""
+
+
 FORMATS: Final[dict[str, Format]] = {
     "nasdaq-itch-5.0": Format(_moldudp64, itch.Itch, _ask_nasdaq),
     "cboe-pitch-2.41": Format(
         lambda: Transport(sequenced_unit_kernel.frame, dict(enumerate(sequenced_unit_kernel.COUNTER_NAMES))),
         pitch.Pitch,
+        lambda group, line, servers, settings: GrpRecovery(
+            group, line, servers, Login("", *settings.login), _answers(settings, group), _interface(settings)
+        ),
     ),
     "nyse-pillar": Format(
         _pillar,
         lambda symbols, venues: xdp.Xdp(symbols, venues if len(venues) == 1 else ""),
-        lambda group, line, servers, settings: XdpRecovery(
-            group, line, servers, settings.login[0], settings.product, settings.channel + group
-        ),
+        _ask_nyse,
     ),
     "iex-tops-1.6": _iextp(iex_kernel.PROTOCOL_TOPS),
     "iex-deep-1.0": _iextp(iex_kernel.PROTOCOL_DEEP),
@@ -210,6 +233,13 @@ class SequencedWire:
     def missing(self, monotonic_ns: int) -> npt.NDArray[np.void]:
         return self.sequencer.missing(monotonic_ns)
 
+    def lost(self) -> list[tuple[int, int]]:
+        return self.messages.lost() if isinstance(self.messages, xdp.Xdp) else []
+
+    def release(self, now_ns: int, monotonic_ns: int) -> Iterator[Rows]:
+        if isinstance(self.messages, ImagedMessages):
+            yield from self.messages.release(now_ns, monotonic_ns)
+
     def counters(self) -> dict[str, int]:
         counts = {name: int(self._counters[column]) for name, column in self._columns.items()}
         counts |= self.sequencer.counters() | self.messages.counters()
@@ -231,11 +261,19 @@ class SequencedWire:
 
 
 def make(
-    name: str, symbols: SymbolTable, venues: str, groups: Sequence[int] = (0,), patience: Patience = ONE_LINE
+    name: str,
+    symbols: SymbolTable,
+    venues: str,
+    groups: Sequence[int] = (0,),
+    patience: Patience = ONE_LINE,
+    images: ImageSource | None = None,
 ) -> SequencedWire:
-    """The wire of that name for a feed of ``venues``, as `SequencedWire`."""
+    """The wire of that name for a feed of ``venues``, as `SequencedWire`; ``images`` tell its book anew."""
     wire = FORMATS[name]
-    return SequencedWire(wire.transport(), wire.messages(symbols, venues), venues, groups, patience)
+    messages = wire.messages(symbols, venues)
+    if images is not None:
+        messages = ImagedMessages(messages, images)
+    return SequencedWire(wire.transport(), messages, venues, groups, patience)
 
 
 def clients(settings: FeedSettings) -> dict[int, Recovery]:
@@ -246,6 +284,14 @@ def clients(settings: FeedSettings) -> dict[int, Recovery]:
     servers = [numeric(scheme, host, port) for scheme, host, port in settings.recovery]
     lines = len(settings.lines)
     return {group: ask(group, lines + group, servers, settings) for group in sorted(set(settings.groups))}
+
+
+def image_source(settings: FeedSettings) -> ImageSource | None:
+    """Who has images of the books of a feed's units (of its first group of lines), if anybody."""
+    if not settings.spins:
+        return None
+    servers = {unit: [numeric("tcp", host, port)] for unit, (host, port) in enumerate(settings.spins, 1)}
+    return SpinRecovery(0, servers, Login("", *settings.login))
 
 
 def gap_states(venues: str, gap: Any) -> Rows:

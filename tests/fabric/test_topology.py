@@ -211,6 +211,11 @@ def test_soupbintcp_requests_and_the_breaker() -> None:
     assert (found.over_tcp, found.login) == ((True,), ("me", "secret"))
     assert found.recovery == (("udp", "a", 2), ("udp", "b", 3))
     assert found.breaker == BreakerSettings()
+    cboe = feed(
+        "wire: cboe-pitch-2.41, lines: [udp://h:1], recovery: [tcp://a:2], answers: [udp://h:3, udp://h:4], "
+        "spins: [tcp://a:5], login: {user: me, password: secret}"
+    )
+    assert (cboe.answers, cboe.spins) == ((("h", 3), ("h", 4)), (("a", 5),))
     tuned = feed("wire: cta, lines: [udp://h:1], breaker: {silence: 5s, gaps: 3, errors: 7, window: 2s, skew: 1s}")
     assert tuned.breaker == BreakerSettings(5 * SECOND_NS, 3, 7, 2 * SECOND_NS, SECOND_NS)
     impatient = load(
@@ -235,6 +240,11 @@ def test_soupbintcp_requests_and_the_breaker() -> None:
         ("wire: nasdaq-itch-5.0, lines: [udp://h:1], recovery: [udp://h:2, tcp://h:2]", "f.recovery: all request"),
         ("wire: nasdaq-itch-5.0, lines: [tcp://h:1]", r"f: SoupBinTCP needs login: \{user"),
         ("wire: nyse-pillar, lines: [udp://h:1], recovery: [tcp://h:2]", r"f: requests to NYSE need product:"),
+        ("wire: cboe-pitch-2.41, lines: [udp://h:1], recovery: [tcp://h:2]", r"f: requests to Cboe need answers:"),
+        ("wire: cboe-pitch-2.41, lines: [udp://h:1], login: {user: longer}", r"f: the names of Cboe's users have 4"),
+        ("wire: cta, lines: [udp://h:1], answers: [udp://h:2]", r"f\.answers: cta has no lines of answers"),
+        ("wire: cta, lines: [udp://h:1], spins: [tcp://h:2]", r"f\.spins: only cboe-pitch-2.41 has spins"),
+        ("wire: nyse-pillar, lines: [udp://h:1], answers: [tcp://h:2]", r"f\.answers\[0\]: expected an address"),
         ("wire: cta, lines: [udp://h:1], login: {password: x}", r"f\.login: 'user' is missing"),
         ("wire: cta, lines: [udp://h:1], login: {user: eleven-chars}", r"f\.login\.user: expected a name of at most"),
         ("wire: cta, lines: [udp://h:1], breaker: {silence: 5}", r"f\.breaker\.silence: expected a time"),

@@ -51,6 +51,12 @@ class FakeWire:
         missing["first"], missing["count"] = 5, 3
         return missing
 
+    def lost(self) -> list[tuple[int, int]]:
+        return [(0, 9)] if self.waiting else []
+
+    def release(self, now_ns: int, monotonic_ns: int) -> Iterator[Rows]:
+        yield from ()
+
     def counters(self) -> dict[str, int]:
         return {"messages": 0}
 

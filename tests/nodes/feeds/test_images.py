@@ -48,6 +48,18 @@ class Source:
     def forget(self, stream: int) -> None:
         self.wanted.pop(stream, None)
 
+    def tick(self, monotonic_ns: int) -> None:
+        self.ticked_ns = monotonic_ns
+
+    def fileno(self) -> int:
+        return 7
+
+    def counters(self) -> dict[str, int]:
+        return {"spins": 0}
+
+    def close(self) -> None:
+        self.closed = True
+
     def images(self) -> list[Image]:
         ready, self.ready = self.ready, []
         return ready
@@ -98,6 +110,7 @@ def test_behind_a_gap_a_stream_waits_and_the_others_go_on(rig):
     assert rig.take((DATA, 10, "az")) == ["az"]
     assert rig.messages.counters() == {
         "messages": 1,
+        "spins": 0,
         "images": 1,
         "images_late": 0,
         "images_overflow": 0,
