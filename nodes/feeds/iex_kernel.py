@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import inlined, kernel
+from fabric.compiled import lean, lean_kernel
 from fabric.records import EVENT, NULL, PRICE_MAX, empty, pack
 from fabric.symbols import SymbolTable
 from fabric.symbols_kernel import intern
@@ -96,7 +96,7 @@ _REGULAR = pack("@")
 _SALE_SWEEP, _SALE_EXTENDED, _SALE_ODD_LOT, _SALE_CROSS = pack("F"), pack("T"), pack("I"), pack("X")
 
 
-@inlined
+@lean
 def bytes_of_type(kind: int) -> int:
     """Length of a message type in both specifications; 0 for a type that they do not have."""
     if kind == 81:  # Q
@@ -122,7 +122,7 @@ def bytes_of_type(kind: int) -> int:
     return 0
 
 
-@kernel
+@lean
 def sale_condition(flags: int) -> Any:
     """Sale flags as tape conditions, in the order of the tape's slots; ``@`` when there is none."""
     condition = np.int64(0)
@@ -142,7 +142,7 @@ def sale_condition(flags: int) -> Any:
     return condition if shift else np.int64(_REGULAR)
 
 
-@kernel
+@lean
 def read_symbol(symbols: Any, data: Any, at: int) -> int:
     """Intern the eight-byte symbol at ``data[at]``: its id, -1 when the table is full, -2 when it is not a name.
 
@@ -160,7 +160,7 @@ def read_symbol(symbols: Any, data: Any, at: int) -> int:
     return intern(symbols, data, at, length)
 
 
-@kernel
+@lean
 def read_price(state: Any, data: Any, at: int) -> int:
     """The price at ``data[at]`` in whole units; NULL for zero, and (counted) for what no record can hold."""
     price = le64(data, at)
@@ -172,7 +172,7 @@ def read_price(state: Any, data: Any, at: int) -> int:
     return price * WIRE_PRICE
 
 
-@kernel
+@lean
 def quote_message(state: Any, data: Any, at: int, stamp: Any, stream: int, row: Any) -> int:
     """TOPS ``Q``: it is the venue's whole best bid and offer."""
     bid_px = read_price(state, data, at + 22)
@@ -192,7 +192,7 @@ def quote_message(state: Any, data: Any, at: int, stamp: Any, stream: int, row: 
     return 1
 
 
-@kernel
+@lean
 def level_message(state: Any, data: Any, at: int, side: int, stamp: Any, stream: int, row: Any) -> int:
     """DEEP ``8`` and ``5``: a level's whole size; a quote when the event is complete and the best has changed."""
     price = read_price(state, data, at + 22)
@@ -220,7 +220,7 @@ def level_message(state: Any, data: Any, at: int, side: int, stamp: Any, stream:
     return 1
 
 
-@kernel
+@lean
 def trade_message(state: Any, data: Any, at: int, is_break: bool, stamp: Any, row: Any) -> int:
     """``T`` and ``B``: the same layout, a break naming the trade it undoes."""
     price = read_price(state, data, at + 22)
@@ -238,7 +238,7 @@ def trade_message(state: Any, data: Any, at: int, is_break: bool, stamp: Any, ro
     return 1
 
 
-@kernel
+@lean
 def publish_status(state: Any, stamp: Any, row: Any) -> int:
     """A status row when what holds for the symbol has changed: trading status and IEX's own halt in one value."""
     known = state.symbols[stamp.symbol]
@@ -266,7 +266,7 @@ def publish_status(state: Any, stamp: Any, row: Any) -> int:
     return 1
 
 
-@kernel
+@lean
 def message(
     symbols: Any, state: Any, data: Any, at: int, size: int, protocol: int, stream: int, stamp: Any, out: Any, n: int
 ) -> int:
@@ -321,7 +321,7 @@ def message(
     return publish_status(state, full_stamp, out.statuses[n])
 
 
-@kernel
+@lean
 def withdraw(state: Any, block: Any, venue: int, out: Any, n: int) -> int:
     """Withdraw what a stream quoted before its restart, as far as there is room; return the rows written so far.
 
@@ -346,7 +346,7 @@ def withdraw(state: Any, block: Any, venue: int, out: Any, n: int) -> int:
     return n
 
 
-@kernel
+@lean_kernel
 def decode(
     buffer: Any, blocks: Any, taken: int, protocol: int, venue: int, symbols: Any, state: Any, out: Any
 ) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import kernel
+from fabric.compiled import lean_kernel
 from fabric.records import NULL
 
 BID = 0
@@ -60,14 +60,14 @@ def new_book(symbols_max: int, levels_max: int) -> LevelBook:
     )
 
 
-@kernel
+@lean_kernel
 def home_slot(book: Any, key: int, price: int) -> int:
     """Where the search for a level begins. Products stay below 2^63, so that uncompiled code gives the same."""
     mixed = (price & 0x7FFFFFFF) * 0x85EBCA6B + key * 0x9E3779B1
     return (mixed ^ (mixed >> 27)) & (book.slots.size - 1)
 
 
-@kernel
+@lean_kernel
 def find_slot(book: Any, key: int, price: int) -> int:
     """The slot that holds the level, or the free one where it would go."""
     slot = home_slot(book, key, price)
@@ -78,7 +78,7 @@ def find_slot(book: Any, key: int, price: int) -> int:
         slot = (slot + 1) & (book.slots.size - 1)
 
 
-@kernel
+@lean_kernel
 def free_slot(book: Any, slot: int) -> None:
     """Empty a slot and move back what had been pushed behind it, so that searches need no tombstones."""
     mask = book.slots.size - 1
@@ -96,7 +96,7 @@ def free_slot(book: Any, slot: int) -> None:
     book.slots[hole] = NONE
 
 
-@kernel
+@lean_kernel
 def insert(book: Any, slot: int, key: int, price: int, size: int) -> None:
     """Take a level from the pool and link it; refused (counted) when the pool is empty."""
     new = book.free[0]
@@ -126,7 +126,7 @@ def insert(book: Any, slot: int, key: int, price: int, size: int) -> None:
     book.counters[IN_USE] += 1
 
 
-@kernel
+@lean_kernel
 def remove(book: Any, slot: int) -> None:
     """Unlink the level in ``slot`` and give it back to the pool."""
     gone = book.slots[slot]
@@ -144,7 +144,7 @@ def remove(book: Any, slot: int) -> None:
     book.counters[IN_USE] -= 1
 
 
-@kernel
+@lean_kernel
 def update(book: Any, symbol: int, side: int, price: int, size: int) -> None:
     """Set the size of a level; size 0 removes it. ``side`` is BID or ASK; what could not be done is counted."""
     key = symbol * 2 + side
@@ -162,7 +162,7 @@ def update(book: Any, symbol: int, side: int, price: int, size: int) -> None:
         book.levels[level]["size"] = size
 
 
-@kernel
+@lean_kernel
 def best(book: Any, symbol: int, side: int) -> tuple[int, int]:
     """Price and size at the best of a side; both NULL where the side is empty."""
     level = book.best[symbol * 2 + side]
@@ -171,7 +171,7 @@ def best(book: Any, symbol: int, side: int) -> tuple[int, int]:
     return book.levels[level]["price"], book.levels[level]["size"]
 
 
-@kernel
+@lean_kernel
 def clear(book: Any, symbol: int) -> None:
     """Remove every level of a symbol."""
     for side in range(2):
