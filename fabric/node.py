@@ -70,7 +70,7 @@ class Runtime:
         inbox = Inbox(
             self.context, self.spec.reads, self.symbols, limits, self.clock,
             linger_ns=limits.linger_ns if linger_ns is None else max(linger_ns, limits.linger_ns),
-            lossless=self.topology.lossless,
+            lossless=self.topology.lossless, same_host=True,
         )  # fmt: skip
         self._open.append(inbox)
         return inbox

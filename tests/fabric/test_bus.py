@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -13,7 +14,7 @@ import pytest
 import zmq
 
 from fabric import codec
-from fabric.bus import Inbox, Outbox
+from fabric.bus import Inbox, Outbox, local_endpoint
 from fabric.clock import SECOND_NS, ManualClock
 from fabric.errors import UnavailableError
 from fabric.records import (
@@ -46,6 +47,7 @@ class Joined:
     ) -> None:
         pub, router = free_port(), free_port()
         self.context, self.clock = context, clock
+        self.same_host = False
         self.limits = limits or Limits(symbols_max=64, batch_max=4_096, queue_max=50_000)
         self.publisher = Publisher(
             "feed",
@@ -117,7 +119,9 @@ class Reader:
     def __init__(self, joined: Joined, *sources: Source) -> None:
         self.joined = joined
         self.symbols = SymbolTable(64)
-        self.inbox = Inbox(joined.context, sources, self.symbols, joined.limits, joined.clock)
+        self.inbox = Inbox(
+            joined.context, sources, self.symbols, joined.limits, joined.clock, same_host=joined.same_host
+        )
         self.rows: list[np.void] = []
 
     def turn(self) -> None:
@@ -277,8 +281,10 @@ def test_the_refresh_brings_a_value_to_a_raw_subscriber_within_five_seconds(bus:
     assert bus.clock.monotonic_ns() - time_of_last > 0
 
 
-def test_a_restart_under_a_new_epoch_is_told_before_its_first_value(bus: Joined) -> None:
+@pytest.mark.parametrize("same_host", [False, True], ids=["tcp", "unix"])
+def test_a_restart_under_a_new_epoch_is_told_before_its_first_value(bus: Joined, same_host: bool) -> None:
     """Fault 8: the numbers go back to 1, and nothing of it is taken for a duplicate."""
+    bus.same_host = same_host
     out = bus.publish(epoch=10)
     reader = bus.joined()
     out.send(bus.quotes("AAPL", "AAPL", "AAPL"))
@@ -291,6 +297,25 @@ def test_a_restart_under_a_new_epoch_is_told_before_its_first_value(bus: Joined)
     assert reader.links() == [1, 0, 1]
     assert reader.kinds()[-2:] == [KIND_LINK, KIND_QUOTE]
     assert (reader.counter("duplicates"), reader.counter("lost"), reader.counter("restarts_seen")) == (0, 0, 1)
+
+
+def test_nodes_of_one_machine_meet_on_a_unix_socket_and_bots_on_the_port(bus: Joined) -> None:
+    out = bus.publish()
+    name = local_endpoint(bus.publisher.endpoint).removeprefix("ipc://")
+
+    def connections() -> int:
+        return sum(line.split()[-1] == name for line in Path("/proc/net/unix").read_text().splitlines()) - 1
+
+    bot = bus.joined()
+    assert connections() == 0
+    bus.same_host = True
+    node = bus.joined()
+    assert connections() == 1
+    out.send(bus.quotes("AAPL"))
+    for reader in (bot, node):
+        reader.until(lambda reader=reader: reader.seqs(KIND_QUOTE, "AAPL") == [1])  # type: ignore[misc]
+    assert local_endpoint("tcp://10.0.0.1:5500") == ""
+    assert local_endpoint("tcp://127.0.0.1:*") == ""
 
 
 def test_an_older_epoch_is_fenced(bus: Joined) -> None:
