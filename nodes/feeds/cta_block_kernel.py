@@ -50,10 +50,10 @@ _CONTROL, _LINE_INTEGRITY = ord("C"), ord("T")
 @lean
 def checksum(data: Any, at: int, size: int) -> int:
     """The low 16 bits of the sum of a block's bytes, its checksum field left out."""
-    total = np.int64(0)
+    total = 0
     for i in range(at, at + size):
-        total += data[i]
-    return (total - data[at + 18] - data[at + 19]) & 0xFFFF
+        total += u8(data, i)
+    return (total - u8(data, at + 18) - u8(data, at + 19)) & 0xFFFF
 
 
 @lean_kernel

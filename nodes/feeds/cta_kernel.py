@@ -17,7 +17,7 @@ from fabric.compiled import lean, lean_kernel
 from fabric.records import EVENT, NBBO, NULL, empty, pack
 from fabric.symbols import SymbolTable
 from nodes.feeds import tape_kernel as tape
-from nodes.feeds.rows_kernel import Stamp, new_out, put_quote
+from nodes.feeds.rows_kernel import CANCELS, CORRECTS, Stamp, new_out, put_quote
 from nodes.feeds.tape_kernel import IS_QUOTE, KEEPS, LONG_FORM, NO_SIDE, SHORT_FORM
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, u8
 
@@ -28,7 +28,7 @@ LONG_APPENDAGE_BYTES = 18
 SHORT_APPENDAGE_BYTES = 5
 
 _QL, _QQ = ord("Q") << 8 | ord("L"), ord("Q") << 8 | ord("Q")
-_TL, _TR = ord("T") << 8 | ord("L"), ord("T") << 8 | ord("R")
+_TR = ord("T") << 8 | ord("R")
 _TT, _TH = ord("T") << 8 | ord("T"), ord("T") << 8 | ord("H")
 _TX, _TE = ord("T") << 8 | ord("X"), ord("T") << 8 | ord("E")
 _TC, _TO = ord("T") << 8 | ord("C"), ord("T") << 8 | ord("O")
@@ -37,6 +37,7 @@ _TS, _AS = ord("T") << 8 | ord("S"), ord("A") << 8 | ord("S")
 _HALTED, _TRADING = pack("H"), pack("T")
 _OFF = pack("0")
 _REGULAR = pack("R")
+_NO_CONDITION = pack("@")
 _TAPE_A, _TAPE_B = pack("A"), pack("B")
 _BLANK, _RESUME = ord(" "), ord("T")
 _BAND, _BAND_AGAIN = ord("0"), ord("9")
@@ -109,7 +110,7 @@ def tape_of(primary: int) -> int:
     return _TAPE_B if tape.is_venue(primary) else 0
 
 
-@lean_kernel
+@lean
 def quote_message(
     state: Any,
     data: Any,
@@ -259,33 +260,34 @@ def reference_message(state: Any, data: Any, at: int, stamp: Any, row: Any) -> i
     return tape.tell_status(state, stamp, known["trading"], known["reason"], row)
 
 
-@lean_kernel
-def short_trade_message(state: Any, data: Any, at: int, is_fraction: bool, stamp: Any, row: Any) -> int:
-    """TT and TH: one sale condition, which says itself in which slot it stands."""
-    px = tape.read_price(state.counters, data, at + 33, False)
-    shares = tape.read_shares(state.counters, data, at + 35, -4 if is_fraction else 2)
-    condition = tape.letter(data, at + 31)
-    if condition == 0:
-        condition = 64  # @
-    return tape.tell_trade(state, stamp, px, shares, condition, be64(data, at + 18), row)
-
-
-@lean_kernel
+@lean
 def trade_message(state: Any, data: Any, at: int, kind: int, is_fraction: bool, stamp: Any, row: Any) -> int:
-    """TL and TR (a trade), TX and TE (one is withdrawn), TC and TO (one is corrected; what it should be is first)."""
-    px = tape.read_price(state.counters, data, at + 42, True)
-    shares = tape.read_shares(state.counters, data, at + 50, 8 if is_fraction else 4)
-    condition = tape.conditions(data, at + 38)
-    own_id = be64(data, at + 18)
-    if kind == _TL or kind == _TR:
-        return tape.tell_trade(state, stamp, px, shares, condition, own_id, row)
-    wider = 4 if is_fraction else 0
-    if kind == _TX or kind == _TE:
-        return tape.tell_cancel(state, stamp, px, shares, condition, be64(data, at + 58 + wider), row)
-    return tape.tell_correction(state, stamp, px, shares, condition, own_id, be64(data, at + 67 + wider), row)
+    """TL, TR, TT, TH (a trade), TX, TE (one is withdrawn), TC, TO (one is corrected; what it should be is first)."""
+    mark: Any = NULL
+    original_id: Any = NULL
+    trade_id: Any = be64(data, at + 18)
+    if kind == _TT or kind == _TH:  # one condition, which says itself in which slot it stands
+        px = tape.read_price(state.counters, data, at + 33, False)
+        shares = tape.read_shares(state.counters, data, at + 35, -4 if is_fraction else 2)
+        condition = tape.letter(data, at + 31)
+        if condition == 0:
+            condition = _NO_CONDITION
+    else:
+        px = tape.read_price(state.counters, data, at + 42, True)
+        shares = tape.read_shares(state.counters, data, at + 50, 8 if is_fraction else 4)
+        condition = tape.conditions(data, at + 38)
+        wider = 4 if is_fraction else 0
+        if kind == _TX or kind == _TE:
+            mark = CANCELS
+            trade_id = NULL
+            original_id = be64(data, at + 58 + wider)
+        elif kind == _TC or kind == _TO:
+            mark = CORRECTS
+            original_id = be64(data, at + 67 + wider)
+    return tape.tell_trade(state, stamp, px, shares, condition, trade_id, mark, original_id, row)
 
 
-@lean_kernel
+@lean
 def message(
     symbols: Any,
     state: Any,
@@ -331,8 +333,6 @@ def message(
     stamp = Stamp(np.int64(symbol), venue, tape_of(primary), np.int64(sequence), event_ns, np.int64(block["recv_ns"]))
     if kind == _QL or kind == _QQ:
         return quote_message(state, data, at, size, kind == _QL, stamp, unit, block["stream"], out, n, log)
-    if kind == _TT or kind == _TH:
-        return short_trade_message(state, data, at, is_fraction, stamp, out.trades[n])
     if kind == _TS:
         return status_message(state, data, at, stamp, out.statuses[n])
     if kind == _AS:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from fabric.compiled import lean, lean_kernel
 from fabric.records import KIND_NBBO, NULL, PRICE_MAX, STATE_STALE, Rows, pack
-from fabric.symbols_kernel import intern
-from nodes.feeds.rows_kernel import CANCELS, CORRECTS, Stamp, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import be16, be32, be64, text, u8
+from fabric.symbols_kernel import find_word, learn
+from nodes.feeds.rows_kernel import CANCELS, Stamp, put_quote, put_status, put_trade
+from nodes.feeds.wire_kernel import be16, be32, be64, le16, le32, le64, text, u8
 
 LONG_PRICE = 1_000
 """Whole units in a millionth of a dollar, the price of long forms."""
@@ -156,22 +156,35 @@ _NOT_FIRM = ord("N")
 _REGULAR = pack("@")
 
 
-@lean_kernel
+@lean
 def read_symbol(symbols: Any, data: Any, at: int, width: int) -> int:
-    """Intern the symbol in ``width`` bytes at ``data[at]``: its id, -1 when the table is full, -2 when it is no name.
+    """Intern the symbol in ``width`` (11 or 5) bytes at ``data[at]``: its id, -1 if the table is full, -2 for no name.
 
-    A name is printable ASCII with neither a space inside nor ``|``, which ends the symbol in a topic.
+    A name is printable ASCII with neither a space inside nor ``|``, which ends the symbol in a topic; blanks or zeros
+    follow it.
     """
+    if width == 11:
+        low = le64(data, at)
+        high = le16(data, at + 8) | u8(data, at + 10) << 16
+    else:
+        low = le32(data, at) | u8(data, at + 4) << 32
+        high = 0
     length = width
-    while length > 0 and (data[at + length - 1] == 32 or data[at + length - 1] == 0):
+    while length > 0 and (u8(data, at + length - 1) == 32 or u8(data, at + length - 1) == 0):
         length -= 1
     if length == 0:
         return -2
+    if length < 8:
+        low &= (1 << (8 * length)) - 1
+    high &= (1 << (8 * max(length - 8, 0))) - 1
+    found = find_word(symbols.ids, symbols.words, low, high)
+    if found >= 0:
+        return found
     for i in range(length):
-        character = data[at + i]
+        character = u8(data, at + i)
         if character <= 32 or character > 126 or character == 124:
             return -2
-    return intern(symbols, data, at, length)
+    return learn(symbols, -1 - found, low, high, length)
 
 
 @lean
@@ -180,7 +193,7 @@ def is_venue(letter: int) -> bool:
     return 65 <= letter <= 90
 
 
-@lean_kernel
+@lean
 def read_price(counters: Any, data: Any, at: int, is_long: bool) -> int:
     """The price at ``data[at]`` in whole units; NULL for zero, and (counted) for what no record can hold."""
     if not is_long:
@@ -195,7 +208,7 @@ def read_price(counters: Any, data: Any, at: int, is_long: bool) -> int:
     return price * LONG_PRICE
 
 
-@lean_kernel
+@lean
 def read_shares(counters: Any, data: Any, at: int, width: int) -> int:
     """The volume of a trade in whole shares: plain in 2 or 4 bytes, in millionths (rounded down, counted) in 8.
 
@@ -213,7 +226,7 @@ def read_shares(counters: Any, data: Any, at: int, width: int) -> int:
     return parts // FRACTION
 
 
-@lean_kernel
+@lean
 def unit_at(units: Any, time_ns: int) -> int:
     """How many shares one of a quote's size is at that time."""
     i = units.shape[0] - 1
@@ -383,35 +396,15 @@ def tell_status(state: Any, stamp: Any, trading: int, reason: int, row: Any) -> 
     return 1
 
 
-@lean_kernel
-def tell_trade(state: Any, stamp: Any, px: int, size: int, condition: int, trade_id: int, row: Any) -> int:
-    """A TRADE row, unless its price or volume is none."""
-    if px == NULL or size <= 0:
-        return 0
-    put_trade(row, stamp, px, size, condition, trade_id, NULL, NULL)
-    state.counters[TRADES] += 1
-    return 1
-
-
-@lean_kernel
-def tell_cancel(state: Any, stamp: Any, px: int, size: int, condition: int, original_id: int, row: Any) -> int:
-    """A TRADE row that withdraws an earlier one."""
-    if px == NULL or size <= 0:
-        return 0
-    put_trade(row, stamp, px, size, condition, NULL, CANCELS, original_id)
-    state.counters[CANCELLED] += 1
-    return 1
-
-
-@lean_kernel
-def tell_correction(
-    state: Any, stamp: Any, px: int, size: int, condition: int, trade_id: int, original_id: int, row: Any
+@lean
+def tell_trade(
+    state: Any, stamp: Any, px: int, size: int, condition: int, trade_id: int, mark: int, original_id: int, row: Any
 ) -> int:
-    """A TRADE row with what an earlier one should have been."""
+    """A TRADE row, unless its price or volume is none: a trade, or the withdrawal or correction of ``original_id``."""
     if px == NULL or size <= 0:
         return 0
-    put_trade(row, stamp, px, size, condition, trade_id, CORRECTS, original_id)
-    state.counters[CORRECTED] += 1
+    put_trade(row, stamp, px, size, condition, trade_id, mark, original_id)
+    state.counters[TRADES if mark == NULL else CANCELLED if mark == CANCELS else CORRECTED] += 1
     return 1
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fabric.compiled import lean_kernel
+from fabric.compiled import lean, lean_kernel
 from fabric.records import EVENT, NBBO, NULL, empty, pack
 from fabric.symbols import SymbolTable
 from nodes.feeds import tape_kernel as tape
-from nodes.feeds.rows_kernel import Stamp, new_out, put_quote
+from nodes.feeds.rows_kernel import CANCELS, CORRECTS, Stamp, new_out, put_quote
 from nodes.feeds.tape_kernel import IS_QUOTE, KEEPS, LONG_FORM, NO_SIDE, SHORT_FORM
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, text, u8
 
@@ -28,7 +28,7 @@ SHORT_APPENDAGE_BYTES = 11
 
 _QE, _QF = ord("Q") << 8 | ord("E"), ord("Q") << 8 | ord("F")
 _QC, _QD = ord("Q") << 8 | ord("C"), ord("Q") << 8 | ord("D")
-_TA, _TW = ord("T") << 8 | ord("A"), ord("T") << 8 | ord("W")
+_TA = ord("T") << 8 | ord("A")
 _TM, _TN = ord("T") << 8 | ord("M"), ord("T") << 8 | ord("N")
 _TZ, _TO = ord("T") << 8 | ord("Z"), ord("T") << 8 | ord("O")
 _TY, _TP = ord("T") << 8 | ord("Y"), ord("T") << 8 | ord("P")
@@ -70,7 +70,7 @@ LAYOUTS = tape.new_layouts(
 )
 
 
-@lean_kernel
+@lean
 def quote_message(
     state: Any,
     data: Any,
@@ -154,34 +154,39 @@ def quote_message(
     return 1
 
 
-@lean_kernel
+@lean
 def trade_message(state: Any, data: Any, at: int, kind: int, stamp: Any, row: Any) -> int:
     """TA, TW, TM, TN (a trade), TZ, TO (one is withdrawn), TY, TP (one is corrected; what it was stands first)."""
-    counters = state.counters
+    mark: Any = NULL
+    original_id: Any = NULL
     if kind == _TM or kind == _TA:
-        wider = 6 if kind == _TM else 0
-        px = tape.read_price(counters, data, at + 50, False)
-        shares = tape.read_shares(counters, data, at + 52, 8 if kind == _TM else 2)
-        condition = tape.conditions(data, at + 54 + wider)
-        return tape.tell_trade(state, stamp, px, shares, condition, be64(data, at + 42), row)
-    is_fraction = kind == _TN or kind == _TO or kind == _TP
-    width = 8 if is_fraction else 4
-    volume_at = at + 64
-    if kind == _TZ or kind == _TO:
-        volume_at = at + 65
-    elif kind == _TY:
-        volume_at = at + 91
-    elif kind == _TP:
-        volume_at = at + 95
-    px = tape.read_price(counters, data, volume_at - 8, True)
-    shares = tape.read_shares(counters, data, volume_at, width)
-    condition = tape.conditions(data, volume_at + width)
-    trade_id = be64(data, volume_at - 16)
-    if kind == _TN or kind == _TW:
-        return tape.tell_trade(state, stamp, px, shares, condition, trade_id, row)
-    if kind == _TZ or kind == _TO:
-        return tape.tell_cancel(state, stamp, px, shares, condition, trade_id, row)
-    return tape.tell_correction(state, stamp, px, shares, condition, trade_id, be64(data, at + 48), row)
+        is_fraction = kind == _TM
+        px = tape.read_price(state.counters, data, at + 50, False)
+        shares = tape.read_shares(state.counters, data, at + 52, 8 if is_fraction else 2)
+        condition = tape.conditions(data, at + (60 if is_fraction else 54))
+        trade_id: Any = be64(data, at + 42)
+    else:
+        is_fraction = kind == _TN or kind == _TO or kind == _TP
+        width = 8 if is_fraction else 4
+        volume_at = at + 64
+        if kind == _TZ or kind == _TO:
+            volume_at = at + 65
+        elif kind == _TY:
+            volume_at = at + 91
+        elif kind == _TP:
+            volume_at = at + 95
+        px = tape.read_price(state.counters, data, volume_at - 8, True)
+        shares = tape.read_shares(state.counters, data, volume_at, width)
+        condition = tape.conditions(data, volume_at + width)
+        trade_id = be64(data, volume_at - 16)
+        if kind == _TZ or kind == _TO:
+            mark = CANCELS
+            original_id = trade_id
+            trade_id = NULL
+        elif kind == _TY or kind == _TP:
+            mark = CORRECTS
+            original_id = be64(data, at + 48)
+    return tape.tell_trade(state, stamp, px, shares, condition, trade_id, mark, original_id, row)
 
 
 @lean_kernel
@@ -209,7 +214,7 @@ def status_message(state: Any, data: Any, at: int, kind: int, stamp: Any, row: A
     return tape.tell_status(state, stamp, trading, reason, row)
 
 
-@lean_kernel
+@lean
 def message(
     symbols: Any, state: Any, data: Any, at: int, size: int, sequence: int, block: Any, out: Any, n: int, log: Any
 ) -> int:
