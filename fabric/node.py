@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import zmq
@@ -26,6 +28,10 @@ RECEIVE_MS = 20
 """A loop's longest wait: what is due by time (heartbeat, greeting, stop) is late by this at most."""
 JOIN_MAX_NS = 3 * SECOND_NS
 """A processor that has not heard all its publishers by then works with those that it hears."""
+
+GIVES_WAY = {"exchange": 10, "cache": 5, "writer": 5}
+"""Niceness by role, setpriority(2). Where processors are short prices come first: the cache can wait, and a simulated
+exchange that is too much for its machine should be the one that is late."""
 
 Counters = Mapping[str, int | float | str]
 
@@ -140,6 +146,20 @@ def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
         runtime.report(lambda: {**node.counters(), **inbox.counters(), **outbox.counters()})
 
 
+def give_way(niceness: int) -> None:
+    """Lower this process's share of the processors; it can only be lowered further.
+
+    Where the kernel groups processes by session (sched(7), autogroup) the group's own value decides, and each node has
+    a session of its own.
+    """
+    if niceness:
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+        with suppress(OSError, IndexError):  # no such file, or an empty one: this kernel does not group
+            group = Path("/proc/self/autogroup")
+            if int(group.read_text().split()[-1]) < niceness:
+                group.write_text(str(niceness))
+
+
 def load_program(text: str) -> Callable[[Runtime], None]:
     """Find the program that a topology names as ``module:function``; raises UsageError naming what is missing."""
     module_name, _, function_name = text.partition(":")
@@ -157,6 +177,7 @@ def start(topology: Topology, name: str, epoch: int, status_fd: int | None = Non
     """Run the node ``name`` in this process until it ends or is told to; return its exit code."""
     _log_to_stderr(topology)
     spec = topology.node(name)
+    give_way(GIVES_WAY.get(spec.role, 0))
     runtime = Runtime(topology, spec, epoch, status_fd)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: runtime.stop())
