@@ -3,7 +3,8 @@
 CLOSED: all is well. It opens at once when the line has been silent, when too many gaps or malformed packets came
 within a window, or when the exchange's clock is far off. OPEN: the venues are out of the NBBO. After a back-off, and
 when the line speaks again, it is HALF_OPEN: packets are taken, but not believed yet. A fault then opens it again; a
-clean stretch, as long as the back-off and with enough sound packets, closes it.
+clean stretch, as long as the back-off and with enough sound packets, closes it. A feed that was itself stopped
+for a while opens too: what waits for it by then is old.
 
 Each opening that follows soon after a closing doubles the back-off, up to a bound; a long good time brings it back.
 So OPEN and HALF_OPEN last at least one back-off each: a line that flaps makes one change a back-off at most. Only
@@ -54,9 +55,10 @@ class Breaker:
         self._sound += sound
         self._gaps += gaps
         self._errors += errors
+        slept = self.state == CLOSED and self._was_heard and now_ns - self._heard_ns > settings.silence_ns
         if sound:
             self._heard_ns = now_ns
-        fault = self._fault(now_ns, skew_ns)
+        fault = SILENCE if slept else self._fault(now_ns, skew_ns)
         if self.state == CLOSED:
             self._was_heard |= sound > 0
             return bool(fault) and self._open(fault, now_ns)

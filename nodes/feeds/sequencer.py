@@ -34,7 +34,7 @@ class Patience:
 
     wait_ns: int = 20 * MILLISECOND_NS
     """Without progress: longer than lines A and B are ever apart."""
-    window: int = 16
+    window: int = 64
     """Blocks of one stream that may wait; 0 is as many as there is room for."""
     ask_after_ns: int = 2 * MILLISECOND_NS
     ask_every_ns: int = 10 * MILLISECOND_NS

@@ -98,6 +98,12 @@ def test_opening_again_soon_doubles_the_back_off_and_a_good_time_brings_it_back(
     assert rig.run(SECOND_NS)[-1:] == [CLOSED]
 
 
+def test_after_a_sleep_of_our_own_what_waited_is_not_believed(rig: Rig) -> None:
+    rig.now_ns += 5 * SECOND_NS
+    assert rig.run(10 * MS, sound=1_000) == [OPEN]
+    assert rig.run(SECOND_NS + 100 * MS) == [HALF_OPEN, CLOSED]
+
+
 def test_what_never_spoke_is_closed_by_its_first_packet() -> None:
     rig = Rig()
     assert rig.run(5 * SECOND_NS, sound=0) == [OPEN]
