@@ -119,9 +119,9 @@ def _lines(count: int) -> npt.NDArray[np.int64]:
 
 @lean
 def home_slot(orders: Any, order_id: int) -> int:
-    """Where the search for an order begins: eight consecutive ids begin at eight consecutive slots."""
-    mixed = (order_id >> 3) * 0x1E3779B97F4A7C15
-    return ((mixed >> 29) << 3 | order_id & 7) & (orders.shape[0] - 1)
+    """Where the search for an order begins: 64 consecutive ids begin at 64 consecutive slots."""
+    mixed = (order_id >> 6) * 0x1E3779B97F4A7C15
+    return ((mixed >> 29) << 6 | order_id & 63) & (orders.shape[0] - 1)
 
 
 @lean
