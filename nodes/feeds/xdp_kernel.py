@@ -277,7 +277,7 @@ def stamp_of(listing: Any, sequence: int, event_ns: int, recv_ns: int) -> Stamp:
     return Stamp(listing["symbol"], listing["venue"], listing["tape"], sequence, event_ns, recv_ns)
 
 
-@lean_kernel
+@lean
 def publish(
     listing: Any, stamp: Any, bid_px: int, bid_size: int, ask_px: int, ask_size: int, condition: int, row: Any
 ) -> int:
@@ -291,7 +291,7 @@ def publish(
     return 1
 
 
-@lean_kernel
+@lean
 def set_lost(state: Any, listing: Any, lost: int) -> None:
     """Say whether what a listing quotes is known, and count those of which it is not."""
     state.counters[LOST] += lost - listing["lost"]
@@ -560,7 +560,7 @@ def status_message(state: Any, data: Any, at: int, listing: Any, stamp: Any, row
     return tell_status(state, listing, stamp, row)
 
 
-@lean_kernel
+@lean
 def quote_message(state: Any, data: Any, at: int, listing: Any, stamp: Any, row: Any) -> int:
     """BBO ``140``: the venue's whole best bid and offer."""
     bid_size = le32(data, at + 28)
@@ -581,7 +581,7 @@ def quote_message(state: Any, data: Any, at: int, listing: Any, stamp: Any, row:
     return publish(listing, stamp, bid_px, bid_size, ask_px, ask_size, text(data, at + 32, 1), row)
 
 
-@lean_kernel
+@lean
 def apply(book: Any, kind: int, number: int, order_id: int, new_id: int, side: int, price: int, size: int) -> int:
     """Do to the book what an order message says; return the side that it touched, -1 when it touched none."""
     if kind == ADD:
@@ -602,25 +602,30 @@ def apply(book: Any, kind: int, number: int, order_id: int, new_id: int, side: i
     return side
 
 
-@lean_kernel
+@lean
 def publish_best(state: Any, number: int, side: int, stamp: Any, row: Any) -> int:
     """A quote row when the best of ``side`` is another than the bus has; nothing of a book that is not known."""
     listing = state.listings[number]
     if listing["lost"] != 0:
         return 0
     price, size = order_book.best(state.book, number, side)
-    if side == BID:
-        if price == listing["bid_px"] and size == listing["bid_size"]:
-            return 0
-        state.counters[QUOTES] += 1
-        return publish(listing, stamp, price, size, listing["ask_px"], listing["ask_size"], _FIRM, row)
-    if price == listing["ask_px"] and size == listing["ask_size"]:
+    bid_px = listing["bid_px"]
+    bid_size = listing["bid_size"]
+    ask_px = listing["ask_px"]
+    ask_size = listing["ask_size"]
+    if price == (bid_px if side == BID else ask_px) and size == (bid_size if side == BID else ask_size):
         return 0
+    if side == BID:
+        bid_px = price
+        bid_size = size
+    else:
+        ask_px = price
+        ask_size = size
     state.counters[QUOTES] += 1
-    return publish(listing, stamp, listing["bid_px"], listing["bid_size"], price, size, _FIRM, row)
+    return publish(listing, stamp, bid_px, bid_size, ask_px, ask_size, _FIRM, row)
 
 
-@lean_kernel
+@lean
 def trade(
     state: Any, stamp: Any, price: int, size: int, condition: int, trade_id: int, mark: int, original_id: int, row: Any
 ) -> int:
@@ -633,7 +638,7 @@ def trade(
     return 1
 
 
-@lean_kernel
+@lean
 def trade_break(state: Any, stamp: Any, original_id: int, row: Any) -> int:
     """The row of a trade that is undone; the message says only which."""
     state.counters[BREAKS] += 1
@@ -641,7 +646,7 @@ def trade_break(state: Any, stamp: Any, original_id: int, row: Any) -> int:
     return 1
 
 
-@lean_kernel
+@lean
 def order_message(state: Any, data: Any, at: int, kind: int, number: int, stamp: Any, out: Any, n: int) -> int:
     """An order's life (100 to 104, and 106 in a refresh): a trade when it prints, a quote when the best is another."""
     counters = state.counters
@@ -720,7 +725,7 @@ def finish_refresh(state: Any, row: int, recv_ns: int, out: Any, n: int) -> int:
     return publish(listing, stamp, bid_px, bid_size, ask_px, ask_size, _FIRM, out.quotes[n])
 
 
-@lean_kernel
+@lean
 def trade_message(state: Any, data: Any, at: int, kind: int, listing: Any, stamp: Any, row: Any) -> int:
     """Trades that do not come from a displayed order, crosses, and what undoes or corrects any trade."""
     if kind == BREAK:
@@ -775,7 +780,7 @@ def trade_message(state: Any, data: Any, at: int, kind: int, listing: Any, stamp
     return trade(state, stamp, price, size, condition, trade_id, mark, original_id, row)
 
 
-@lean_kernel
+@lean
 def message(
     symbols: Any, state: Any, data: Any, at: int, size: int, row: int, is_refresh: bool, venue: int, sequence: int,
     recv_ns: int, out: Any, n: int
