@@ -9,7 +9,7 @@ import numpy as np
 from fabric.records import NULL, QUOTE, STATUS, TRADE, pack
 from fabric.symbols import SymbolTable
 
-MESSAGES = 1_000_000 if "FABRIC_FUZZ" in os.environ else 1_000
+MESSAGES = int(os.environ.get("FABRIC_FUZZ", "1000"))
 """Of each type."""
 DAY_NS = 1_775_540_000 * 10**9
 NAMES = ["A", "IBM", "BRK.A", "LVWR.WS", "JENAr", "ABCDEFGHIJK"]

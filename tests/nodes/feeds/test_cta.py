@@ -12,7 +12,8 @@ import pytest
 from fabric.records import KIND_QUOTE, NULL, PRICE_MAX, QUOTE, STATE_STALE, STATUS, TRADE, unpack
 from fabric.symbols import SymbolTable
 from naive_tape import NaiveTape, cta_blocks
-from nodes.feeds import cta, cta_block_kernel, cta_kernel, tape, tape_kernel
+from nodes.feeds import cta, cta_block_kernel, cta_kernel, tape, tape_kernel, wires
+from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, GAP, RESTART
 from tape_support import DAY_S, as_dicts, changes, cta_block, decode, frame, joined, manifest, plainly
 
@@ -471,6 +472,16 @@ def test_warming_up_compiles_what_the_live_path_calls(wire: cta.Cta) -> None:
     compiled = list(cta_kernel.decode.signatures)
     decode(wire, cta_block(long_quote()))
     assert cta_kernel.decode.signatures == compiled
+
+
+def test_the_wire_has_its_name() -> None:
+    symbols = SymbolTable(8)
+    wire = wires.SequencedWire(wires.FORMATS["cta"].transport(), cta.Cta(symbols), "NP")
+    payloads = [cta_block(long_quote(), sequence=1), cta_block(long_quote("P"), sequence=2)]
+    rows = [part.copy() for part in wire.decode(from_payloads(payloads, 77))]
+    quotes = np.concatenate(rows).view(QUOTE)
+    assert [chr(row["venue"]) for row in quotes if row["kind"] == KIND_QUOTE] == ["N", "P"]
+    assert (wire.accepted, wire.gaps) == (2, 0)
 
 
 class TestRecorded:

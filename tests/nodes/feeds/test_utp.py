@@ -12,7 +12,8 @@ import pytest
 from fabric.records import NULL, QUOTE, STATE_STALE, TRADE, unpack
 from fabric.symbols import SymbolTable
 from naive_tape import NaiveTape
-from nodes.feeds import moldudp64_kernel, tape, tape_kernel, utp, utp_kernel
+from nodes.feeds import moldudp64_kernel, tape, tape_kernel, utp, utp_kernel, wires
+from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import RESTART
 from tape_support import as_dicts, changes, decode, frame, joined, manifest, mold_packet, plainly
 
@@ -290,6 +291,14 @@ def test_warming_up_compiles_what_the_live_path_calls(wire: utp.Utp) -> None:
     compiled = list(utp_kernel.decode.signatures)
     decode(wire, mold_packet(QUOTE_SHORT))
     assert utp_kernel.decode.signatures == compiled
+
+
+def test_the_wire_has_its_name() -> None:
+    wire = wires.SequencedWire(wires.FORMATS["utp"].transport(), utp.Utp(SymbolTable(8)), "KP")
+    payloads = [mold_packet(QUOTE_SHORT, sequence=1), mold_packet(QUOTE_LONG, sequence=2)]
+    rows = np.concatenate([part.copy() for part in wire.decode(from_payloads(payloads, 77))])
+    assert [chr(venue) for venue in rows["venue"]] == ["K", "P"]
+    assert (wire.accepted, wire.gaps) == (2, 0)
 
 
 class TestRecorded:
