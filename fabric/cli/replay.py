@@ -86,7 +86,7 @@ def command(
     loaded = topology.load(path)
 
     def placed(base: int, http: int) -> Topology:
-        wire = "" if info.wire == "taq" else info.wire
+        wire = "" if info.wire in ("taq", "pitch-ascii") else info.wire
         return topology.with_source(
             loaded, source, base_port=base, http_port=http, venues=info.venues, wire=wire, speed=speed,
             from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns,

@@ -7,12 +7,14 @@ messages; a payload that none of them knows is shown with its addresses and size
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from nodes.feeds import describe_pitch
 from nodes.feeds.capture import Capture
 from nodes.feeds.iex import TYPE_NAMES
+from nodes.feeds.pitch_ascii import is_pitch_ascii
 
 Message = dict[str, Any]
 """Keys ``t`` (ns since the epoch), ``sequence``, ``type``, ``symbol``, then the type's own fields in their order."""
@@ -47,7 +49,13 @@ _IEX_FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
 
 
 def describe(path: Path, counts: Counter[str]) -> Iterator[Message]:
-    """Every message of a capture file, in its order; ``counts`` is kept by type; raises CaptureError."""
+    """Every message of a capture file, in its order; ``counts`` is kept by type; raises CaptureError.
+
+    A recording of ASCII PITCH is none, and shown line by line.
+    """
+    if is_pitch_ascii(path):
+        yield from describe_pitch.lines(path, counts)
+        return
     with Capture(path) as capture:
         for batch in capture:
             buffer, offsets, lengths, times, _ = batch.packets
@@ -56,8 +64,12 @@ def describe(path: Path, counts: Counter[str]) -> Iterator[Message]:
             ):
                 payload = buffer[at : at + length].tobytes()
                 counts["packets"] += 1
-                known = _is_iex(payload)
-                for message in _iex(payload, time_ns) if known else [_unknown(batch.addresses(i), payload, time_ns)]:
+                messages: Iterable[Message] = [_unknown(batch.addresses(i), payload, time_ns)]
+                if _is_iex(payload):
+                    messages = _iex(payload, time_ns)
+                elif describe_pitch.is_pitch(payload):
+                    messages = describe_pitch.packet(payload, time_ns)
+                for message in messages:
                     counts[message["type"]] += 1
                     yield message
         counts.update({name: count for name, count in capture.counters().items() if name not in ("frames", "payloads")})

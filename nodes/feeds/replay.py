@@ -1,8 +1,8 @@
 """The feed node of a replay: a recording in place of the lines, published under the recording's own clock.
 
-A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `wires.FORMATS` knows, or the recorded
-consolidated tape: a CSV file, several joined by the system's path separator, or a folder (its quotes). Rows
-go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest of them.
+A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `wires.FORMATS` knows, lines of ASCII PITCH,
+or the recorded consolidated tape: a CSV file, several joined by the system's path separator, or a folder (its
+quotes). Rows go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest.
 At any other speed a row is sent when its time has come: the first at once, the others as far behind it as
 they were recorded, divided by the speed. The first row waits until every node that reads this one has subscribed.
 After the end the node lives on, so that the last values stay available.
@@ -25,11 +25,12 @@ from fabric.node import Runtime
 from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
-from nodes.feeds import capture, taq, wires
+from nodes.feeds import capture, pitch_ascii, taq, wires
 from nodes.feeds.wire import Packets
 from nodes.feeds.wires import SequencedWire, venue_states
 
 TAQ: Final = "taq"
+PITCH_ASCII: Final = "pitch-ascii"
 SKEW_MAX_NS: Final = 5 * SECOND_NS
 """An event stamped further than this ahead of its receipt does not move the clock."""
 TAPE_ROWS_MAX: Final = 4_096
@@ -44,7 +45,7 @@ AFTER_NS: Final = 2 * SECOND_NS
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a recording is: its wire (``taq`` for the tape) and the letters of the venues in it."""
+    """What a recording is: its wire (`TAQ` or `PITCH_ASCII` where it is no capture) and the letters of its venues."""
 
     wire: str
     venues: str
@@ -55,6 +56,8 @@ def inspect(source: str) -> SourceInfo:
     paths = _paths(source)
     if len(paths) == 1 and capture.is_capture(paths[0]):
         return SourceInfo(_wire_of(paths[0]), "V")
+    if pitch_ascii.is_pitch_ascii(paths[0]):
+        return SourceInfo(PITCH_ASCII, pitch_ascii.VENUE)
     venues = np.unique(taq.load(paths, symbol=0)["venue"])
     return SourceInfo(TAQ, "".join(map(chr, venues)))
 
@@ -148,6 +151,8 @@ class Recording:
         if len(paths) == 1 and capture.is_capture(paths[0]):
             self._wire = wires.make(settings.wire or _wire_of(paths[0]), symbols, settings.venues)
             self._capture = capture.Capture(paths[0])
+        elif pitch_ascii.is_pitch_ascii(paths[0]):
+            self._tape = pitch_ascii.load(paths, symbols, settings.venues or pitch_ascii.VENUE)
         else:
             self._tape = taq.load(paths, symbols.intern(taq.SYMBOL))
         self._quotes = self._trades = 0

@@ -207,6 +207,18 @@ def test_an_event_far_ahead_of_its_receipt_does_not_move_the_clock(capture: Path
     assert outbox.times[-1] == (T + 2 + 5) * SECOND_NS
 
 
+def test_lines_of_pitch_are_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "bzx_20080501.gz"
+    line = "S342000{:02}A{:012}B000100ZVZZT {:010}Y\r\n"
+    path.write_bytes(gzip.compress("".join(line.format(i, i, 10_000 + i) for i in range(1, 30)).encode()))
+    assert inspect(str(path)) == replay.SourceInfo("pitch-ascii", "Z")
+    outbox, report = run(source=str(path), venues="Z")
+    rows = np.concatenate(outbox.sent)[1:]
+    assert rows["exchange_seq"].tolist() == list(range(1, 30))
+    assert {chr(venue) for venue in rows["venue"]} == {"Z"}
+    assert (report["quotes"], report["last_ns"]) == (29, rows["event_ns"][-1])
+
+
 def test_inspect(capture: Path, quotes: Path, tmp_path: Path) -> None:
     assert inspect(str(capture)) == replay.SourceInfo("iex-tops-1.6", "V")
     assert inspect(str(quotes)) == replay.SourceInfo("taq", "NPV")
