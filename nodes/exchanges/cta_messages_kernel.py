@@ -16,12 +16,10 @@ from typing import Any
 from fabric.compiled import lean
 from nodes.feeds.cta_block_kernel import checksum
 
-BLOCK_BYTES_MAX = 1_000
-"""What the tape itself keeps to; the longest message (symbol reference) has 209 bytes."""
 MESSAGE_BYTES_MAX = 209
+"""The longest message (symbol reference)."""
 LONG_PRICE = 1_000
 SHORT_PRICE = 10_000_000
-SHORT_MAX = 0xFFFF
 _VERSION = 2
 _ORIGINAL, _AGAIN = ord("O"), ord("V")
 _SECOND_NS = 1_000_000_000

@@ -54,7 +54,7 @@ def new_state(symbols_max: int, orders_max: int, levels_max: int) -> State:
 
 
 _ADD, _MODIFY, _DELETE, _EXECUTED, _CLEAR = (ord(c) for c in "aMRLC")
-_T, _B, _S, _H, _O, _P, _D, _I, _E = (ord(c) for c in "TBSHOPDIE")
+_T, _B, _S, _H, _O, _P, _I, _E = (ord(c) for c in "TBSHOPIE")
 _BUY, _SELL = ord("8"), ord("5")
 _FIRM = pack("R")
 _LIVE = pack("live")

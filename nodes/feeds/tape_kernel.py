@@ -152,7 +152,6 @@ def new_log(rows: Rows) -> Log:
 
 
 _FIRM = pack("R")
-_NOT_FIRM = ord("N")
 _REGULAR = pack("@")
 
 

@@ -26,18 +26,17 @@ ROW_BYTES_MIN = 43
 LONG_APPENDAGE_BYTES = 27
 SHORT_APPENDAGE_BYTES = 11
 
-_QE, _QF = ord("Q") << 8 | ord("E"), ord("Q") << 8 | ord("F")
-_QC, _QD = ord("Q") << 8 | ord("C"), ord("Q") << 8 | ord("D")
+_QF, _QD = ord("Q") << 8 | ord("F"), ord("Q") << 8 | ord("D")
 _TA = ord("T") << 8 | ord("A")
 _TM, _TN = ord("T") << 8 | ord("M"), ord("T") << 8 | ord("N")
 _TZ, _TO = ord("T") << 8 | ord("Z"), ord("T") << 8 | ord("O")
 _TY, _TP = ord("T") << 8 | ord("Y"), ord("T") << 8 | ord("P")
 _AH, _AK = ord("A") << 8 | ord("H"), ord("A") << 8 | ord("K")
-_AB, _AV, _AP = ord("A") << 8 | ord("B"), ord("A") << 8 | ord("V"), ord("A") << 8 | ord("P")
+_AB, _AV = ord("A") << 8 | ord("B"), ord("A") << 8 | ord("V")
 
 _TAPE_C = pack("C")
 _HERE_ALONE = pack("OPER")
-_NO_CHANGE, _NONE, _SHORT, _LONG, _WHOLE = (ord(c) for c in "01234")
+_NONE, _SHORT, _LONG, _WHOLE = (ord(c) for c in "1234")  # 0 is no change
 
 
 LAYOUTS = tape.new_layouts(
