@@ -31,6 +31,7 @@ _RECOVERY = {
     "nyse-pillar": ("tcp",),
     "iex-tops-1.6": ("udp",),
     "iex-deep-1.0": ("udp",),
+    "iex-deep-plus-1.0": ("udp",),
     "cta": (),
     "utp": (),
 }

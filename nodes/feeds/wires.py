@@ -18,6 +18,8 @@ from fabric.topology import FeedSettings
 from nodes.feeds import (
     cta,
     cta_block_kernel,
+    deep_plus,
+    deep_plus_kernel,
     iex,
     iex_kernel,
     iextp_kernel,
@@ -71,7 +73,7 @@ class Format:
     """With the group, the number of the line as which answers come, servers and settings."""
 
 
-def _iextp(protocol: int) -> Format:
+def _iextp(protocol: int, decoder: Callable[[SymbolTable], Messages]) -> Format:
     names = {
         iextp_kernel.PACKETS: "packets",
         iextp_kernel.HEARTBEATS: "heartbeats",
@@ -81,7 +83,6 @@ def _iextp(protocol: int) -> Format:
         iextp_kernel.SEQUENCE: "malformed_sequence",
         iextp_kernel.LENGTH: "malformed_length",
     }
-    decoder = iex.tops if protocol == iex_kernel.PROTOCOL_TOPS else iex.deep
     return Format(
         lambda: Transport(iextp_kernel.frame, names, (protocol,)),
         lambda symbols, _: decoder(symbols),
@@ -160,8 +161,9 @@ FORMATS: Final[dict[str, Format]] = {
         lambda symbols, venues: xdp.Xdp(symbols, venues if len(venues) == 1 else ""),
         _ask_nyse,
     ),
-    "iex-tops-1.6": _iextp(iex_kernel.PROTOCOL_TOPS),
-    "iex-deep-1.0": _iextp(iex_kernel.PROTOCOL_DEEP),
+    "iex-tops-1.6": _iextp(iex_kernel.PROTOCOL_TOPS, iex.tops),
+    "iex-deep-1.0": _iextp(iex_kernel.PROTOCOL_DEEP, iex.deep),
+    "iex-deep-plus-1.0": _iextp(deep_plus_kernel.PROTOCOL_DEEP_PLUS, deep_plus.DeepPlus),
     "cta": Format(
         lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES))),
         lambda symbols, _: cta.Cta(symbols),
