@@ -32,7 +32,7 @@ KNOWN: Final = 16
 """The table lists this code."""
 
 CTA_QUOTES: Final = {
-    BID | OFFER: " ABHORW",
+    BID | OFFER: " ABHORWY",  # Y: the UTP plan's one-sided quote; a letter that this plan does not use
     OFFER: "E",
     BID: "F",
     0: "CLNU4",

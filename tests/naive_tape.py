@@ -292,7 +292,10 @@ class NaiveTape:
             bid_px, bid_size, ask_px, ask_size = struct.unpack_from(">HHHH", body, 34)
             bid_px, ask_px = bid_px * 10**4, ask_px * 10**4
         bid, ask = self.side(price(bid_px), bid_size), self.side(price(ask_px), ask_size)
-        self.quote(name, who, bid, ask, text(body[72:73] if is_long else body[42:43]))
+        condition = text(body[72:73] if is_long else body[42:43])
+        condition = "NF" if condition == "F" else condition
+        outside = chr(body[74] if is_long else body[44])
+        self.quote(name, who, bid, ask, {"A": "E", "B": "F", "C": "N"}.get(outside, "") + condition)
         if says == "quote":
             self.say(name, (*bid, who) if bid else None, (*ask, who) if ask else None)
         elif says == "none":

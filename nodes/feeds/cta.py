@@ -1,6 +1,6 @@
 """CQS and CTS, the CTA plan's consolidated tape of what NYSE and all but Nasdaq list (tapes A and B): see `tape`.
 
-The condition of a quote is the plan's own letter, with another behind it where the plan keeps the quote, or a side of
+The condition of a quote is the plan's own letter, with another before it where the plan keeps the quote, or a side of
 it, from the NBBO for a reason that is not its condition: ``N`` (not firm) for a security status other than a
 market-wide circuit breaker, ``E`` (offer only) for a bid above the upper price band, ``F`` (bid only) for an offer
 below the lower one. STATUS: ``trading`` is H or T, ``reason`` the plan's letter (D I M P X Y 1 2 3 ...),

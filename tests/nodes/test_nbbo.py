@@ -151,9 +151,9 @@ def test_a_side_without_price_or_size_is_withdrawn(kernel: str, side: Any) -> No
 
 @pytest.mark.parametrize(
     ("condition", "bid", "ask"),
-    [(code, True, True) for code in ["", " ", "A", "B", "H", "O", "R", "W", "RA"]]
+    [(code, True, True) for code in ["", " ", "A", "B", "H", "O", "R", "W", "Y", "RA"]]
     + [("E", False, True), ("F", True, False), ("RE", False, True), ("EF", False, False)]
-    + [(code, False, False) for code in ["C", "L", "N", "U", "4", "RC", "I", "X", "Y", "Z", "?", "r"]],
+    + [(code, False, False) for code in ["C", "L", "N", "U", "4", "RC", "I", "X", "NF", "Z", "?", "r"]],
 )
 def test_quote_conditions(kernel: str, condition: str, bid: bool, ask: bool) -> None:
     node = make()

@@ -12,6 +12,8 @@ import pytest
 from fabric.records import NULL, QUOTE, STATE_STALE, TRADE, unpack
 from fabric.symbols import SymbolTable
 from naive_tape import NaiveTape
+from nodes.conditions import quote_table
+from nodes.conditions_kernel import allowed
 from nodes.feeds import moldudp64_kernel, tape, tape_kernel, utp, utp_kernel, wires
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import RESTART
@@ -140,6 +142,26 @@ class TestMessages:
             bands | {"venue": "Z", "trading": "H", "reason": "OPER"},
             bands | {"venue": "Q", "trading": "T", "reason": "LUDR"},
         ]
+
+    @pytest.mark.parametrize(
+        ("condition", "outside", "wanted", "sides"),
+        [
+            ("R", " ", "R", 3),
+            ("Y", " ", "Y", 3),
+            ("F", " ", "NF", 0),
+            ("I", " ", "I", 0),
+            ("R", "A", "ER", 2),
+            ("H", "B", "FH", 1),
+            ("O", "C", "NO", 0),
+        ],  # fmt: skip
+    )
+    def test_conditions_say_which_sides_count(
+        self, wire: utp.Utp, condition: str, outside: str, wanted: str, sides: int
+    ) -> None:
+        middle = f"{condition} {outside} 0A".encode()
+        (row,) = decode(wire, mold_packet(QUOTE_SHORT[:42] + middle)).view(QUOTE)
+        assert unpack(row["condition"]) == wanted
+        assert allowed.py_func(quote_table(), int(row["condition"])) == sides
 
     def test_sizes_were_round_lots_until_november_2025(self, wire: utp.Utp) -> None:
         sizes = []
