@@ -13,7 +13,7 @@ import pytest
 from fabric.records import EVENT, NULL, QUOTE, STATUS, TRADE, Rows, unpack
 from fabric.symbols import SymbolTable
 from naive_deep_plus import NaiveDeepPlus
-from nodes.feeds import deep_plus, deep_plus_kernel, iex_kernel, iextp_kernel, order_book_kernel
+from nodes.feeds import deep_plus, deep_plus_kernel, iex_kernel, iextp_kernel, order_book_kernel, wires
 from nodes.feeds.rows_kernel import new_out
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, GAP, RESTART
@@ -303,6 +303,16 @@ def test_warming_up_compiles_what_the_live_path_calls(wire: deep_plus.DeepPlus) 
     compiled = list(deep_plus_kernel.decode.signatures)
     decode(wire, packet(ADD))
     assert deep_plus_kernel.decode.signatures == compiled
+
+
+def test_the_wire_has_its_name() -> None:
+    symbols = SymbolTable(8)
+    wire = wires.SequencedWire(
+        wires.FORMATS["iex-deep-plus-1.0"].transport(), deep_plus.DeepPlus(symbols, orders_max=8, levels_max=8), "V"
+    )
+    rows = [part.copy() for part in wire.decode(from_payloads([packet(ADD), packet(ADD, ADD)], 77))]
+    assert as_tuples(symbols, np.concatenate(rows)) == [("quote", "IBKR", None, (1_365_000, 100))]
+    assert (wire.accepted, wire.gaps, wire.counters()["duplicate_orders"]) == (2, 0, 1)
 
 
 class TestRecorded:

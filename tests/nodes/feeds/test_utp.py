@@ -153,7 +153,7 @@ class TestMessages:
             ("R", "A", "ER", 2),
             ("H", "B", "FH", 1),
             ("O", "C", "NO", 0),
-        ],  # fmt: skip
+        ],
     )
     def test_conditions_say_which_sides_count(
         self, wire: utp.Utp, condition: str, outside: str, wanted: str, sides: int
