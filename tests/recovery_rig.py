@@ -35,7 +35,7 @@ class Sent:
     def send(self, first: int, bodies: list[bytes]) -> None:
         payload = packet(self.transport, first, bodies, sent_ns=START_NS + first)
         self.payloads.append(payload)
-        row = np.frombuffer(payload, np.uint8).reshape(1, -1)
+        row = np.frombuffer(payload, np.uint8).reshape(1, -1).copy()
         self.store.keep(row, np.array([len(payload)], np.int64), 1)
 
 

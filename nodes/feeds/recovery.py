@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
-from nodes.feeds.recovery_kernel import ANY_SESSION, MALFORMED, MOLDUDP64, numbers, session_of
+from nodes.feeds.recovery_kernel import ANY_SESSION, MALFORMED, MOLDUDP64, numbers
 from nodes.feeds.wire import Packets, from_payloads
 
 DATAGRAM_BYTES_MAX: Final = 9_216
@@ -336,7 +336,8 @@ class Wanted:
 
 def text_session(session: bytes) -> int:
     """The number that stands for a session of ten bytes (MoldUDP64, SoupBinTCP) in a BLOCK."""
-    return int(session_of(_array(session.ljust(10)), 0, MOLDUDP64))
+    header = session.ljust(10) + bytes(10)
+    return int(numbers(_array(header), 0, len(header), MOLDUDP64)[0])
 
 
 def _array(payload: bytes) -> npt.NDArray[np.uint8]:
