@@ -40,7 +40,7 @@ from nodes.feeds.wire_kernel import BLOCK  # noqa: E402
 
 LOBSTER = ROOT.parent / "shared/data/lobster"
 T0 = 1_340_285_400_000_000_000  # 2012-06-21 09:30:00 in New York
-BLOCKS = 256  # packets in a batch
+BLOCKS = 64  # packets in a batch
 SLOW_MESSAGES = 50_000
 ORDER_KINDS = b"AFEXDCU"
 
@@ -85,7 +85,7 @@ def stream(events: list[lobster.Event], levels: list[lobster.Level], copies: int
             at[symbol] += 1
             body = body[:1] + (symbol + 1).to_bytes(2, "big") + body[3:].replace(b"S0000", b"S%04d" % symbol)
             if body[0] in ORDER_KINDS:
-                number = ids.setdefault((symbol, body[11:19]), (1_000 + 4 * len(ids)).to_bytes(8, "big"))
+                number = ids.setdefault((symbol, body[11:19]), (1_000 + 2 * len(ids)).to_bytes(8, "big"))
                 body = body[:11] + number + body[19:]
             found.append(body)
         if at[symbol] == len(base):

@@ -551,7 +551,7 @@ def decode(
                 if slot < 0:
                     book.counters[order_book.ORPHANS] += 1
                     continue
-                word = book.orders[slot, 1]
+                word = book.orders[slot]["word"]
                 level = book.levels[word >> SIZE_BITS]
                 key = level["key"]
                 reduced = word & SIZE_MAX

@@ -59,6 +59,10 @@ STEP_RUNGS = 4
 NEAR = 16
 """Rungs from the best that are looked at one by one; beyond them the place is found by halving."""
 
+ORDER = np.dtype([("id", "<i8"), ("word", "<i8")])
+"""``word`` is level << SIZE_BITS | size, 0 where the slot is free."""
+RUNG = np.dtype([("rank", "<i8"), ("level", "<i8")])
+"""``rank`` sorts to the best: the price of a bid, minus the price of an ask."""
 LEVEL = np.dtype(
     [
         ("price", "<i8"),
@@ -75,7 +79,8 @@ LADDER = np.dtype(
         ("step", "<i8"),  # of its run
     ]
 )
-ORDER_BYTES = 16
+ORDER_BYTES = ORDER.itemsize
+RUNG_BYTES = RUNG.itemsize
 LEVEL_BYTES = LEVEL.itemsize
 LADDER_BYTES = LADDER.itemsize
 
@@ -83,10 +88,10 @@ LADDER_BYTES = LADDER.itemsize
 class OrderBook(NamedTuple):
     """The book's arrays, as kernels take them. Level 0 stands for none: its price and size are NULL."""
 
-    orders: npt.NDArray[np.int64]  # [power of two, 2] id; level << SIZE_BITS | size, 0 where free
+    orders: npt.NDArray[np.void]  # [power of two] ORDER
     levels: npt.NDArray[np.void]  # [levels_max + 1] LEVEL
     ladders: npt.NDArray[np.void]  # [symbols_max * 2] LADDER of each key
-    rungs: npt.NDArray[np.int64]  # [.., 2] rank, which sorts to the best (the price of a bid, minus an ask's); level
+    rungs: npt.NDArray[np.void]  # RUNG
     pool: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]  # [N_COUNTERS]
 
@@ -99,10 +104,10 @@ def new_book(symbols_max: int, orders_max: int, levels_max: int) -> OrderBook:
     """
     assert 0 < levels_max <= LEVELS_MAX
     book = OrderBook(
-        orders=_lines(max(8, 1 << (2 * orders_max - 1).bit_length()) * 2).reshape(-1, 2),
+        orders=_lines(max(8, 1 << (2 * orders_max - 1).bit_length()) * ORDER_BYTES // 8).view(ORDER),
         levels=_lines((levels_max + 1) * LEVEL_BYTES // 8).view(LEVEL),
         ladders=_lines(symbols_max * 2 * LADDER_BYTES // 8).view(LADDER),
-        rungs=_lines((4 * levels_max + 4 * STEP_RUNGS * symbols_max) * 2).reshape(-1, 2),
+        rungs=_lines((4 * levels_max + 4 * STEP_RUNGS * symbols_max) * RUNG_BYTES // 8).view(RUNG),
         pool=np.zeros(_FREE_RUNS + _STEPS, np.int64),
         counters=np.zeros(N_COUNTERS, np.int64),
     )
@@ -121,15 +126,15 @@ def _lines(count: int) -> npt.NDArray[np.int64]:
 def home_slot(orders: Any, order_id: int) -> int:
     """Where the search for an order begins: 64 consecutive ids begin at 64 consecutive slots."""
     mixed = (order_id >> 6) * 0x1E3779B97F4A7C15
-    return ((mixed >> 29) << 6 | order_id & 63) & (orders.shape[0] - 1)
+    return ((mixed >> 29) << 6 | order_id & 63) & (orders.size - 1)
 
 
 @lean
 def probe(orders: Any, order_id: int) -> int:
     """The slot that holds the order, or the free one where it would go."""
-    mask = orders.shape[0] - 1
+    mask = orders.size - 1
     slot = home_slot(orders, order_id)
-    while orders[slot, 1] != 0 and orders[slot, 0] != order_id:
+    while orders[slot]["word"] != 0 and orders[slot]["id"] != order_id:
         slot = (slot + 1) & mask
     return slot
 
@@ -137,17 +142,17 @@ def probe(orders: Any, order_id: int) -> int:
 @lean_kernel
 def free_slot(orders: Any, slot: int) -> None:
     """Empty a slot and move back what had been pushed behind it, so that searches need no tombstones."""
-    mask = orders.shape[0] - 1
+    mask = orders.size - 1
     hole = slot
     following = (slot + 1) & mask
-    while orders[following, 1] != 0:
-        home = home_slot(orders, orders[following, 0])
+    while orders[following]["word"] != 0:
+        home = home_slot(orders, orders[following]["id"])
         if ((following - home) & mask) >= ((following - hole) & mask):
-            orders[hole, 0] = orders[following, 0]
-            orders[hole, 1] = orders[following, 1]
+            orders[hole]["id"] = orders[following]["id"]
+            orders[hole]["word"] = orders[following]["word"]
             hole = following
         following = (following + 1) & mask
-    orders[hole, 1] = 0
+    orders[hole]["word"] = 0
 
 
 @lean
@@ -161,14 +166,14 @@ def find_rung(rungs: Any, start: int, count: int, rank: int) -> int:
     """How many of a ladder's rungs are worse than ``rank``: where it stands or would stand."""
     at = count
     near = max(0, count - NEAR)
-    while at > near and rungs[start + at - 1, 0] >= rank:
+    while at > near and rungs[start + at - 1]["rank"] >= rank:
         at -= 1
-    if at > 0 and at == near and rungs[start + at - 1, 0] >= rank:
+    if at > 0 and at == near and rungs[start + at - 1]["rank"] >= rank:
         low = 0
         at -= 1
         while low < at:
             middle = (low + at) >> 1
-            if rungs[start + middle, 0] >= rank:
+            if rungs[start + middle]["rank"] >= rank:
                 at = middle
             else:
                 low = middle + 1
@@ -180,7 +185,7 @@ def give_back_run(ladder: Any, rungs: Any, pool: Any) -> None:
     """Return a ladder's run, if it has one, to the pool."""
     step = ladder["step"]
     if step > 0:
-        rungs[ladder["start"], 0] = pool[_FREE_RUNS + step]
+        rungs[ladder["start"]]["rank"] = pool[_FREE_RUNS + step]
         pool[_FREE_RUNS + step] = ladder["start"] + 1
     ladder["step"] = 0
 
@@ -192,15 +197,15 @@ def lengthen(ladders: Any, rungs: Any, pool: Any, key: int) -> bool:
     step = ladder["step"] + 1
     start = pool[_FREE_RUNS + step] - 1
     if start >= 0:
-        pool[_FREE_RUNS + step] = rungs[start, 0]
+        pool[_FREE_RUNS + step] = rungs[start]["rank"]
     else:
         start = pool[_FRESH_RUNG]
-        if start + (STEP_RUNGS << step) > rungs.shape[0]:
+        if start + (STEP_RUNGS << step) > rungs.size:
             return False
         pool[_FRESH_RUNG] = start + (STEP_RUNGS << step)
     for i in range(ladder["count"]):
-        rungs[start + i, 0] = rungs[ladder["start"] + i, 0]
-        rungs[start + i, 1] = rungs[ladder["start"] + i, 1]
+        rungs[start + i]["rank"] = rungs[ladder["start"] + i]["rank"]
+        rungs[start + i]["level"] = rungs[ladder["start"] + i]["level"]
     give_back_run(ladder, rungs, pool)
     ladder["start"] = start
     ladder["step"] = step
@@ -224,10 +229,10 @@ def new_level(levels: Any, ladders: Any, rungs: Any, pool: Any, counters: Any, k
         pool[_FRESH] = new + 1
     start = ladder["start"]
     for i in range(start + count, start + at, -1):
-        rungs[i, 0] = rungs[i - 1, 0]
-        rungs[i, 1] = rungs[i - 1, 1]
-    rungs[start + at, 0] = rank_of(key, price)
-    rungs[start + at, 1] = new
+        rungs[i]["rank"] = rungs[i - 1]["rank"]
+        rungs[i]["level"] = rungs[i - 1]["level"]
+    rungs[start + at]["rank"] = rank_of(key, price)
+    rungs[start + at]["level"] = new
     ladder["count"] = count + 1
     if at == count:
         ladder["best"] = new
@@ -250,11 +255,11 @@ def drop_level(levels: Any, ladders: Any, rungs: Any, pool: Any, counters: Any, 
         start = ladder["start"]
         count = ladder["count"] - 1
         for i in range(start + find_rung(rungs, start, count + 1, rank_of(key, level["price"])), start + count):
-            rungs[i, 0] = rungs[i + 1, 0]
-            rungs[i, 1] = rungs[i + 1, 1]
+            rungs[i]["rank"] = rungs[i + 1]["rank"]
+            rungs[i]["level"] = rungs[i + 1]["level"]
         ladder["count"] = count
         if count > 0:
-            ladder["best"] = rungs[start + count - 1, 1]
+            ladder["best"] = rungs[start + count - 1]["level"]
         else:
             ladder["best"] = 0
             give_back_run(ladder, rungs, pool)
@@ -266,7 +271,7 @@ def drop_level(levels: Any, ladders: Any, rungs: Any, pool: Any, counters: Any, 
 @lean
 def erase(book: Any, slot: int) -> None:
     """Take the order in ``slot``, dead or not, out of table and level."""
-    word = book.orders[slot, 1]
+    word = book.orders[slot]["word"]
     number = word >> SIZE_BITS
     level = book.levels[number]
     level["orders"] -= 1
@@ -281,8 +286,8 @@ def erase(book: Any, slot: int) -> None:
 def sweep(book: Any) -> None:
     """Drop every dead order: reads the whole table."""
     slot = 0
-    while slot < book.orders.shape[0] and book.counters[DEAD] > 0:
-        word = book.orders[slot, 1]
+    while slot < book.orders.size and book.counters[DEAD] > 0:
+        word = book.orders[slot]["word"]
         if word != 0 and book.levels[word >> SIZE_BITS]["key"] < 0:
             erase(book, slot)  # another may move into the slot: look again
         else:
@@ -299,7 +304,7 @@ def is_full(book: Any) -> bool:
 @lean_kernel
 def make_room(book: Any, slot: int) -> int:
     """Clear the way of a new order to its slot: OK when nothing keeps it, else why it is refused (counted)."""
-    word = book.orders[slot, 1]
+    word = book.orders[slot]["word"]
     if word != 0:
         if book.levels[word >> SIZE_BITS]["key"] >= 0:
             book.counters[DUPLICATES] += 1
@@ -320,7 +325,7 @@ def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
         book.counters[REFUSED] += 1
         return INVALID
     slot = probe(book.orders, order_id)
-    if book.orders[slot, 1] != 0 or is_full(book):
+    if book.orders[slot]["word"] != 0 or is_full(book):
         obstacle = make_room(book, slot)
         if obstacle != OK:
             return obstacle
@@ -329,8 +334,8 @@ def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
     start = ladder["start"]
     rank = rank_of(key, price)
     at = find_rung(book.rungs, start, ladder["count"], rank)
-    if at < ladder["count"] and book.rungs[start + at, 0] == rank:
-        number = book.rungs[start + at, 1]
+    if at < ladder["count"] and book.rungs[start + at]["rank"] == rank:
+        number = book.rungs[start + at]["level"]
     else:
         number = new_level(book.levels, book.ladders, book.rungs, book.pool, book.counters, key, price, at)
         if number == 0:
@@ -339,8 +344,8 @@ def insert(book: Any, key: int, order_id: int, price: int, size: int) -> int:
     level = book.levels[number]
     level["orders"] += 1
     level["size"] += size
-    book.orders[slot, 0] = order_id
-    book.orders[slot, 1] = number << SIZE_BITS | size
+    book.orders[slot]["id"] = order_id
+    book.orders[slot]["word"] = number << SIZE_BITS | size
     book.counters[ORDERS] += 1
     return OK
 
@@ -355,8 +360,8 @@ def expect_order(book: Any, order_id: int) -> None:
 def expect_level_of(book: Any, order_id: int) -> None:
     """Ask for the level of an order that was expected before."""
     slot = home_slot(book.orders, order_id)
-    if book.orders[slot, 0] == order_id:
-        prefetch(book.levels.ctypes.data + (book.orders[slot, 1] >> SIZE_BITS) * LEVEL_BYTES)
+    if book.orders[slot]["id"] == order_id:
+        prefetch(book.levels.ctypes.data + (book.orders[slot]["word"] >> SIZE_BITS) * LEVEL_BYTES)
 
 
 @lean
@@ -369,7 +374,7 @@ def expect_ladder(book: Any, symbol: int) -> None:
 def expect_rungs(book: Any, key: int) -> None:
     """Ask for the best rungs of a ladder that was expected before."""
     ladder = book.ladders[key]
-    prefetch(book.rungs.ctypes.data + (ladder["start"] + max(np.int64(1), ladder["count"]) - 1) * ORDER_BYTES)
+    prefetch(book.rungs.ctypes.data + (ladder["start"] + max(np.int64(1), ladder["count"]) - 1) * RUNG_BYTES)
 
 
 @lean
@@ -385,7 +390,7 @@ def add(book: Any, symbol: int, side: int, order_id: int, price: int, size: int)
 def find(book: Any, order_id: int) -> int:
     """The slot of an order, or -1."""
     slot = probe(book.orders, order_id)
-    word = book.orders[slot, 1]
+    word = book.orders[slot]["word"]
     if word == 0 or book.levels[word >> SIZE_BITS]["key"] < 0:
         return -1
     return slot
@@ -394,25 +399,25 @@ def find(book: Any, order_id: int) -> int:
 @lean
 def symbol_of(book: Any, slot: int) -> int:
     """The symbol of the order in ``slot``."""
-    return book.levels[book.orders[slot, 1] >> SIZE_BITS]["key"] >> 1
+    return book.levels[book.orders[slot]["word"] >> SIZE_BITS]["key"] >> 1
 
 
 @lean
 def side_of(book: Any, slot: int) -> int:
     """BID or ASK."""
-    return book.levels[book.orders[slot, 1] >> SIZE_BITS]["key"] & 1
+    return book.levels[book.orders[slot]["word"] >> SIZE_BITS]["key"] & 1
 
 
 @lean
 def price_of(book: Any, slot: int) -> int:
     """The price of the order in ``slot``."""
-    return book.levels[book.orders[slot, 1] >> SIZE_BITS]["price"]
+    return book.levels[book.orders[slot]["word"] >> SIZE_BITS]["price"]
 
 
 @lean
 def size_of(book: Any, slot: int) -> int:
     """The shares that are left of the order in ``slot``."""
-    return book.orders[slot, 1] & SIZE_MAX
+    return book.orders[slot]["word"] & SIZE_MAX
 
 
 @lean
@@ -427,7 +432,7 @@ def reduce(book: Any, slot: int, size: int) -> int:
 
     More than it has is counted (OVERDRAWN) and takes what there is.
     """
-    word = book.orders[slot, 1]
+    word = book.orders[slot]["word"]
     held = word & SIZE_MAX
     if size > held:
         book.counters[OVERDRAWN] += 1
@@ -435,7 +440,7 @@ def reduce(book: Any, slot: int, size: int) -> int:
     if taken == held:
         erase(book, slot)
     else:
-        book.orders[slot, 1] = word - taken
+        book.orders[slot]["word"] = word - taken
         book.levels[word >> SIZE_BITS]["size"] -= taken
     return taken
 
@@ -443,14 +448,14 @@ def reduce(book: Any, slot: int, size: int) -> int:
 @lean
 def change(book: Any, slot: int, price: int, size: int) -> int:
     """Give the order another price and size; of size 0 it goes. Returns OK, or why it is gone (counted)."""
-    word = book.orders[slot, 1]
+    word = book.orders[slot]["word"]
     level = book.levels[word >> SIZE_BITS]
     if level["price"] == price and 0 < size <= SIZE_MAX:
         level["size"] += size - (word & SIZE_MAX)
-        book.orders[slot, 1] = word - (word & SIZE_MAX) + size
+        book.orders[slot]["word"] = word - (word & SIZE_MAX) + size
         return OK
     key = level["key"]
-    order_id = book.orders[slot, 0]
+    order_id = book.orders[slot]["id"]
     erase(book, slot)
     return OK if size == 0 else insert(book, key, order_id, price, size)
 
@@ -458,7 +463,7 @@ def change(book: Any, slot: int, price: int, size: int) -> int:
 @lean
 def replace(book: Any, slot: int, new_id: int, price: int, size: int) -> int:
     """Take the order away and put another in its symbol and side; returns what became of the new one, as `add`."""
-    key = book.levels[book.orders[slot, 1] >> SIZE_BITS]["key"]
+    key = book.levels[book.orders[slot]["word"] >> SIZE_BITS]["key"]
     erase(book, slot)
     return insert(book, key, new_id, price, size)
 
@@ -476,7 +481,7 @@ def clear(book: Any, symbol: int) -> None:
     for key in range(symbol * 2, symbol * 2 + 2):
         ladder = book.ladders[key]
         for i in range(ladder["start"], ladder["start"] + ladder["count"]):
-            level = book.levels[book.rungs[i, 1]]
+            level = book.levels[book.rungs[i]["level"]]
             level["key"] = -1
             book.counters[ORDERS] -= level["orders"]
             book.counters[DEAD] += level["orders"]
@@ -489,8 +494,8 @@ def clear(book: Any, symbol: int) -> None:
 @lean_kernel
 def clear_all(book: Any) -> None:
     """Empty the book: writes the table of orders."""
-    for i in range(book.orders.shape[0]):
-        book.orders[i, 1] = 0
+    for i in range(book.orders.size):
+        book.orders[i]["word"] = 0
     for key in range(book.ladders.size):
         ladder = book.ladders[key]
         ladder["best"] = 0

@@ -22,15 +22,19 @@ def levels_of(book: kernel.OrderBook, symbol: int, side: int) -> list[tuple[int,
     """(price, size, orders) from the best on, with the ladder's order and its best checked."""
     ladder = book.ladders[symbol * 2 + side]
     rungs = book.rungs[ladder["start"] :][: ladder["count"]]
-    assert ladder["best"] == (rungs[-1, 1] if ladder["count"] else 0)
-    assert (np.diff(rungs[:, 0]) > 0).all()
-    assert rungs[:, 0].tolist() == [level["price"] * (1 if side == BID else -1) for level in book.levels[rungs[:, 1]]]
-    return [(int(level["price"]), int(level["size"]), int(level["orders"])) for level in book.levels[rungs[::-1, 1]]]
+    assert ladder["best"] == (rungs[-1]["level"] if ladder["count"] else 0)
+    assert (np.diff(rungs["rank"]) > 0).all()
+    assert rungs["rank"].tolist() == [
+        level["price"] * (1 if side == BID else -1) for level in book.levels[rungs["level"]]
+    ]
+    return [
+        (int(level["price"]), int(level["size"]), int(level["orders"])) for level in book.levels[rungs["level"][::-1]]
+    ]
 
 
 def orders_of(book: kernel.OrderBook) -> dict[int, tuple[int, int, int, int]]:
     """Every order that is found by its id."""
-    ids = book.orders[book.orders[:, 1] != 0, 0].tolist()
+    ids = book.orders["id"][book.orders["word"] != 0].tolist()
     slots = {order_id: slot for order_id in ids if (slot := kernel.find(book, order_id)) >= 0}
     return {
         order_id: (
@@ -176,7 +180,7 @@ def test_removals_among_colliding_neighbours_lose_nobody() -> None:
         kernel.remove(book, kernel.find(book, ids.pop()))
         assert all(kernel.find(book, order_id) >= 0 for order_id in ids[:: max(1, len(ids) // 16)])
     assert book.counters[kernel.ORDERS] == 0
-    assert not book.orders[:, 1].any()
+    assert not book.orders["word"].any()
 
 
 @pytest.mark.parametrize("side", [BID, ASK])
@@ -202,7 +206,7 @@ def test_long_ladders_stay_sorted_and_give_their_runs_back(side: int) -> None:
 
 def test_a_ladder_that_finds_no_longer_run_refuses_and_counts() -> None:
     book = kernel.new_book(1, orders_max=64, levels_max=40)
-    book.pool[kernel._FRESH_RUNG] = book.rungs.shape[0] - 8  # one short run is left
+    book.pool[kernel._FRESH_RUNG] = book.rungs.size - 8  # one short run is left
     assert [kernel.add(book, 0, BID, i, 100 + i, 1) for i in range(9)] == [OK] * 8 + [FULL]
     assert levels_of(book, 0, BID) == [(107 - i, 1, 1) for i in range(8)]
     kernel.clear(book, 0)
