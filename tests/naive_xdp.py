@@ -53,7 +53,7 @@ class NaiveFraming:
     """One packet at a time into a block, or None."""
 
     counters: Counter[str] = field(default_factory=Counter)
-    resets: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # stream -> session, time in it, sent
+    resets: dict[int, tuple[int, int]] = field(default_factory=dict)  # group -> how many, when the last was sent
 
     def frame(self, packet: bytes, group: int) -> Block | None:
         if len(packet) < 16:
@@ -81,16 +81,13 @@ class NaiveFraming:
             self.counters["malformed_length"] += 1
             if count and not messages:
                 return None
-        session, reset_ns, reset_sent_ns = self.resets.get(group, (0, 0, 0))
-        if flag in (10, 11, 12):
-            says = bool(messages) and u16(messages[0], 2) == 1 and len(messages[0]) >= 14
-            if says or flag == 12:
-                when = u32(messages[0], 4) * SECOND_NS + u32(messages[0], 8) if says else sent_ns
-                if not (reset_sent_ns and when == reset_ns and sent_ns <= reset_sent_ns + SECOND_NS):
-                    session, reset_ns, reset_sent_ns = session + 1, when, sent_ns
-                    self.counters["resets"] += 1
-                    self.resets[group] = session, reset_ns, reset_sent_ns
-        if flag in FLAGS_LIVE and sent_ns < reset_sent_ns:
+        session, reset_ns = self.resets.get(group, (0, 0))
+        says_reset = flag in (10, 11, 12) and messages and u16(messages[0], 2) == 1 and len(messages[0]) >= 14
+        if says_reset and first == 1 and size == len(packet) and abs(sent_ns - reset_ns) > SECOND_NS:
+            session, reset_ns = session + 1, sent_ns
+            self.counters["resets"] += 1
+            self.resets[group] = session, reset_ns
+        if flag in FLAGS_LIVE and reset_ns - 5 * SECOND_NS <= sent_ns < reset_ns:
             self.counters["late"] += 1
             return None
         self.counters["packets"] += 1

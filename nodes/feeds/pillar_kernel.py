@@ -3,8 +3,8 @@
 Numbers run for each channel, which is a multicast group of its own: so one stream for each group of lines. What
 the exchange sends to refresh somebody's state has numbers of its own and goes into a second stream beside it
 (`REFRESH`). After a sequence reset numbers begin anew: `session` counts the resets of the stream. Both lines carry a
-reset, and it may be repeated, so it is known by the time in it; a packet that was sent before a reset and comes after
-it is dropped.
+reset, so two that were sent at about one time are one, and a packet that was sent shortly before a reset and comes
+after it is dropped. A reset must be whole and have the number 1: a bit that flipped in another packet makes none.
 
 Source: NYSE XDP Common Client Specification, "Packet Header", "Sequence Number Reset"; protocols section 4.
 Integers are little-endian.
@@ -40,7 +40,9 @@ REFRESH = 1
 TYPE_RESET = 1
 RESET_BYTES = 14
 RESET_COPY_NS = 1_000_000_000
-"""A reset that says the same time and was sent this much later is another one."""
+"""Resets that were sent further apart than this are two."""
+LATE_NS = 5_000_000_000
+"""A packet that was sent longer before a reset than this is not late: then the time in the reset was wrong."""
 SECOND_NS = 1_000_000_000
 
 # Columns of `counters`.
@@ -63,7 +65,6 @@ STREAM = np.dtype(
         ("used", "<i8"),  # 0 where the row is free
         ("stream", "<i8"),
         ("session", "<i8"),  # resets so far
-        ("reset_ns", "<i8"),  # the time in the last reset
         ("sent_ns", "<i8"),  # when the last reset was sent, 0 if there was none
     ]
 )
@@ -85,17 +86,6 @@ def find_stream(streams: Any, stream: int) -> int:
         if streams[row]["stream"] == stream:
             return row
     return -1
-
-
-@lean_kernel
-def note_reset(known: Any, reset_ns: int, sent_ns: int) -> int:
-    """Begin another session unless this is a copy of the last reset; return 1 when it is a new one."""
-    if known["sent_ns"] != 0 and known["reset_ns"] == reset_ns and sent_ns <= known["sent_ns"] + RESET_COPY_NS:
-        return 0
-    known["session"] += 1
-    known["reset_ns"] = reset_ns
-    known["sent_ns"] = sent_ns
-    return 1
 
 
 @lean_kernel
@@ -165,14 +155,19 @@ def frame(
             counters[STREAMS] += 1
             continue
         known = streams[row]
-        if is_live and flag != FLAG_HEARTBEAT:
-            says_reset = read > 0 and le16(buffer, start + 2) == TYPE_RESET and le16(buffer, start) >= RESET_BYTES
-            if says_reset:
-                reset_ns = le32(buffer, start + 4) * SECOND_NS + le32(buffer, start + 8)
-                counters[RESETS] += note_reset(known, reset_ns, sent_ns)
-            elif flag == FLAG_RESET:
-                counters[RESETS] += note_reset(known, sent_ns, sent_ns)
-        if is_live and sent_ns < known["sent_ns"]:
+        if (
+            is_live
+            and read > 0
+            and le16(buffer, start + 2) == TYPE_RESET
+            and le16(buffer, start) >= RESET_BYTES
+            and le32(buffer, at + 4) == 1
+            and stated == length
+            and abs(sent_ns - known["sent_ns"]) > RESET_COPY_NS
+        ):
+            counters[RESETS] += 1
+            known["session"] += 1
+            known["sent_ns"] = sent_ns
+        if is_live and 0 < known["sent_ns"] - sent_ns <= LATE_NS:
             counters[LATE] += 1
             continue
 

@@ -111,7 +111,7 @@ class TestReset:
             packet(message(), first=900),
             packet(reset(1), flag=12),
             packet(message(), first=2),
-            packet(reset(2), flag=12, sent_ns=6 * SECOND_NS),
+            packet(reset(2), flag=12, sent_ns=7 * SECOND_NS),
         )
         assert blocks["session"].tolist() == [0, 1, 1, 2]
         assert framing.counters()["resets"] == 2
@@ -121,18 +121,29 @@ class TestReset:
         framing(packet(reset(1), flag=12), packet(message(), first=2))
         assert framing(packet(reset(1), flag=12), packet(message(), first=2), line=1)["session"].tolist() == [1, 1]
 
-    def test_the_same_words_much_later_are_another_reset(self) -> None:
-        late = 5 * SECOND_NS + pillar.RESET_COPY_NS + 1
-        assert Framing()(packet(reset(1), flag=12), packet(reset(1), flag=12, sent_ns=late))["session"].tolist() == [
-            1,
-            2,
-        ]
+    @pytest.mark.parametrize(("apart_ns", "session"), [(pillar.RESET_COPY_NS, 1), (pillar.RESET_COPY_NS + 1, 2)])
+    def test_resets_at_about_one_time_are_one(self, apart_ns: int, session: int) -> None:
+        again = packet(reset(2), flag=12, sent_ns=5 * SECOND_NS + apart_ns)
+        assert Framing()(packet(reset(1), flag=12), again)["session"].tolist() == [1, session]
 
-    def test_a_line_that_lags_does_not_bring_the_old_numbers_back(self) -> None:
+    @pytest.mark.parametrize(("before_ns", "blocks"), [(1, 0), (pillar.LATE_NS, 0), (pillar.LATE_NS + 1, 1)])
+    def test_a_line_that_lags_does_not_bring_the_old_numbers_back(self, before_ns: int, blocks: int) -> None:
         framing = Framing()
-        framing(packet(reset(1), flag=12))
-        assert framing(packet(message(), first=900, sent_ns=5 * SECOND_NS - 1), line=1).size == 0
-        assert framing.counters()["late"] == 1
+        framing(packet(reset(1), flag=12, sent_ns=9 * SECOND_NS))
+        assert framing(packet(message(), first=900, sent_ns=9 * SECOND_NS - before_ns), line=1).size == blocks
+        assert framing.counters().get("late", 0) == 1 - blocks
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            packet(message(), flag=12),  # the flag alone
+            packet(reset(1), first=900),  # another number
+            packet(message(1, bytes(9))),  # too short
+            packet(reset(1), message())[:-1],  # cut
+        ],
+    )
+    def test_a_packet_with_a_flipped_bit_is_no_reset(self, wrong: bytes) -> None:
+        assert Framing()(wrong)["session"].tolist() == [0]
 
     def test_a_reset_that_is_sent_again_on_request_is_none(self) -> None:
         framing = Framing()
@@ -189,14 +200,15 @@ def random_packet(rng: random.Random) -> bytes:
     messages = [
         message(rng.choice([1, 2, 9, 300]), rng.randbytes(rng.choice([0, 3, 10, 30]))) for _ in range(rng.randint(0, 4))
     ]
-    if rng.random() < 0.2:
+    is_reset = rng.random() < 0.2
+    if is_reset:
         messages.insert(0, reset(rng.randint(1, 3)))
     data = bytearray(
         packet(
             *messages,
             flag=rng.choice([1, 10, 11, 11, 11, 12, 13, 15, 17, 18, 19, 20, 21, 33]),
-            first=rng.randrange(1 << 32),
-            sent_ns=rng.randint(3, 9) * SECOND_NS // 2,
+            first=1 if is_reset and rng.random() < 0.8 else rng.randrange(1 << 32),
+            sent_ns=rng.randint(3, 99) * SECOND_NS // 2,
             count=rng.choice([-1, -1, -1, 0, 255]),
         )
     )
