@@ -36,6 +36,13 @@ _RECOVERY = {
     "utp": (),
 }
 """Wire -> how its exchange is asked for lost messages; nothing: it cannot be asked."""
+_SIMULATED = {
+    "nasdaq-itch-5.0": "nodes.exchanges.nasdaq:main",
+    "cboe-pitch-2.41": "nodes.exchanges.cboe:main",
+    "nyse-pillar": "nodes.exchanges.nyse:main",
+    "iex-tops-1.6": "nodes.exchanges.iex:main",
+}
+"""Wire -> the program of its simulated exchange."""
 WIRES = tuple(_RECOVERY)
 _ANSWERED_APART = ("cboe-pitch-2.41", "nyse-pillar")
 """Wires whose lost messages come on lines of their own."""
@@ -192,6 +199,7 @@ class ExchangeSettings:
     roles: str = ""  # letter of each line: A, or B for the second of two that carry the same
     halts: float = 60.0  # of symbols, in an hour
     faults: FaultSettings = FaultSettings()
+    feed: FeedSettings | None = None  # the first that it sends to: it answers that one's requests
 
 
 @dataclass(frozen=True)
@@ -590,9 +598,11 @@ class _Draft:
         wires: list[str] = []
         lines: list[tuple[str, int]] = []
         roles = ""
+        first: FeedSettings | None = None
         for target in targets.items() if targets else ():
             settings = feeds.get(target.choice(list(feeds), "feed"))
             if isinstance(settings, FeedSettings):
+                first = first or settings
                 wires.append(settings.wire)
                 lines.extend(settings.lines)
                 roles += _roles(settings.groups)
@@ -617,8 +627,12 @@ class _Draft:
             roles=roles,
             halts=halts.number(0, ExchangeSettings.halts) if halts else ExchangeSettings.halts,
             faults=_faults(faults) if faults else ExchangeSettings.faults,
+            feed=first,
         )
-        return self._unit(value, section, "exchange", "nodes.exchanges.iex:main", settings=exchange)
+        unit = self._unit(value, section, "exchange", _SIMULATED.get(spoken, ""), settings=exchange)
+        if spoken and not unit.run:
+            (wire or value).problem(f"no simulated exchange speaks {spoken}: give its program as run:")
+        return unit
 
     def _read_processor(self, value: Value) -> _Unit:
         section = Section(value)

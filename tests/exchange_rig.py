@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from fabric.clock import SystemClock
+from fabric.clock import ManualClock, SystemClock
 from fabric.records import EVENT as ROW
 from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, QUOTE, STATUS, TRADE, unpack
-from fabric.topology import ExchangeSettings
+from fabric.topology import ExchangeSettings, FeedSettings
 from nodes.exchanges import market_events_kernel as event_kinds
 from nodes.exchanges.encoder import Encoder
-from nodes.exchanges.market import NEVER_NS, Market
+from nodes.exchanges.exchange import Exchange, Program
+from nodes.exchanges.market import NEVER_NS, Market, tickers
+from nodes.exchanges.pacing import TICK_NS, Pacer
+from nodes.exchanges.sender import Sender
+from nodes.exchanges.store import Store
 from nodes.feeds.wire_kernel import BLOCK
 
 
@@ -138,6 +142,36 @@ def changes(statuses: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
 def without_broken(trades: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Trades; of broken ones without price and size, which not every wire tells."""
     return [(*trade[:2], None, None, *trade[4:]) if trade[5] == "x" else trade for trade in trades]
+
+
+class Served:
+    """An exchange of 300 symbols under a clock of its own, with the request servers of a feed; nobody listens."""
+
+    def __init__(self, program: Program, feed: FeedSettings, restart_ns: int = 0) -> None:
+        self.clock = ManualClock(RECEIVED_NS)
+        self.pacer = Pacer(self.clock, lambda seconds: self.clock.advance(round(seconds * 1e9)))
+        encoder = program.encoder(tickers(300), 99, grid_ns=self.pacer.start_ns, tick_ns=TICK_NS)
+        options = {"by_orders": program.by_orders, "renumbers": program.renumbers, "corrects": program.corrects}
+        self.sender = Sender((), encoder.packets, encoder.lengths)
+        self.exchange = Exchange(
+            lambda start_ns: Market(300, 3, start_ns, rate=20_000.0, halts_per_hour=3_600.0, **options),
+            *(encoder, self.sender, self.pacer, restart_ns, Store(program.transport)),
+        )
+        self.servers = program.servers(feed, self.exchange)
+        self.exchange.serve(self.servers)
+
+    def run(self, seconds: float) -> None:
+        """Go on until so long after the start."""
+        while self.pacer.now_ns() < self.pacer.start_ns + seconds * 1e9:
+            self.exchange.tick(self.pacer.wait())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for server in self.servers:
+            server.close()
+        self.sender.close()
 
 
 def rows_of(decode: Callable[..., Iterator[np.ndarray]], batches: Iterator[Any]) -> np.ndarray:

@@ -54,6 +54,14 @@ class Encoder:
             self._stream["midnight_ns"] = self._day.at(int(events["event_ns"][first]))
         return self._fill(events, first, used)
 
+    def alone(self, events: Events) -> list[bytes]:
+        """The packets of events that leave at once, in an encoder that has nothing else in its buffer."""
+        taken, packets = 0, []
+        while taken < events.size:
+            taken, used = self.encode(events, taken)
+            packets += [self.packets[i, : self.lengths[i]].tobytes() for i in range(used)]
+        return packets
+
     def heartbeat(self, now_ns: int) -> None:
         """Put into ``packets[0]`` what the wire sends when there is nothing to say."""
         raise NotImplementedError

@@ -1,20 +1,22 @@
 """A simulated exchange, whatever its wire: make the packets of the next ticks, at each tick send what is due."""
 
 from bisect import bisect_right
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fabric.clock import SECOND_NS
-from fabric.topology import ExchangeSettings
-from nodes.exchanges import market_kernel, sender_kernel
+from fabric.topology import ExchangeSettings, FeedSettings
+from nodes.exchanges import market_kernel, sender_kernel, store_kernel
 from nodes.exchanges.encoder import PACKETS_MAX, Encoder
 from nodes.exchanges.faults import Faults
 from nodes.exchanges.market import Market, tickers
 from nodes.exchanges.market_events_kernel import mix
 from nodes.exchanges.pacing import CATCH_UP_NS, TICK_NS, Pacer
+from nodes.exchanges.request_server import RequestServer
 from nodes.exchanges.sender import Sender
+from nodes.exchanges.store import Store
 
 if TYPE_CHECKING:
     from fabric.node import Runtime
@@ -33,6 +35,8 @@ class Program(NamedTuple):
     venue: str
     encoder: Callable[..., Encoder]
     kernels: ModuleType  # of the encoder
+    transport: int  # for the `Store`
+    servers: "Callable[[FeedSettings, Exchange], Sequence[RequestServer]]"  # that answer a feed's requests
     by_orders: bool = False  # see `Market`
     renumbers: bool = False
     corrects: bool = False
@@ -48,10 +52,19 @@ class Exchange:
         sender: Sender,
         pacer: Pacer,
         restart_ns: int = 0,
+        store: Store | None = None,
     ) -> None:
-        """``open_market`` makes the market that opens at a time; `restart_ns` after the start a new session begins."""
-        self._open_market, self._encoder, self._sender, self._pacer = open_market, encoder, sender, pacer
-        self._market = open_market(pacer.start_ns)
+        """``open_market`` makes the market that opens at a time; ``restart_ns`` after the start a new session begins.
+
+        What is sent is kept in ``store``, if any, for those who answer requests: see `serve`.
+        """
+        self._open_market, self._sender, self._pacer = open_market, sender, pacer
+        self.encoder = encoder
+        self.store = store
+        self.market = open_market(pacer.start_ns)
+        self.renewals: list[Callable[[], None]] = []
+        """Called when a new session has begun: servers that name it in their answers."""
+        self._servers: Sequence[RequestServer] = ()
         self._restart_at_ns = pacer.start_ns + restart_ns if restart_ns else None
         self._ticked_ns = self._spoke_ns = self._made_ns = pacer.start_ns
         self._due_ns: list[int] = []  # of the packets in the encoder's buffer
@@ -62,18 +75,27 @@ class Exchange:
     @property
     def messages(self) -> int:
         """Messages made since the start."""
-        return self._told + self._encoder.told
+        return self._told + self.encoder.told
+
+    @property
+    def made_ns(self) -> int:
+        """The time up to which the market has been made and told to the encoder."""
+        return self._made_ns
+
+    def serve(self, servers: Sequence[RequestServer]) -> None:
+        """Let these answer requests at each tick. They stay the caller's."""
+        self._servers = servers
 
     def begin(self, now_ns: int) -> None:
         """Begin the opening now, not when this was made."""
-        self._market.skip_to(now_ns)
+        self.market.skip_to(now_ns)
         self._ticked_ns = self._spoke_ns = now_ns
 
     def tick(self, now_ns: int) -> None:
         """Send what is due at ``now_ns``, or a heartbeat after a second of silence."""
         self._send_due(now_ns)
         if now_ns - self._ticked_ns > CATCH_UP_NS:
-            self.skipped += self._market.skip_to(now_ns - CATCH_UP_NS)
+            self.skipped += self.market.skip_to(now_ns - CATCH_UP_NS)
         self._ticked_ns = now_ns
         if self._restart_at_ns is not None and now_ns >= self._restart_at_ns:
             self._restart(now_ns)
@@ -82,12 +104,14 @@ class Exchange:
             self._make(self._pacer.start_ns + ticks * TICK_NS + AHEAD_NS)
             self._send_due(now_ns)
         if now_ns - self._spoke_ns >= HEARTBEAT_NS and self._sent == len(self._due_ns):
-            self._encoder.heartbeat(now_ns)
+            self.encoder.heartbeat(now_ns)
             self._sender.send(0, 1, now_ns)
             self.packets += 1
             self._spoke_ns = now_ns
-        else:
+        if self._sender.holding:
             self._sender.send(0, 0, now_ns)
+        for server in self._servers:
+            server.serve(now_ns)
 
     def counters(self) -> dict[str, int | float | str]:
         """What has been sent since the start, and how late since the last call."""
@@ -98,22 +122,34 @@ class Exchange:
             "skipped": self.skipped,
             "restarts": self.restarts,
             **self._sender.counters(),
+            **self._request_counters(),
             "late_ms_max": round(late_max, 3),
             "late_ms_p99": round(late_p99, 3),
         }
 
+    def _request_counters(self) -> dict[str, int]:
+        """What the servers have counted, with ``request_`` before each name."""
+        found: dict[str, int] = {}
+        for server in self._servers:
+            for name, count in server.counters().items():
+                found[f"request_{name}"] = found.get(f"request_{name}", 0) + count
+        return found
+
     def _make(self, until_ns: int) -> None:
         """Make the packets of the ticks until ``until_ns``; where the buffer is too small for all, some leave early."""
         self._flush()
-        while (events := self._market.take(until_ns - 1)).size:
+        while (events := self.market.take(until_ns - 1)).size:
             taken = 0
             while taken < events.size:
                 before = len(self._due_ns)
                 if before == PACKETS_MAX:
                     self._flush()
                     before = 0
-                taken, count = self._encoder.encode(events, taken, before)
-                self._due_ns += self._encoder.due_ns[before:count].tolist()
+                taken, count = self.encoder.encode(events, taken, before)
+                if self.store:
+                    made = slice(before, count)
+                    self.store.keep(self.encoder.packets[made], self.encoder.lengths[made], count - before)
+                self._due_ns += self.encoder.due_ns[before:count].tolist()
         self._made_ns = until_ns
 
     def _send_due(self, until_ns: int) -> None:
@@ -137,9 +173,13 @@ class Exchange:
         self._flush()
         self._restart_at_ns = None
         self.restarts += 1
-        self._told += self._encoder.told
-        self._encoder.restart(session_id(self._encoder.session, now_ns))
-        self._market = self._open_market(now_ns)
+        self._told += self.encoder.told
+        self.encoder.restart(session_id(self.encoder.session, now_ns))
+        if self.store:
+            self.store.forget()
+        for renew in self.renewals:
+            renew()
+        self.market = self._open_market(now_ns)
         self._made_ns = now_ns
 
 
@@ -178,8 +218,16 @@ def run(program: Program, runtime: "Runtime") -> None:
     wrong = None
     if Faults.wanted(faults):
         wrong = Faults(faults, settings.roles or "A" * len(settings.lines), settings.seed, pacer.start_ns)
-    with closing(Sender(settings.lines, encoder.packets, encoder.lengths, wrong)) as sender:
-        exchange = Exchange(open_market, encoder, sender, pacer, faults.restart_ns)
+    feed = settings.feed if settings.feed and (settings.feed.recovery or settings.feed.spins) else None
+    store = None
+    if feed:
+        store_kernel.warm_up()
+        store = Store(program.transport)
+    with ExitStack() as stack:
+        sender = stack.enter_context(closing(Sender(settings.lines, encoder.packets, encoder.lengths, wrong)))
+        exchange = Exchange(open_market, encoder, sender, pacer, faults.restart_ns, store)
+        if feed:
+            exchange.serve([stack.enter_context(closing(server)) for server in program.servers(feed, exchange)])
         runtime.ready(f"{settings.symbols} symbols, {rate:,.0f} messages/s to {len(settings.lines)} lines")
         exchange.begin(pacer.now_ns())
         reported_ns, messages = pacer.now_ns(), exchange.messages

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fabric.records import pack
+from fabric.topology import FeedSettings
 from nodes.exchanges import iex_encoder_kernel
 from nodes.exchanges.encoder import Encoder
-from nodes.exchanges.exchange import Program, run
+from nodes.exchanges.exchange import Exchange, Program, run
 from nodes.exchanges.market import Events
+from nodes.exchanges.request_server import IexTpServer
+from nodes.feeds import iex_kernel, recovery_kernel
 
 if TYPE_CHECKING:
     from fabric.node import Runtime
@@ -31,7 +34,27 @@ class TopsEncoder(Encoder):
         )
 
 
-PROGRAM: Final = Program("V", TopsEncoder, iex_encoder_kernel)
+def servers(feed: FeedSettings, exchange: Exchange) -> list[IexTpServer]:
+    """Gap fill over UDP, at each address that the feed asks. Raises UnavailableError."""
+    assert exchange.store
+    made: list[IexTpServer] = []
+    for _, host, port in feed.recovery:
+        made.append(
+            IexTpServer(
+                (host, port), exchange.store, iex_kernel.PROTOCOL_TOPS, iex_encoder_kernel.CHANNEL,
+                exchange.encoder.session,
+            )
+        )  # fmt: skip
+
+    def renew() -> None:
+        for server in made:
+            server.session = exchange.encoder.session
+
+    exchange.renewals.append(renew)
+    return made
+
+
+PROGRAM: Final = Program("V", TopsEncoder, iex_encoder_kernel, recovery_kernel.IEXTP, servers)
 
 
 def main(runtime: "Runtime") -> None:

@@ -28,7 +28,7 @@ HEADER_BYTES = 40
 _LONGEST_BLOCK = 44  # a quote with its length
 _VERSION = 1
 _TOPS_1_6 = 0x8003
-_CHANNEL = 1
+CHANNEL = 1
 
 _SYSTEM_BYTES = 10
 _DIRECTORY_BYTES = 31
@@ -58,7 +58,7 @@ def _header(packet: Any, stream: Any, length: int, count: int, send_ns: int) -> 
     """Write the IEX-TP header of a packet with ``length`` bytes of messages, and count them in the stream."""
     _put(packet, 0, 2, _VERSION)  # and a reserved byte
     _put(packet, 2, 2, _TOPS_1_6)
-    _put(packet, 4, 4, _CHANNEL)
+    _put(packet, 4, 4, CHANNEL)
     _put(packet, 8, 4, stream["session"])
     _put(packet, 12, 2, length)
     _put(packet, 14, 2, count)

@@ -21,13 +21,16 @@ from fabric.clock import SECOND_NS
 from fabric.records import pack
 from nodes.exchanges import market_events_kernel, market_kernel
 from nodes.exchanges.market_events_kernel import (
+    ADD,
     BANDS,
+    BID,
     DIRECTORY,
     DOLLAR,
     EVENT,
     EXTENDED_HOURS,
     LISTING,
     MINUTE_NS,
+    QUOTE,
     SHORT_SALE,
     STATUS,
     SYSTEM,
@@ -293,6 +296,35 @@ class Market:
             count = act(at_ns)
             if count:
                 return self._events[:count]
+
+    def image(self, symbols: npt.NDArray[np.int64], at_ns: int) -> Events:
+        """All that is to be said of some symbols as they are now, stamped ``at_ns``, for who has missed it.
+
+        Listings, short sales, statuses, then quotes or standing orders, the oldest first.
+        """
+        restricted = symbols[symbols % SHORT_SALE_EVERY == SHORT_SALE_EVERY - 1]
+        if self.orders.size:
+            places = np.nonzero(self.orders["id"][symbols])
+            standing = self.orders[symbols][places]
+            by_age = np.argsort(standing["id"])
+            where, side, standing = places[0][by_age], places[1][by_age], standing[by_age]
+        else:
+            where = np.flatnonzero(self.books["halted"][symbols] == 0)
+        rows = np.zeros(2 * symbols.size + restricted.size + where.size, EVENT)
+        listed, short_sale, status, quoted = np.split(rows, np.cumsum([symbols.size, restricted.size, symbols.size]))
+        self._list(listed, symbols)
+        short_sale["kind"], short_sale["symbol"], short_sale["code"] = SHORT_SALE, restricted, ord("1")
+        self._tell_status(status, symbols)
+        quoted["symbol"], quoted["code"] = symbols[where], self._hours
+        if self.orders.size:
+            quoted["kind"], quoted["side"] = ADD, np.where(side == BID, 1, -1)
+            quoted["order_id"], quoted["price"], quoted["size"] = standing["id"], standing["px"], standing["size"]
+        else:
+            quoted["kind"] = QUOTE
+            for name in ("bid_px", "bid_size", "ask_px", "ask_size"):
+                quoted[name] = self.books[name][symbols[where]]
+        rows["venue"], rows["event_ns"] = self._venue, at_ns
+        return rows
 
     def skip_to(self, at_ns: int) -> int:
         """Give up what was due before ``at_ns`` and return about how many messages that is.

@@ -76,6 +76,11 @@ class Sender:
             _, _, line_index, packet = heapq.heappop(self._held)
             self._send_one(line_index, packet)
 
+    @property
+    def holding(self) -> bool:
+        """Whether packets are held back until their time has come: then `send` must be called even without any."""
+        return bool(self._held)
+
     def counters(self) -> dict[str, int]:
         """Packets refused by the operating system, over all lines, and what the faults have done."""
         return {"refused": self.refused, **(self._faults.counters if self._faults else {})}

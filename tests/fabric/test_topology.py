@@ -131,7 +131,9 @@ def test_the_default_topology_is_valid_and_in_start_order() -> None:
     assert found.node("redis").settings == found.node("redis-writer").settings == found.cache
     lines = (("127.0.0.1", 5490),)
     assert found.node("iex").settings == FeedSettings("iex-tops-1.6", "V", lines, (0,), ("",), (False,))
-    assert found.node("iex-exchange").settings == ExchangeSettings("iex-tops-1.6", lines, roles="A")
+    feed = found.node("iex").settings
+    assert isinstance(feed, FeedSettings)
+    assert found.node("iex-exchange").settings == ExchangeSettings("iex-tops-1.6", lines, roles="A", feed=feed)
     assert found.node("nbbo-3").settings == ProcessorSettings("QRSTUVWXYZ0123456789", "V")
     assert found.node("web").settings == GatewaySettings("127.0.0.1", 8080, ("",))
     assert found.limits == Limits()
@@ -147,7 +149,18 @@ def test_an_empty_rest_has_defaults() -> None:
 def test_an_exchange_has_its_settings() -> None:
     found = load("exchanges: {x: {to: [iex], symbols: 20_000, rate: 9, surge: 2.5, seed: 0, shape: intraday}}")
     lines = (("127.0.0.1", 5490),)
-    assert found.node("x").settings == ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday", "A")
+    feed = found.node("iex").settings
+    assert isinstance(feed, FeedSettings)
+    expected = ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday", "A", feed=feed)
+    assert found.node("x").settings == expected
+
+
+def test_a_wire_has_its_simulated_exchange() -> None:
+    programs = {"nasdaq-itch-5.0": "nasdaq", "cboe-pitch-2.41": "cboe", "nyse-pillar": "nyse", "iex-tops-1.6": "iex"}
+    for wire, program in programs.items():
+        feed = f"feeds: {{f: {{wire: {wire}, venues: V, lines: ['udp://127.0.0.1:5490']}}}}\n"
+        found = load(feed + "exchanges: {x: {to: [f]}}", default_feed=False)
+        assert found.node("x").run == f"nodes.exchanges.{program}:main"
 
 
 def test_an_exchange_has_its_faults() -> None:
@@ -195,7 +208,8 @@ def quoted(text: str) -> str:
 
 def test_an_exchange_knows_which_lines_are_a_and_b() -> None:
     found = load(
-        "feeds: {f: {wire: cta, venues: V, lines: [[udp://h:1, udp://h:2], udp://h:3]}}\nexchanges: {x: {to: [f]}}",
+        "feeds: {f: {wire: nyse-pillar, venues: V, lines: [[udp://h:1, udp://h:2], udp://h:3]}}\n"
+        "exchanges: {x: {to: [f]}}",
         default_feed=False,
     )
     exchange = found.node("x").settings

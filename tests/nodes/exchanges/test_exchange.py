@@ -21,6 +21,8 @@ SECOND = 1_000_000_000
 class Recorder:
     """A sender that keeps what leaves, and when."""
 
+    holding = False
+
     def __init__(self, encoder: TopsEncoder) -> None:
         self.encoder = encoder
         self.line = Line()

@@ -331,6 +331,35 @@ def test_a_market_that_opens_during_a_halt_says_so():
     assert int(halt["symbol"]) not in spin["symbol"][spin["kind"] == QUOTE]
 
 
+# Images
+
+
+@pytest.mark.parametrize("by_orders", [False, True])
+def test_an_image_says_all_that_stands(by_orders):
+    running = market(symbols=60, by_orders=by_orders, halts_per_hour=3_600.0)
+    taken(running, MONDAY_NOON + 3 * SECOND)
+    image = running.image(np.arange(60), MONDAY_NOON + 3 * SECOND)
+    assert set(image["event_ns"]) == {MONDAY_NOON + 3 * SECOND}
+    assert image["symbol"][image["kind"] == DIRECTORY].tolist() == list(range(60))
+    status = image[image["kind"] == STATUS]
+    halted = running.books["halted"] != 0
+    assert (status["code"] == np.where(halted, ord("H"), ord("T"))).all()
+    assert halted.any()
+    assert image["symbol"][image["kind"] == SHORT_SALE].tolist() == [49]
+    if by_orders:
+        orders = image[image["kind"] == ADD]
+        assert orders["order_id"].tolist() == sorted(running.orders["id"][running.orders["id"] > 0].tolist())
+        for symbol in np.flatnonzero(~halted):
+            bids = orders[(orders["symbol"] == symbol) & (orders["side"] > 0)]
+            asks = orders[(orders["symbol"] == symbol) & (orders["side"] < 0)]
+            best = running.books[symbol]
+            assert (bids["price"].max(), asks["price"].min()) == (best["bid_px"], best["ask_px"])
+    else:
+        quotes = image[image["kind"] == QUOTE]
+        assert quotes["symbol"].tolist() == np.flatnonzero(~halted).tolist()
+        assert (quotes["ask_size"] == running.books["ask_size"][~halted]).all()
+
+
 # Announcements
 
 

@@ -1,8 +1,9 @@
 """The simulated NYSE: what the real decoder makes of its packets is what the market meant."""
 
-from exchange_rig import framed, market, meant, rows_of, said, stream, without_broken
+from exchange_rig import Served, framed, market, meant, rows_of, said, stream, without_broken
 from fabric.symbols import SymbolTable
-from nodes.exchanges.nyse import XdpEncoder
+from fabric.topology import FeedSettings
+from nodes.exchanges.nyse import PROGRAM, Refreshes, XdpEncoder
 from nodes.feeds import pillar_kernel
 from nodes.feeds.xdp import Xdp
 
@@ -30,3 +31,22 @@ def test_the_decoder_gives_back_every_quote_trade_and_status():
 def in_32_bits(number: int | None) -> int | None:
     """A trade's number as the wire has it."""
     return None if number is None else number & 0xFFFFFFFF
+
+
+def test_a_refresh_tells_the_mapping_status_and_quote_of_a_symbol():
+    with Served(PROGRAM, FeedSettings("nyse-pillar", "N", login=("me", ""), product=3)) as served:
+        served.run(3)
+        refreshes = Refreshes(served.exchange)
+        images = list(refreshes.refresh(0))
+        assert len(images) == len(list(refreshes.mappings(0))) == 300
+        assert list(refreshes.refresh(301)) == []
+        for symbol, image in enumerate(images):
+            assert image.number == served.exchange.encoder.told
+            types = [int.from_bytes(message[2:4], "little") for message in image.messages]
+            halted = served.exchange.market.books["halted"][symbol]
+            short = [34] if symbol % 50 == 49 else []
+            assert types == [2, 3, *short, 34] + ([] if halted else [140])
+            if not halted:
+                book = served.exchange.market.books[symbol]
+                assert int.from_bytes(image.messages[-1][24:28], "little") * 100_000 == book["bid_px"]
+        assert images[0].symbol_number > 1
