@@ -1,8 +1,9 @@
 """The feed node of a replay: a recording in place of the lines, published under the recording's own clock.
 
-A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `wires.FORMATS` knows, lines of ASCII PITCH,
-or the recorded consolidated tape: a CSV file, several joined by the system's path separator, or a folder (its
-quotes). Rows go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest.
+A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `wires.FORMATS` knows, a daily file of ITCH,
+lines of ASCII PITCH, or the recorded consolidated tape: a CSV file, several joined by the system's path separator,
+or a folder (its quotes). Rows go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as
+fast as the slowest of them.
 At any other speed a row is sent when its time has come: the first at once, the others as far behind it as
 they were recorded, divided by the speed. The first row waits until every node that reads this one has subscribed.
 After the end the node lives on, so that the last values stay available.
@@ -25,12 +26,13 @@ from fabric.node import Runtime
 from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
-from nodes.feeds import capture, pitch_ascii, taq, wires
+from nodes.feeds import capture, itch, itch_file, pitch_ascii, taq, wires
 from nodes.feeds.wire import Packets
 from nodes.feeds.wires import SequencedWire, venue_states
 
 TAQ: Final = "taq"
 PITCH_ASCII: Final = "pitch-ascii"
+ITCH: Final = "nasdaq-itch-5.0"
 SKEW_MAX_NS: Final = 5 * SECOND_NS
 """An event stamped further than this ahead of its receipt does not move the clock."""
 TAPE_ROWS_MAX: Final = 4_096
@@ -56,6 +58,8 @@ def inspect(source: str) -> SourceInfo:
     paths = _paths(source)
     if len(paths) == 1 and capture.is_capture(paths[0]):
         return SourceInfo(_wire_of(paths[0]), "V")
+    if len(paths) == 1 and itch_file.is_itch_file(paths[0]):
+        return SourceInfo(ITCH, itch.NASDAQ)
     if pitch_ascii.is_pitch_ascii(paths[0]):
         return SourceInfo(PITCH_ASCII, pitch_ascii.VENUE)
     venues = np.unique(taq.load(paths, symbol=0)["venue"])
@@ -148,9 +152,13 @@ class Recording:
         self._to_ns = settings.to_ns if settings.to_ns is not None else 2**63 - 1
         paths = _paths(settings.source)
         self._capture: capture.Capture | None = None
+        self._wire: SequencedWire | None = None
         if len(paths) == 1 and capture.is_capture(paths[0]):
             self._wire = wires.make(settings.wire or _wire_of(paths[0]), symbols, settings.venues)
             self._capture = capture.Capture(paths[0])
+        elif len(paths) == 1 and itch_file.is_itch_file(paths[0]):
+            self._wire = wires.make(settings.wire or ITCH, symbols, settings.venues or itch.NASDAQ)
+            self._itch_file = paths[0]
         elif pitch_ascii.is_pitch_ascii(paths[0]):
             self._tape = pitch_ascii.load(paths, symbols, settings.venues or pitch_ascii.VENUE)
         else:
@@ -160,7 +168,7 @@ class Recording:
 
     def sections(self) -> Iterator[Section]:
         """The stretches of the recording, each good until the next is taken; raises CaptureError where it breaks."""
-        for section in self._packet_sections() if self._capture else self._tape_sections():
+        for section in self._packet_sections(self._wire) if self._wire else self._tape_sections():
             if section.times.size:
                 self.first_ns = self.first_ns or int(section.times[0])
                 self.last_ns = max(self.last_ns, int(section.times.max()))
@@ -168,8 +176,8 @@ class Recording:
 
     def counters(self) -> dict[str, int | float | str]:
         """Packets, messages in all and by type, quotes, trades, gaps, duplicates, malformed, first and last time."""
-        if self._capture:
-            counts = {**self._capture.counters(), **self._wire.counters()}
+        if self._wire:
+            counts = {**(self._capture.counters() if self._capture else {}), **self._wire.counters()}
             by_type = self._wire.messages_by_type()
         else:
             by_type = {"quote": self._quotes, "trade": self._trades}
@@ -184,17 +192,16 @@ class Recording:
         if self._capture:
             self._capture.close()
 
-    def _packet_sections(self) -> Iterator[_PacketSection | _EndSection]:
-        assert self._capture is not None
-        for batch in self._capture:
-            times = batch.packets.recv_ns
+    def _packet_sections(self, wire: SequencedWire) -> Iterator[_PacketSection | _EndSection]:
+        batches = (batch.packets for batch in self._capture) if self._capture else itch_file.read(self._itch_file)
+        for packets in batches:
+            times = packets.recv_ns
             wanted = (times >= self._from_ns) & (times < self._to_ns)
-            packets = batch.packets
             if not wanted.all():
                 packets = Packets(packets.buffer, *(column[wanted] for column in packets[1:]))
-            yield _PacketSection(self._wire, packets)
+            yield _PacketSection(wire, packets)
         if self.last_ns:
-            yield _EndSection(self._wire, np.array([self.last_ns], np.int64))
+            yield _EndSection(wire, np.array([self.last_ns], np.int64))
 
     def _tape_sections(self) -> Iterator[_TapeSection]:
         times = self._tape["recv_ns"]

@@ -16,6 +16,8 @@ from fabric.errors import CaptureError
 from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, STATUS, Rows, unpack
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
+from itch_tables import assemble
+from lobster import framed
 from nodes.feeds import replay
 from nodes.feeds.replay import Pacer, Recording, Replay, inspect
 
@@ -217,6 +219,20 @@ def test_lines_of_pitch_are_a_recording(tmp_path: Path) -> None:
     assert rows["exchange_seq"].tolist() == list(range(1, 30))
     assert {chr(venue) for venue in rows["venue"]} == {"Z"}
     assert (report["quotes"], report["last_ns"]) == (29, rows["event_ns"][-1])
+
+
+def test_a_daily_file_of_itch_is_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "12302019.NASDAQ_ITCH50.gz"
+    opens_ns = 34_200 * SECOND_NS
+    adds = [assemble("A", 1, opens_ns + i * SECOND_NS, i, "B", 100, "ZVZZT", 10_000 + i) for i in range(1, 30)]
+    path.write_bytes(gzip.compress(framed(adds)))
+    assert inspect(str(path)) == replay.SourceInfo("nasdaq-itch-5.0", "Q")
+    outbox, report = run(source=str(path), venues="Q")
+    rows = np.concatenate(outbox.sent)[1:]
+    assert rows["exchange_seq"].tolist() == list(range(1, 30))
+    assert np.diff(rows["event_ns"]).tolist() == [SECOND_NS] * 28
+    assert (report["quotes"], report["messages"], report["gaps"], report["malformed"]) == (29, 29, 0, 0)
+    assert report["last_ns"] == rows["event_ns"][-1] == 1_577_716_200 * SECOND_NS + 29 * SECOND_NS
 
 
 def test_inspect(capture: Path, quotes: Path, tmp_path: Path) -> None:
