@@ -89,6 +89,8 @@ class Misses(Protocol):
 
 REFRESH_EVERY_NS: Final = 500 * MILLISECOND_NS
 """So often it is looked which symbols a gap made unknown."""
+REFRESH_SINGLY_MAX: Final = 64
+"""When more symbols of a group are unknown, one refresh of all is asked for: servers count requests."""
 
 
 class Recoveries:
@@ -117,15 +119,19 @@ class Recoveries:
                 client.request(stream, session, int(wanted["first"]), int(wanted["count"]), monotonic_ns)
         if self._clients and monotonic_ns - self._looked_ns >= REFRESH_EVERY_NS:
             self._looked_ns = monotonic_ns
-            for stream, index in wire.lost():
-                client = self._clients.get(stream >> 16)
-                if client is None or not client.refresh(index):
-                    break  # as many as a client asks for at once: the others when these have come
+            self._refresh(wire.lost())
         for client in self._clients.values():
             client.tick(monotonic_ns)
             packets = client.packets(now_ns)
             if packets.offsets.size:
                 yield packets
+
+    def _refresh(self, lost: Sequence[tuple[int, int]]) -> None:
+        """Ask for what a gap made unknown: symbol by symbol, or for all of a group when there are many."""
+        for group, client in self._clients.items():
+            indexes = [index for stream, index in lost if stream >> 16 == group]
+            for index in indexes if len(indexes) <= REFRESH_SINGLY_MAX else (0,):
+                client.refresh(index)
 
     def counters(self) -> dict[str, int]:
         """Those of the clients, added up."""

@@ -11,7 +11,7 @@ import pytest
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from naive_recovery import HEADER_BYTES, TRANSPORTS, UNIT, packet, parse
 from nodes.feeds import recovery_kernel
-from nodes.feeds.recovery import RETRY_NS, Answers, Limits, Link, Wanted
+from nodes.feeds.recovery import NOTHING, REFRESH_EVERY_NS, RETRY_NS, Answers, Limits, Link, Recoveries, Wanted
 from nodes.feeds.recovery_kernel import MALFORMED, MOLDUDP64, NO_MESSAGES
 from recovery_rig import body, payloads_of
 
@@ -140,6 +140,46 @@ def test_headers_are_as_long_as_the_specifications_say():
         size = HEADER_BYTES[transport]
         assert recovery_kernel.numbers(empty, 0, size, transport)[3] == NO_MESSAGES
         assert recovery_kernel.numbers(empty, 0, size - 1, transport)[3] == MALFORMED
+
+
+class Refreshed:
+    """A client that notes which refreshes it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def refresh(self, index: int) -> bool:
+        self.asked.append(index)
+        return True
+
+    def tick(self, monotonic_ns: int) -> None:
+        pass
+
+    def packets(self, now_ns: int):
+        return NOTHING
+
+
+class Losing:
+    """A wire that misses nothing, and whose books of some symbols are unknown."""
+
+    def __init__(self, lost: list[tuple[int, int]]) -> None:
+        self._lost = lost
+
+    def missing(self, monotonic_ns: int) -> tuple[()]:
+        return ()
+
+    def lost(self) -> list[tuple[int, int]]:
+        return self._lost
+
+
+def test_unknown_symbols_are_refreshed_one_by_one_or_all_at_once_when_they_are_many():
+    few, many = Refreshed(), Refreshed()
+    recoveries = Recoveries({0: few, 1: many})
+    wire = Losing([(0, 7), (0, 9), *((1 << 16, index) for index in range(1, 200)), (2 << 16, 5)])
+    for now_ns in (T0, T0 + 1, T0 + REFRESH_EVERY_NS):
+        assert list(recoveries.turn(wire, 0, now_ns)) == []
+    assert few.asked == [7, 9] * 2
+    assert many.asked == [0] * 2
 
 
 @pytest.fixture
