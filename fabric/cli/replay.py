@@ -77,7 +77,8 @@ def command(
 ) -> int:
     """Start TOPOLOGY with SOURCE in place of its feeds, under SOURCE's own clock; end with a summary.
 
-    SOURCE is a capture file (pcap or pcapng, gzip or not) or recorded quotes (a CSV file, or a folder of them).
+    SOURCE is a capture file (pcap or pcapng), a daily file of ITCH, lines of ASCII PITCH (each in gzip or not), or
+    recorded quotes (a CSV file, or a folder of them).
     A running topology is not touched: this one has ports and a run folder of its own.
     """
     if trades:
