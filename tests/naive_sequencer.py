@@ -26,7 +26,7 @@ class Block:
 
 @dataclass
 class Stream:
-    """One stream; ``window`` 0 has no limit."""
+    """One stream that may begin anew under the same session; ``window`` 0 has no limit."""
 
     wait_ns: int
     window: int

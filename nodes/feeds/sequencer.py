@@ -63,8 +63,11 @@ class Run:
 class Sequencer:
     """The streams of one feed. Times are monotonic and given."""
 
-    def __init__(self, lines: int, groups: int, patience: Patience) -> None:
-        """Lines are numbered from 0; answers to requests for group g come as line ``lines + g``."""
+    def __init__(self, lines: int, groups: int, patience: Patience, renumbers: bool = False) -> None:
+        """Lines are numbered from 0; answers to requests for group g come as line ``lines + g``.
+
+        ``renumbers``: the exchange may begin its numbers anew under the same session.
+        """
         self._state = kernel.new_state(STREAMS_MAX, SLOTS_MAX, SLOT_BYTES, lines + groups)
         self._settings = np.zeros(kernel.N_SETTINGS, np.int64)
         self._settings[kernel.WAIT_NS] = patience.wait_ns
@@ -73,6 +76,7 @@ class Sequencer:
         self._settings[kernel.ASK_EVERY_NS] = patience.ask_every_ns
         self._settings[kernel.LINES] = lines
         self._settings[kernel.KEEP_WAITING] = patience.keep_waiting
+        self._settings[kernel.RENUMBERS] = renumbers
         self._out = np.zeros(_OUT_MAX, BLOCK)
         self._ranges = np.zeros(RANGES_MAX, kernel.RANGE)
         self._nothing = np.zeros(0, BLOCK)

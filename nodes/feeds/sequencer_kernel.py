@@ -9,9 +9,9 @@ Then a GAP goes out and the stream goes on.
 What one packet says is not believed when it would void the stream: an unknown session, numbers that go back, or a
 leap beyond `LEAP` must be confirmed by a second packet. A corrupt packet so costs itself at most.
 
-Numbers begin anew (RESTART) under another session, or, as IEX does, under the same one: numbers behind, sent later
-than all before by `RESTART_AFTER_NS`. A transport without session and time of sending restarts when its
-numbers are far behind, or have come from behind alone for `QUIET_NS`. Packets of an ended session are late, never new.
+Numbers begin anew (RESTART) under another session, or, as IEX does (`RENUMBERS`), under the same one: numbers behind,
+sent later than all before by `RESTART_AFTER_NS`. A transport without sessions restarts when its numbers are far
+behind, or have come from behind alone for `QUIET_NS`. Packets of an ended session are late, never new.
 
 Bytes of the blocks that go out lie either in the packets' buffer or in `Held.data`; one call gives only one kind.
 """
@@ -50,7 +50,8 @@ ASK_AFTER_NS = 2  # a hole younger than this is not asked for: another line may 
 ASK_EVERY_NS = 3
 LINES = 4  # lines below this number are the exchange's, from there on answers to requests
 KEEP_WAITING = 5  # 1: without room a block is dropped, to be asked for again; 0: the hole is given up
-N_SETTINGS = 6
+RENUMBERS = 6  # 1: numbers begin anew under the same session, told by the time of sending
+N_SETTINGS = 7
 
 # Columns of `counters`: messages, where nothing else is said.
 DELIVERED = 0
@@ -395,7 +396,7 @@ def verdict(state: Any, settings: Any, k: int, block: Any, now_ns: int) -> int:
         return _NORMAL  # an answer repeats the past
     sent_ns = block["sent_ns"]
     behind = row["expected"] - block["first"]
-    if sent_ns > 0:
+    if sent_ns > 0 and settings[RENUMBERS] != 0:
         if sent_ns <= row["void_ns"]:
             return _LATE
         if behind > 0 and (behind > FAR_BEHIND or sent_ns > row["sent_ns"] + RESTART_AFTER_NS):

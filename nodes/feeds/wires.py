@@ -57,6 +57,8 @@ class Transport:
     frame: Callable[..., tuple[int, int]]
     counters: Mapping[int, str]
     arguments: tuple[Any, ...] = ()
+    renumbers: bool = False
+    """Numbers may begin anew under the same session, told by the time of sending."""
 
 
 Servers = list[tuple[str, int]]
@@ -84,7 +86,7 @@ def _iextp(protocol: int, decoder: Callable[[SymbolTable], Messages]) -> Format:
         iextp_kernel.LENGTH: "malformed_length",
     }
     return Format(
-        lambda: Transport(iextp_kernel.frame, names, (protocol,)),
+        lambda: Transport(iextp_kernel.frame, names, (protocol,), renumbers=True),
         lambda symbols, _: decoder(symbols),
         lambda group, line, servers, settings: IexTpRecovery(
             group, line, tuple(servers), protocol, settings.channel + group
@@ -190,7 +192,7 @@ class SequencedWire:
         """
         answers = range(max(groups) + 1)
         self.messages = messages
-        self.sequencer = Sequencer(len(groups), len(answers), patience)
+        self.sequencer = Sequencer(len(groups), len(answers), patience, transport.renumbers)
         self._transport = transport
         self._venues = venues
         self._groups = np.array([*groups, *answers], np.int64)

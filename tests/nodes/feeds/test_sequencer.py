@@ -68,8 +68,8 @@ def events_of(run: Run) -> list[tuple[int, Event]]:
 class Rig:
     """A sequencer with its blocks, in the order in which they are sent."""
 
-    def __init__(self, patience: Patience = LINES, lines: int = 2) -> None:
-        self.sequencer = Sequencer(lines, 1, patience)
+    def __init__(self, patience: Patience = LINES, lines: int = 2, renumbers: bool = True) -> None:
+        self.sequencer = Sequencer(lines, 1, patience, renumbers)
         self.now_ns = 0
 
     def take(self, *blocks: Block) -> list[Event]:
@@ -281,6 +281,13 @@ class TestRestart:
         assert told(rig.take(data(3, sent_ns=T0 + 3 * SECOND_NS), data(102, sent_ns=T0 + 3 * SECOND_NS))) == "102"
         assert rig["distrusted"] == 2
 
+    def test_what_an_exchange_sends_again_is_no_restart(self) -> None:
+        rig = Rig(renumbers=False)
+        rig.take(data(100, 100, sent_ns=T0))
+        again = [data(number, sent_ns=T0 + SECOND_NS + number) for number in (110, 111, 112)]
+        assert told(rig.take(*again, data(200, sent_ns=T0 + 2 * SECOND_NS))) == "200"
+        assert (rig["restarts"], rig["duplicates"]) == (0, 3)
+
     def test_without_session_and_time_only_silence_tells(self) -> None:
         rig = Rig()
         rig.take(data(100, session=0))
@@ -433,7 +440,7 @@ def test_compiled_and_plain_python_sequence_alike() -> None:
     results = []
     for function in (sequencer_kernel.sequence, sequencer_kernel.sequence.py_func):
         state = sequencer_kernel.new_state(4, 64, 100, 3)
-        options = Sequencer(2, 1, LINES)._settings
+        options = Sequencer(2, 1, LINES, renumbers=True)._settings
         out = np.zeros(sequencer_kernel.OUT_MIN, BLOCK)
         log = []
         for time_ns, block in sent:
