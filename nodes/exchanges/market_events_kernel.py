@@ -104,6 +104,7 @@ FLOW = np.dtype(
         ("wrong_id", "<i8"),
         ("wrong_px", "<i8"),
         ("wrong_size", "<i8"),
+        ("wrong_code", "<i8"),
     ]
 )
 

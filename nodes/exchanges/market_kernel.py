@@ -162,6 +162,7 @@ def _trade(market: Any, events: Any, count: int, symbol: int, shared: Any) -> in
         flow["wrong_kind"] = CORRECTION if flow["corrects"] and uniform(flow) < 0.5 else BREAK
         flow["wrong_ns"], flow["wrong_symbol"] = now_ns + WRONG_AFTER_NS, symbol
         flow["wrong_id"], flow["wrong_px"], flow["wrong_size"] = flow["trade_id"], price, size
+        flow["wrong_code"] = trade["code"]
     return count
 
 
@@ -171,7 +172,7 @@ def _take_back(market: Any, event: Any, shared: Any) -> None:
     flow = market.flow[0]
     symbol = flow["wrong_symbol"]
     venue, now_ns, _ = shared
-    write(event, flow["wrong_kind"], symbol, venue, now_ns, market.books[symbol], 0)
+    write(event, flow["wrong_kind"], symbol, venue, now_ns, market.books[symbol], flow["wrong_code"])
     event["price"], event["size"], event["trade_id"] = flow["wrong_px"], flow["wrong_size"], flow["wrong_id"]
     if flow["wrong_kind"] == CORRECTION:
         flow["trade_id"] += 1
