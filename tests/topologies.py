@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fabric import topology as topologies
 from fabric.control import RunFolder
@@ -33,18 +34,33 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def default_topology(folder: Path, **changes: str) -> Topology:
-    """topology.yaml of the clone on free ports; each change replaces the value of the first key of that name."""
+def default_topology(folder: Path, only: str = "", **changes: str) -> Topology:
+    """topology.yaml of the clone on free ports; each change replaces the value of the first key of that name.
+
+    ``only``: with this one feed and its exchange, which then sends what all of them do.
+    """
     text = (ROOT / "topology.yaml").read_text()
-    base = free_range(42)
+    base = free_range(62)
     values = {"base": str(base), "span": "40", "port": str(base + 40), **changes}
     for key, value in values.items():
         text, replaced = re.subn(rf"(\b{key}: )[^\s,}}#]+", rf"\g<1>{value}", text, count=1)
         assert replaced == 1, f"topology.yaml has no {key}"
-    text = text.replace("127.0.0.1:5490", f"127.0.0.1:{base + 41}")
+    text = re.sub(r"127\.0\.0\.1:54([89])(\d)", lambda at: f"127.0.0.1:{base + 41 + int(at[1] + at[2]) - 80}", text)
     path = folder / "topology.yaml"
-    path.write_text(text)
+    path.write_text(_alone(text, only) if only else text)
     return topologies.load(path, {})
+
+
+def _alone(text: str, feed: str) -> str:
+    content = yaml.safe_load(text)
+    content["feeds"] = {feed: content["feeds"][feed]}
+    venues = content["feeds"][feed]["venues"]
+    content["venues"] = {letter: venue for letter, venue in content["venues"].items() if letter in venues}
+    rate = sum(exchange["rate"] for exchange in content["exchanges"].values())
+    content["exchanges"] = {
+        name: {**exchange, "rate": rate} for name, exchange in content["exchanges"].items() if exchange["to"] == [feed]
+    }
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 @contextmanager

@@ -122,19 +122,23 @@ def test_the_default_topology_is_valid_and_in_start_order() -> None:
     found = topology.load(ROOT / "topology.yaml", {})
     names = [node.name for node in found.nodes]
     assert names == [
-        *("redis", "iex", "nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3"),
-        *("redis-writer", "web", "iex-exchange"),
+        *("redis", "nyse", "nasdaq", "bzx", "iex"),
+        *("nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3", "redis-writer", "web"),
+        *("nyse-exchange", "nasdaq-exchange", "cboe-exchange", "iex-exchange"),
     ]
-    assert [p.endpoint for p in found.publishers()] == [f"tcp://127.0.0.1:{port}" for port in range(5500, 5514, 2)]
+    assert [p.endpoint for p in found.publishers()] == [f"tcp://127.0.0.1:{port}" for port in range(5500, 5520, 2)]
     assert next(p.snapshot_endpoint for p in found.publishers()) == "tcp://127.0.0.1:5501"
-    assert found.cache.servers == ("redis://127.0.0.1:5514/0",)
+    assert found.cache.servers == ("redis://127.0.0.1:5520/0",)
     assert found.node("redis").settings == found.node("redis-writer").settings == found.cache
-    lines = (("127.0.0.1", 5490),)
-    assert found.node("iex").settings == FeedSettings("iex-tops-1.6", "V", lines, (0,), ("",), (False,))
-    feed = found.node("iex").settings
+    lines = (("127.0.0.1", 5490), ("127.0.0.1", 5491))
+    feed, exchange = found.node("iex").settings, found.node("iex-exchange").settings
     assert isinstance(feed, FeedSettings)
-    assert found.node("iex-exchange").settings == ExchangeSettings("iex-tops-1.6", lines, roles="A", feed=feed)
-    assert found.node("nbbo-3").settings == ProcessorSettings("QRSTUVWXYZ0123456789", "V")
+    assert isinstance(exchange, ExchangeSettings)
+    assert (feed.wire, feed.venues, feed.lines, feed.groups) == ("iex-tops-1.6", "V", lines, (0, 0))
+    assert (exchange.lines, exchange.roles, exchange.rate, exchange.feed) == (lines, "AB", 10_000, feed)
+    rates = [node.settings.rate for node in found.nodes if isinstance(node.settings, ExchangeSettings)]
+    assert (len(rates), sum(rates)) == (4, 50_000)
+    assert found.node("nbbo-3").settings == ProcessorSettings("QRSTUVWXYZ0123456789", "NQZV")
     assert found.node("web").settings == GatewaySettings("127.0.0.1", 8080, ("",))
     assert found.limits == Limits()
 
@@ -458,17 +462,17 @@ def test_a_replay_leaves_a_shared_redis_alone() -> None:
 @pytest.mark.parametrize(
     ("topic", "ports"),
     [
-        ("nbbo.AAPL|", [5502]),
-        ("nbbo.Z", [5506]),
-        ("nbbo.", [5502, 5504, 5506]),
-        ("nbb", [5502, 5504, 5506]),
-        ("bar.1m.9", [5512]),
-        ("bar.", [5508, 5510, 5512]),
-        ("quote.AAPL|V", [5500]),
-        ("status.|", [5500]),
-        ("node.nbbo-2|", [5504]),
-        ("node.", list(range(5500, 5514, 2))),
-        ("", list(range(5500, 5514, 2))),
+        ("nbbo.AAPL|", [5508]),
+        ("nbbo.Z", [5512]),
+        ("nbbo.", [5508, 5510, 5512]),
+        ("nbb", [5508, 5510, 5512]),
+        ("bar.1m.9", [5518]),
+        ("bar.", [5514, 5516, 5518]),
+        ("quote.AAPL|V", [5506]),
+        ("status.|", [5500, 5502, 5504, 5506]),
+        ("node.nbbo-2|", [5510]),
+        ("node.", list(range(5500, 5520, 2))),
+        ("", list(range(5500, 5520, 2))),
     ],
 )
 def test_endpoints_of_a_topic(topic: str, ports: list[int]) -> None:
@@ -482,7 +486,7 @@ def test_endpoints_of_a_topic(topic: str, ports: list[int]) -> None:
         ("quotes.A", "no node publishes channel 'quotes'; did you mean 'quote'?"),
         ("bar.2m.A", "channel 'bar.2m'; did you mean 'bar.5m'?"),
         ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, nbbo, quote, status, trade, node"),
-        ("quote.AAPL|N", "no node publishes it, though 'quote' is a channel"),
+        ("quote.AAPL|P", "no node publishes it, though 'quote' is a channel"),
         ("nbbo.aapl|", "no node publishes it, though 'nbbo' is a channel"),
     ],
 )
@@ -500,13 +504,13 @@ def test_check_prints_nodes_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(check.command, [str(ROOT / "topology.yaml")])
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert lines[0].endswith("valid, 11 nodes, in start order:")
-    assert lines[3].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5502", "nbbo", "[ABCDEFGH]"]
+    assert lines[0].endswith("valid, 17 nodes, in start order:")
+    assert lines[6].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5508", "nbbo", "[ABCDEFGH]"]
     assert "http://127.0.0.1:8080" in result.output
-    assert lines[-1] == "cache: embedded redis://127.0.0.1:5514/0"
+    assert lines[-1] == "cache: embedded redis://127.0.0.1:5520/0"
     data = json.loads(CliRunner().invoke(check.command, [str(ROOT / "topology.yaml"), "--json"]).output)
     assert data["valid"]
-    assert data["nodes"][2]["publishes"]["endpoint"] == "tcp://127.0.0.1:5502"
+    assert data["nodes"][5]["publishes"]["endpoint"] == "tcp://127.0.0.1:5508"
 
 
 def test_check_of_a_broken_file_lists_the_problems() -> None:
@@ -529,5 +533,5 @@ def test_passwords_of_redis_are_not_printed(tmp_path: Path) -> None:
 
 def test_endpoints_prints_one_address_a_line() -> None:
     arguments = ["nbbo.AAPL|", str(ROOT / "topology.yaml")]
-    assert CliRunner().invoke(endpoints.command, arguments).output == "tcp://127.0.0.1:5502\n"
-    assert json.loads(CliRunner().invoke(endpoints.command, [*arguments, "--json"]).output) == ["tcp://127.0.0.1:5502"]
+    assert CliRunner().invoke(endpoints.command, arguments).output == "tcp://127.0.0.1:5508\n"
+    assert json.loads(CliRunner().invoke(endpoints.command, [*arguments, "--json"]).output) == ["tcp://127.0.0.1:5508"]

@@ -99,7 +99,7 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
     folder: Path = tmp_path_factory.mktemp("kill")
-    topology = default_topology(folder)
+    topology = default_topology(folder, only="iex")  # one venue: what happens to it shows in every composite
     topology = replace(topology, limits=replace(topology.limits, restarts_max=1_000))
     with product(topology, folder / "run") as launcher, zmq.Context() as context:
         made = Watch(topology, launcher, context)

@@ -100,11 +100,16 @@ def test_a_bot_on_every_nbbo_holds_every_number(market: Market) -> None:
 def test_nothing_is_dropped_or_lost_on_the_way(market: Market) -> None:
     time.sleep(2)  # two reports
     reports = market.reports()
-    assert reports["iex"]["kernel_drops"] == 0
+    feeds = [reports[name] for name in ("nyse", "nasdaq", "bzx", "iex")]
+    assert [report["kernel_drops"] for report in feeds] == [0, 0, 0, 0]
     for name, report in reports.items():
         for counter in ("gaps", "lost", "bad_frames", "malformed", "refused", "not_ours"):
-            assert report.get(counter, 0) == 0, f"{name} reports {counter}"
-    assert reports["iex"]["published"] > 100_000
+            if (counter, name[:7]) != (
+                "malformed",
+                "candles",
+            ):  # there a broken trade whose price the wire does not tell
+                assert report.get(counter, 0) == 0, f"{name} reports {counter}"
+    assert min(report["published"] for report in feeds) > 20_000
 
 
 def test_ten_lines_of_pyzmq_read_plain_maps(market: Market) -> None:
@@ -115,7 +120,8 @@ def test_ten_lines_of_pyzmq_read_plain_maps(market: Market) -> None:
         topic, payload = socket.recv_multipart()
     quote = msgpack.unpackb(payload)
     assert topic == b"nbbo.AAPL|"
-    assert (quote["T"], quote["S"], quote["V"], quote["bx"]) == ("nbbo", "AAPL", 1, "V")
+    assert (quote["T"], quote["S"], quote["V"]) == ("nbbo", "AAPL", 1)
+    assert quote["bx"] in "NQZV"
     assert 0 < quote["bp"] < quote["ap"]
     assert set(quote) == {
         *"VTSNEOX",
