@@ -1,7 +1,7 @@
 """Lines A and B that lose packets, the sequencer, the clients and the request servers, all over real sockets.
 
-Each transport carries numbered messages; what reaches the decoder must be what an undisturbed run gives. Time is
-given: a turn of all loops is a millisecond.
+Each transport carries numbered messages; what reaches the decoder must be what an undisturbed run gives. The same for
+the rows that the feeds make of the simulated exchanges' packets. Time is given: a turn of all loops is a millisecond.
 """
 
 import random
@@ -11,14 +11,23 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+from exchange_rig import RECEIVED_NS, market, said, stream
 from fabric.clock import MILLISECOND_NS, SECOND_NS
+from fabric.symbols import SymbolTable
+from fabric.topology import FeedSettings
 from naive_recovery import IEX_PROTOCOL, IEX_SESSION, SESSION, UNIT, message, packet
+from nodes.exchanges.cboe import PitchEncoder
+from nodes.exchanges.encoder import Encoder
+from nodes.exchanges.iex import TopsEncoder
+from nodes.exchanges.nasdaq import ItchEncoder
 from nodes.exchanges.request_server import IexTpServer, MoldUdp64Server, SoupServer
 from nodes.exchanges.request_server_pitch import GrpServer
 from nodes.exchanges.request_server_xdp import XdpServer
-from nodes.feeds import iextp_kernel, moldudp64_kernel, pillar_kernel, sequenced_unit_kernel
+from nodes.exchanges.store import Store
+from nodes.feeds import iextp_kernel, moldudp64_kernel, pillar_kernel, sequenced_unit_kernel, wires
 from nodes.feeds.lines import Lines
 from nodes.feeds.pitch_requests import Login
 from nodes.feeds.recovery import Recoveries
@@ -29,7 +38,7 @@ from nodes.feeds.recovery_pitch import GrpRecovery
 from nodes.feeds.recovery_soupbintcp import SoupRecovery
 from nodes.feeds.recovery_xdp import XdpRecovery
 from nodes.feeds.sequencer import RECOVERY
-from nodes.feeds.wire import Packets
+from nodes.feeds.wire import Packets, from_payloads
 from nodes.feeds.wire_kernel import DATA, GAP, RESTART
 from nodes.feeds.wires import SequencedWire, Transport
 from recovery_rig import Sent, body
@@ -302,3 +311,119 @@ def test_a_server_of_another_session_or_one_that_talks_garbage_costs_the_gap_and
         market = Market(way, {50, 90}, {50, 90}, packets=300, address=liar.getsockname(), others=[answer]).run()
     assert {mark.kind for mark in market.marks} == {GAP}, f"seed {seed}"
     assert market.messages == market.without(market.marks), f"seed {seed}"
+
+
+@dataclass
+class Exchange:
+    """A simulated exchange, how its wire is read, and its request server."""
+
+    wire: str
+    encoder: Callable[..., Encoder]
+    market: dict[str, object]
+    transport: int
+    server: Callable[[Store], object]
+    scheme: str
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+EXCHANGES = {
+    "nasdaq": Exchange(
+        "nasdaq-itch-5.0",
+        ItchEncoder,
+        {"venue": "Q", "by_orders": True, "renumbers": True},
+        MOLDUDP64,
+        lambda store: MoldUdp64Server(LOOPBACK, store, b"0000000099"),
+        "udp",
+    ),
+    "nasdaq over tcp": Exchange(
+        "nasdaq-itch-5.0",
+        ItchEncoder,
+        {"venue": "Q", "by_orders": True, "renumbers": True},
+        MOLDUDP64,
+        lambda store: SoupServer(LOOPBACK, store, b"0000000099", {"FIRM": "secret"}),
+        "tcp",
+        {"login": ("FIRM", "secret")},
+    ),
+    "cboe": Exchange(
+        "cboe-pitch-2.41",
+        PitchEncoder,
+        {"venue": "Z", "by_orders": True},
+        SEQUENCED_UNIT,
+        lambda store: GrpServer(LOOPBACK, store, {"FIRM": "secret"}, [1], [GAP_LINE]),
+        "tcp",
+        {"login": ("FIRM", "secret"), "answers": (GAP_LINE,)},
+    ),
+    "iex": Exchange(
+        "iex-tops-1.6",
+        TopsEncoder,
+        {"venue": "V"},
+        IEXTP,
+        lambda store: IexTpServer(LOOPBACK, store, 0x8003, 1, 99),
+        "udp",
+    ),
+}
+
+
+def rows_with(exchange: Exchange, packets: list[bytes], lost: set[int], heartbeat: bytes) -> tuple[np.ndarray, dict]:
+    """All rows of a feed whose two lines lose the same packets, and its counters."""
+    symbols = SymbolTable(1_000)
+    rows: list[np.ndarray] = []
+    store = Store(exchange.transport)
+    with ExitStack() as stack:
+        server = stack.enter_context(closing(exchange.server(store)))
+        settings = FeedSettings(
+            exchange.wire,
+            str(exchange.market["venue"]),
+            (("h", 1), ("h", 2)),
+            (0, 0),
+            recovery=((exchange.scheme, *server.address),),
+            **exchange.settings,
+        )
+        wire = wires.make(settings.wire, symbols, settings.venues, settings.groups, RECOVERY)
+        recoveries = stack.enter_context(closing(Recoveries(wires.clients(settings))))
+
+        def take(batch: Packets) -> None:
+            rows.extend(part.copy() for part in wire.decode(batch, now_ns))
+
+        now_ns, at, quiet = 5 * SECOND_NS, 0, 0
+        while quiet < 20:
+            part = range(at, min(at + 10, len(packets)))
+            at = part.stop
+            for i in part:
+                row = np.frombuffer(packets[i], np.uint8).reshape(1, -1).copy()
+                store.keep(row, np.array([row.size]), 1)
+            told = [packets[i] for i in part if i not in lost]
+            if at == len(packets):
+                told.append(heartbeat)
+                quiet = 0 if wire.waiting else quiet + 1
+            for line in range(2):
+                batch = from_payloads(told, RECEIVED_NS, line)
+                recoveries.observe(batch)
+                take(batch)
+            server.serve(now_ns)
+            for answers in recoveries.turn(wire, RECEIVED_NS, now_ns):
+                take(answers)
+            now_ns += MILLISECOND_NS
+        return np.concatenate(rows), {**wire.counters(), **recoveries.counters()}
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_the_rows_of_a_feed_that_loses_packets_are_those_of_an_undisturbed_one(name):
+    exchange = EXCHANGES[name]
+    running = market(**exchange.market)
+    encoder = exchange.encoder(running.names, 99)
+    _, packets = stream(running, encoder, 10_000)
+    encoder.heartbeat(RECEIVED_NS)
+    heartbeat = encoder.packets[0, : encoder.lengths[0]].tobytes()
+    seed = random.randrange(1 << 32)
+    random_ = random.Random(seed)
+    lost = {i for i in range(1, len(packets)) if random_.random() < 0.02} | {len(packets) - 1}
+    undisturbed, counts = rows_with(exchange, packets, set(), heartbeat)
+    assert counts["lost"] == counts["malformed"] == counts["recovery_requests"] == 0
+    found, counts = rows_with(exchange, packets, lost, heartbeat)
+    assert counts["lost"] == counts["malformed"] == counts["recovery_abandoned"] == 0, f"seed {seed}"
+    assert counts["filled_by_request"] > 0, f"seed {seed}"
+    header = ["kind", "symbol", "venue", "exchange_seq", "event_ns"]
+    assert found[header].tolist() == undisturbed[header].tolist(), f"seed {seed}"
+    names = SymbolTable(1_000).names() + list(running.names)
+    assert said(found, names) == said(undisturbed, names), f"seed {seed}"
