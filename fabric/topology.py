@@ -84,7 +84,7 @@ class Limits:
 
     symbols_max: int = 20_000  # names a process learns before it refuses (and counts) new ones
     batch_max: int = 8_192  # rows a node takes at once
-    linger_ns: int = 2_000_000  # on a busy stream let more gather after a first message: fewer wake-ups, later by this
+    linger_ns: int = 4_000_000  # on a busy stream let more gather after a first message: fewer wake-ups, later by this
     queue_max: int = 100_000  # messages that ZeroMQ holds for one slow peer before it drops (high-water mark)
     message_bytes_max: int = 1 << 20  # a longer bus message cuts its sender
     stale_after_ns: int = 2_500_000_000  # silence after which a line or publisher is stale

@@ -31,7 +31,7 @@ from gateway.rest import Answering, Service, StoreReader, SymbolIndex
 from gateway.store import Store
 from gateway.watchdog import Watchdog
 
-TURN_S = 0.005
+TURN_S = 0.01
 """Between two looks at the bus."""
 BATCHES_PER_TURN = 4
 """A turn takes no more than this many batches, so that clients are served however much waits on the bus."""

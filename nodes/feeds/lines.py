@@ -1,7 +1,7 @@
 """Lines of a feed: unicast or multicast UDP sockets, read in batches, their kernel drops counted; or SoupBinTCP.
 
 Waking for each packet would cost more than decoding it, so on a busy line the reader, once woken, lets packets
-gather for `GATHER_NS` before it takes them all: that bounds the wake-ups to about 1,000 a second and the delay
+gather for `GATHER_NS` before it takes them all: that bounds the wake-ups to about 500 a second and the delay
 it adds to a millisecond. On a line that has been quiet for longer than that nothing is added.
 """
 
@@ -30,7 +30,7 @@ PACKET_BYTES_MAX: Final = 9_216
 """A jumbo frame. A longer datagram is cut and counted; exchanges stay below 1,500."""
 RECEIVE_BUFFER_BYTES: Final = 32 << 20
 """Asked of the kernel for each socket: a third of a second of a full gigabit line."""
-GATHER_NS: Final = 1_000_000
+GATHER_NS: Final = 2_000_000
 _SO_RCVBUFFORCE: Final = 33
 _NS: Final = 1e-9
 
