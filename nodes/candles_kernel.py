@@ -241,7 +241,8 @@ def trade(bars: Any, plan: Any, row: Any, now_ns: int, latest_ns: int, out: Any,
     price = row["price"]
     size = row["size"]
     event_ns = row["event_ns"]
-    if event_ns <= 0 or price <= 0 or size <= 0 or size > SIZE_MAX:
+    undoes = row["mark"] > 0  # names the trade that it cancels or corrects, and not always a price
+    if event_ns <= 0 or (not undoes and (price <= 0 or size <= 0 or size > SIZE_MAX)):
         bars.counters[MALFORMED] += 1
         return count
     if event_ns > latest_ns:
@@ -250,7 +251,7 @@ def trade(bars: Any, plan: Any, row: Any, now_ns: int, latest_ns: int, out: Any,
     if event_ns > bars.clock[0]:
         count = advance(bars, plan, believed(bars, plan, event_ns, now_ns, latest_ns), out, count)
     symbol = row["symbol"]
-    if row["mark"] > 0:
+    if undoes:
         bars.counters[CANCELS] += 1
         mark(bars, plan, symbol, 0)
         return count

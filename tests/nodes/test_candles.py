@@ -335,11 +335,12 @@ def test_the_average_is_exact_beyond_64_bits(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("mark", ["x", "c"])
-def test_a_cancel_or_correction_is_counted_and_flags_the_bar(kernel: str, mark: str) -> None:
+@pytest.mark.parametrize("price", [100, NULL], ids=["priced", "names the trade only"])
+def test_a_cancel_or_correction_is_counted_and_flags_the_bar(kernel: str, mark: str, price: int) -> None:
     rig = Rig()
-    (bar,) = minutes(rig.at(10, trade(8, 100, 10), trade(10, 100, 10, mark=mark)))
+    (bar,) = minutes(rig.at(10, trade(8, 100, 10), trade(10, price=price, size=10, mark=mark)))
     assert (bar["volume"], bar["gap"]) == (10, 1)
-    assert rig.node.counters()["unapplied_cancels"] == 1
+    assert (rig.node.counters()["unapplied_cancels"], rig.node.counters()["malformed"]) == (1, 0)
 
 
 def test_a_gap_flags_the_bars_of_its_symbol_only(kernel: str) -> None:

@@ -104,11 +104,7 @@ def test_nothing_is_dropped_or_lost_on_the_way(market: Market) -> None:
     assert [report["kernel_drops"] for report in feeds] == [0, 0, 0, 0]
     for name, report in reports.items():
         for counter in ("gaps", "lost", "bad_frames", "malformed", "refused", "not_ours"):
-            if (counter, name[:7]) != (
-                "malformed",
-                "candles",
-            ):  # there a broken trade whose price the wire does not tell
-                assert report.get(counter, 0) == 0, f"{name} reports {counter}"
+            assert report.get(counter, 0) == 0, f"{name} reports {counter}"
     assert min(report["published"] for report in feeds) > 20_000
 
 
