@@ -8,17 +8,21 @@ fabric.kernels``) it fills the cache beforehand, in a process of its own, and pr
 
 import importlib
 import os
+import queue
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from fabric import compiled
 
+WORK = "--work"
+"""Argument that makes this program a `Worker`'s process."""
 STAMP = "complete"
 """File in the cache folder, written when every kernel is in it."""
 FOLDERS_KEPT = 3
@@ -84,11 +88,54 @@ def prune() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+class Worker:
+    """A process that compiles one module after another: importing numba costs it a second, once."""
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (closed with the process)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fabric.kernels", WORK],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def compile(self, name: str) -> None:
+        """Fill the cache of a kernel module; raises RuntimeError with what the process said when that fails."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            print(name, file=self._process.stdin, flush=True)
+        if self._process.stdout.readline().strip() != name:
+            self._process.wait()
+            self._errors.seek(0)
+            raise RuntimeError(f"{name}: {self._errors.read().strip()}")
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        self._errors.close()
+
+
 def _compile_side_by_side() -> None:
-    """Compile each module in a process of its own, as many at once as there are cores; the longest sources first."""
+    """Compile all modules, as many at once as there are cores; the longest sources first."""
     names = sorted(modules(), key=_source_bytes, reverse=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = {pool.submit(_compile_alone, name): name for name in names}
+    with ExitStack() as resources:
+        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for _ in range(os.cpu_count() or 1):
+            idle.put(resources.enter_context(closing(Worker())))
+
+        def compile_one(name: str) -> None:
+            worker = idle.get()
+            try:
+                worker.compile(name)
+            finally:
+                idle.put(worker)
+
+        pool = resources.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        runs = {pool.submit(compile_one, name): name for name in names}
         for done, run in enumerate(as_completed(runs)):
             print(done, len(names), runs[run], flush=True)  # noqa: T201  (its output is its interface)
             run.result()
@@ -100,14 +147,15 @@ def _source_bytes(name: str) -> int:
     return compiled.ROOT.joinpath(*name.split(".")).with_suffix(".py").stat().st_size
 
 
-def _compile_alone(name: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "fabric.kernels", name], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr.strip()}")
+def _work() -> None:
+    """Be a `Worker`'s process: names of modules come in, and go out again when they are compiled."""
+    for line in sys.stdin:
+        _warm_up(line.strip())
+        print(line.strip(), flush=True)  # noqa: T201  (its output is its interface)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        _warm_up(sys.argv[1])
+    if sys.argv[1:] == [WORK]:
+        _work()
     elif compiled.CACHED and not complete():
         _compile_side_by_side()

@@ -2,6 +2,7 @@ import ast
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -97,13 +98,27 @@ def test_each_module_keeps_its_own_newest_caches(tree: Path) -> None:
     assert [folder.exists() for folder in [*mine, other]] == [True, True, True, False, False, True]
 
 
+class FakeWorker:
+    """Compiles nothing, and remembers what it was asked for."""
+
+    compiled: list[str]
+    problem = ""
+
+    def compile(self, name: str) -> None:
+        self.compiled.append(name)
+        if self.problem:
+            raise RuntimeError(f"{name}: {self.problem}")
+
+    def close(self) -> None: ...
+
+
 def test_modules_are_compiled_side_by_side_and_then_the_cache_is_complete(
     tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled_alone: list[str] = []
-    monkeypatch.setattr(kernels, "_compile_alone", compiled_alone.append)
+    monkeypatch.setattr(FakeWorker, "compiled", [], raising=False)
+    monkeypatch.setattr(kernels, "Worker", FakeWorker)
     kernels._compile_side_by_side()
-    assert sorted(compiled_alone) == kernels.modules()
+    assert sorted(FakeWorker.compiled) == kernels.modules()
     *steps, end = capsys.readouterr().out.splitlines()
     assert [step.rpartition(" ")[0] for step in steps] == ["0 2", "1 2"]
     assert sorted(step.rpartition(" ")[2] for step in steps) == kernels.modules()
@@ -114,10 +129,9 @@ def test_modules_are_compiled_side_by_side_and_then_the_cache_is_complete(
 def test_a_module_that_does_not_compile_is_the_last_one_named(
     tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(name: str) -> None:
-        raise RuntimeError(f"{name}: no field x")
-
-    monkeypatch.setattr(kernels, "_compile_alone", fail)
+    monkeypatch.setattr(FakeWorker, "compiled", [], raising=False)
+    monkeypatch.setattr(FakeWorker, "problem", "no field x")
+    monkeypatch.setattr(kernels, "Worker", FakeWorker)
     with pytest.raises(RuntimeError, match="no field x") as failed:
         kernels._compile_side_by_side()
     (said,) = capsys.readouterr().out.splitlines()
@@ -125,9 +139,12 @@ def test_a_module_that_does_not_compile_is_the_last_one_named(
     assert not kernels.complete()
 
 
-def test_what_a_module_says_when_it_fails_alone_comes_through() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)^fabric\.missing_kernel: .*ModuleNotFoundError"):
-        kernels._compile_alone("fabric.missing_kernel")
+def test_a_worker_compiles_one_module_after_another_and_what_it_says_when_one_fails_comes_through() -> None:
+    with closing(kernels.Worker()) as worker:
+        worker.compile("nodes.conditions_kernel")
+        worker.compile("nodes.feeds.wire_kernel")
+        with pytest.raises(RuntimeError, match=r"(?s)^fabric\.missing_kernel: .*ModuleNotFoundError"):
+            worker.compile("fabric.missing_kernel")
 
 
 def test_a_cache_that_someone_may_be_filling_is_kept(tree: Path) -> None:
