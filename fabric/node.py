@@ -29,9 +29,8 @@ RECEIVE_MS = 20
 JOIN_MAX_NS = 3 * SECOND_NS
 """A processor that has not heard all its publishers by then works with those that it hears."""
 
-GIVES_WAY = {"exchange": 10, "cache": 5, "writer": 5}
-"""Niceness by role, setpriority(2). Where processors are short prices come first: the cache can wait, and a simulated
-exchange that is too much for its machine should be the one that is late."""
+GIVES_WAY = {"exchange": 10}
+"""Niceness by role, setpriority(2): a simulated market that is too much for its machine should itself be late."""
 
 Counters = Mapping[str, int | float | str]
 

@@ -246,7 +246,9 @@ class SequencedWire:
 
     def counters(self) -> dict[str, int]:
         counts = {name: int(self._counters[column]) for name, column in self._columns.items()}
-        counts |= self.sequencer.counters() | self.messages.counters()
+        messages = self.messages.counters()
+        malformed = {name: n + messages.get(name, 0) for name, n in counts.items() if name.startswith(_MALFORMED)}
+        counts |= self.sequencer.counters() | messages | malformed
         counts["malformed"] = sum(count for name, count in counts.items() if name.startswith(_MALFORMED))
         return counts
 

@@ -92,7 +92,7 @@ def test_a_bot_on_every_nbbo_holds_every_number(market: Market) -> None:
                 assert seq == last.get(symbol, seq - 1) + 1
                 last[symbol] = seq
         counters = inbox.counters()
-    assert received > 100_000
+    assert received > 30_000, "half of what the composite changes in this time"
     assert len(last) == 5_000
     assert (counters["lost"], counters["gaps"], counters["bad_frames"]) == (0, 0, 0)
 

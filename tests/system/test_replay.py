@@ -81,7 +81,10 @@ class Doors:
                 yield json.loads(text)
             finally:
                 process.send_signal(signal.SIGINT)
-                code = process.wait(60)
+                try:
+                    code = process.wait(60)
+                finally:
+                    process.kill()
         assert code == 0, log.read_text()
 
 
