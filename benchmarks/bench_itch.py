@@ -32,6 +32,7 @@ from machine import describe
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "tests"), *filter(None, [os.environ.get("FABRIC_PEERS")])]
 
+# what these need has just been put on the path
 import lobster  # noqa: E402
 from fabric.symbols import SymbolTable  # noqa: E402
 from nodes.feeds import itch, moldudp64_kernel, order_book_kernel  # noqa: E402
@@ -208,7 +209,7 @@ def main() -> None:
         raw = lobster.framed(messages)
         data = np.frombuffer(raw, np.uint8)
         target = np.empty_like(data)
-        copied = best(1, rounds, lambda _: np.copyto(target, data)) / len(messages)  # noqa: B023
+        copied = best(1, rounds, lambda _: np.copyto(target, data)) / len(messages)  # noqa: B023  (called within its turn)
         total, framing, counts = ours(messages, rounds)
         print(f"{name} as {copies} symbols, {len(messages):,} messages, {len(raw) >> 20} MiB")
         told = f"{counts['quotes']:,} quotes, {counts['trades']:,} trades; framing {framing:.1f} ns of it"

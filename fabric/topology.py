@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.errors import UsageError
@@ -1145,13 +1146,13 @@ def _breaker(value: Value | None, stale_after_ns: int) -> BreakerSettings:
 
 def _faults(value: Value) -> FaultSettings:
     section = Section(value)
-    found: dict[str, float | int | bool | str] = {}
+    found: dict[str, Any] = {}
     if lines := section.get("lines"):
         found["lines"] = lines.text("A, B or AB", "A|B|AB", FaultSettings.lines)
     for name in ("drop", "duplicate", "corrupt", "drop_both"):
         if share := section.get(name):
             found[name] = share.number(0, 0.0)
-            if found[name] > 1:  # type: ignore[operator]
+            if found[name] > 1:
                 share.expected("a share from 0 to 1")
     for name in ("after", "for", "flap", "delay", "restart"):
         if duration := section.get(name):
@@ -1163,7 +1164,7 @@ def _faults(value: Value) -> FaultSettings:
     if mute := section.get("mute"):
         found["mute"] = mute.flag()
     section.close()
-    return FaultSettings(**found)  # type: ignore[arg-type]
+    return FaultSettings(**found)
 
 
 def _limits(value: Value | None) -> Limits:

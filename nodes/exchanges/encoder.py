@@ -1,5 +1,6 @@
 """What the encoders of all wires share: the buffer of packets and the state of their stream."""
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ PACKETS_MAX: Final = 512
 """Packets that are made at once."""
 
 
-class Encoder:
+class Encoder(ABC):
     """Events in, packets out, in a buffer that is used again at each call. A wire adds `_fill`."""
 
     def __init__(self, session: int, *, grid_ns: int = 0, tick_ns: int = MILLISECOND_NS, skew_ns: int = 0) -> None:
@@ -62,9 +63,10 @@ class Encoder:
             packets += [self.packets[i, : self.lengths[i]].tobytes() for i in range(used)]
         return packets
 
+    @abstractmethod
     def heartbeat(self, now_ns: int) -> None:
         """Put into ``packets[0]`` what the wire sends when there is nothing to say."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fill(self, events: Events, first: int, used: int) -> tuple[int, int]:
-        raise NotImplementedError
+        """As `encode`, which has set the day."""

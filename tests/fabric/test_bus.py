@@ -312,8 +312,8 @@ def test_nodes_of_one_machine_meet_on_a_unix_socket_and_bots_on_the_port(bus: Jo
     node = bus.joined()
     assert connections() == 1
     out.send(bus.quotes("AAPL"))
-    for reader in (bot, node):
-        reader.until(lambda reader=reader: reader.seqs(KIND_QUOTE, "AAPL") == [1])  # type: ignore[misc]
+    bot.until(lambda: bot.seqs(KIND_QUOTE, "AAPL") == [1])
+    node.until(lambda: node.seqs(KIND_QUOTE, "AAPL") == [1])
     assert local_endpoint("tcp://10.0.0.1:5500") == ""
     assert local_endpoint("tcp://127.0.0.1:*") == ""
 

@@ -216,7 +216,9 @@ def test_the_recording_is_not_a_dull_one(before_close: tuple[Doors, Truth]) -> N
 
 def test_the_snapshot_of_the_feed_is_the_last_quote_of_each_symbol(before_close: tuple[Doors, Truth]) -> None:
     doors, truth = before_close
-    values = _snapshot(doors.topology.node("replay").publishes.snapshot_endpoint, "quote.")  # type: ignore[union-attr]
+    publisher = doors.topology.node("replay").publishes
+    assert publisher is not None
+    values = _snapshot(publisher.snapshot_endpoint, "quote.")
     assert {value["S"]: _bus_sides(value) for value in values.values()} == truth.quotes
     assert {value["S"]: value["t"] for value in values.values()} == truth.times
     assert {value["S"] for value in values.values() if "N" in value["c"]} == truth.not_firm

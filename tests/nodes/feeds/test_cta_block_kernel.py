@@ -3,6 +3,7 @@
 import os
 import random
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def mutated(chance: random.Random, payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("use", [kernel.frame, kernel.frame.py_func], ids=["compiled", "plain"])
-def test_mutated_packets_read_as_the_plain_twin_reads_them(use: object) -> None:
+def test_mutated_packets_read_as_the_plain_twin_reads_them(use: Callable[..., tuple[int, int]]) -> None:
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     rounds = FUZZ // 10 if use is kernel.frame else 200
@@ -144,7 +145,7 @@ def test_mutated_packets_read_as_the_plain_twin_reads_them(use: object) -> None:
         payloads = [mutated(chance, cta_block(*messages)) for _ in range(10)]
         packets = from_payloads(payloads)
         blocks = np.zeros(10, BLOCK)
-        taken, made = use(*packets, GROUPS, 0, blocks, counters)  # type: ignore[operator]
+        taken, made = use(*packets, GROUPS, 0, blocks, counters)
         assert taken == 10, f"seed {seed}"
         found = [packets.buffer[block["start"] : block["stop"]].tobytes() for block in blocks[:made]]
         wanted = []
