@@ -475,14 +475,14 @@ class Inbox:
         call.
         """
         now = self._clock.monotonic_ns()
-        if now - self._called_ns > self._limits.stale_after_ns and not self._lossless:
-            for link in self._links:  # stopped or blocked meanwhile: what has queued up is old
-                self._silent(link, now, "the reader was away")
-        if now >= self._next_check_ns:
+        if not self._came_back(now - self._called_ns, now) and now >= self._next_check_ns:
             self._check(now)
         waits = timeout_ms if not (self._events or self._snapshots) else 0
         ready = bus_kernel.wait(self._items, waits, self._linger_ns // 1_000 if now < self._busy_until_ns else 0)
-        now = self._clock.monotonic_ns()
+        waited_ns = self._clock.monotonic_ns() - now
+        now += waited_ns
+        if self._came_back(waited_ns - waits * MILLISECOND_NS, now):
+            ready = 0  # those sockets are gone
         wall = self._clock.now_ns()
         n = self._tell(wall)
         if ready > 0:
@@ -503,6 +503,15 @@ class Inbox:
             if market.size:
                 self._clock.saw(int(market[:, 7].max()))
         return rows.view(EVENT).reshape(n)
+
+    def _came_back(self, absent_ns: int, now_ns: int) -> bool:
+        """Whether this reader was stopped or blocked for so long that what has queued up is old; then throw it away."""
+        if absent_ns <= self._limits.stale_after_ns or self._lossless:
+            return False
+        for link in self._links:
+            self._silent(link, now_ns, "the reader was away")
+        self._check(now_ns)
+        return True
 
     def _drain(self, n: int, now_ns: int, wall_ns: int) -> tuple[int, int]:
         share = max(64, self._limits.batch_max // max(1, len(self._links)))

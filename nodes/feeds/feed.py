@@ -16,12 +16,14 @@ With request servers the exchange is asked for what no line has brought; the ans
 from contextlib import closing, nullcontext
 from typing import Final, Protocol
 
+import numpy as np
+
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.node import Runtime
-from fabric.records import EVENT, NULL, QUOTE, Rows
+from fabric.records import EVENT, KIND_STATUS, NULL, QUOTE, STATUS, Rows, pack
 from fabric.topology import FeedSettings
 from nodes.feeds import sequencer, wires
-from nodes.feeds.breaker import CLOSED, Breaker
+from nodes.feeds.breaker import CLOSED, SKEW, Breaker
 from nodes.feeds.lines import Lines
 from nodes.feeds.recovery import Recoveries
 from nodes.feeds.wire import Packets, Wire
@@ -105,6 +107,8 @@ class Feed:
         self._accepted = self._gaps = self._malformed = self._skewed = self._retold = 0
         self._gap_ns = self._gap_wall_ns = self._waiting_ns = self._recover_ns = _NEVER
         self._is_skewed = self._told_gap = False
+        self._reason = NULL  # of `state`, packed
+        self._sessions: dict[int, int] = {}  # venue -> what the exchange said last of its whole market, packed
 
     def take(self, packets: Packets, now_ns: int, monotonic_ns: int) -> None:
         """Decode a batch and send what it holds; call also without packets, for silence and lost ones to be noticed."""
@@ -114,9 +118,10 @@ class Feed:
                 self._note(now_ns, monotonic_ns)
                 noted = True
             self._measure(rows, monotonic_ns)
+            self._complete(rows)
             self._sender.send(rows)
         if noted and self._told_gap and self.state == "stale":
-            self._sender.send(venue_states(self._venues, "stale", now_ns, self.breaker.reason))
+            self._tell("stale", now_ns)
         self._told_gap = False
         self._note(now_ns, monotonic_ns)
         self._recoveries.observe(packets)
@@ -126,6 +131,7 @@ class Feed:
         for answers in self._recoveries.turn(self.wire, now_ns, monotonic_ns):
             self.take(answers, now_ns, monotonic_ns)
         for rows in self.wire.release(now_ns, monotonic_ns):
+            self._complete(rows)
             self._sender.send(rows)
 
     def counters(self) -> dict[str, int | float | str]:
@@ -169,11 +175,33 @@ class Feed:
         if gaps and state == "gap" and is_skewed == self._is_skewed:
             return  # the wire tells it, with its range
         self._is_skewed = is_skewed
-        reason = self.breaker.reason if state == "stale" else "SKEW" if is_skewed else ""
+        reason = self.breaker.reason if state == "stale" else SKEW if is_skewed else ""
+        self._reason = pack(reason) if reason else NULL
         if state:
-            self._sender.send(venue_states(self._venues, state, now_ns, reason))
+            self._tell(state, now_ns)
         if changed and told == "stale":
             self._tell_again(now_ns)
+
+    def _tell(self, state: str, now_ns: int) -> None:
+        """Tell what the line is now."""
+        rows = venue_states(self._venues, state, now_ns)
+        self._complete(rows)
+        self._sender.send(rows)
+
+    def _complete(self, rows: Rows) -> None:
+        """In place: each row about a whole venue tells all that is known of it, whoever found out which part: of its
+        market the exchange (`trading`), of its line this feed (`venue_state`, `reason`).
+        """
+        for i in np.flatnonzero((rows["kind"] == KIND_STATUS) & (rows["symbol"] == 0)).tolist():
+            row = rows[i : i + 1].view(STATUS)[0]
+            venue = int(row["venue"])
+            if row["trading"] == NULL:
+                row["trading"] = self._sessions.get(venue, NULL)
+            else:
+                self._sessions[venue] = int(row["trading"])
+                row["venue_state"] = pack(self.state)
+            if row["reason"] == NULL:
+                row["reason"] = self._reason
 
     def _line(self, sound: int, gaps: int, monotonic_ns: int) -> str:
         """What the line is now."""

@@ -310,12 +310,10 @@ def gap_states(venues: str, gap: Any) -> Rows:
     return rows.view(EVENT)
 
 
-def venue_states(venues: str, state: str, now_ns: int, reason: str = "") -> Rows:
+def venue_states(venues: str, state: str, now_ns: int) -> Rows:
     """A STATUS row for each venue, about its whole line."""
     rows = empty(len(venues), STATUS, KIND_STATUS)
     rows["venue"] = [ord(letter) for letter in venues]
     rows["event_ns"] = rows["recv_ns"] = now_ns
     rows["venue_state"] = pack(state)
-    if reason:
-        rows["reason"] = pack(reason)
     return rows.view(EVENT)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zmq
 
-from fabric import codec
+from fabric import bus_kernel, codec
 from fabric.bus import Inbox, Outbox, local_endpoint
 from fabric.clock import SECOND_NS, ManualClock
 from fabric.errors import UnavailableError
@@ -515,6 +515,30 @@ def test_a_reader_that_was_away_throws_its_backlog_away_and_learns_the_last_valu
     assert reader.links() == [1, 0, 1]
     assert reader.gaps() == [("AAPL", 2, 100)]
     assert reader.counter("lost") == 99
+
+
+def test_a_reader_that_was_stopped_while_it_waited_throws_its_backlog_away(
+    bus: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = bus.publish()
+    reader = bus.joined()
+    out.send(bus.quotes("AAPL"))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    for _ in range(100):
+        out.send(bus.quotes("AAPL"))
+    wait = bus_kernel.wait
+
+    def stopped(items: Any, timeout_ms: int, linger_us: int) -> int:
+        ready: int = wait(items, timeout_ms, linger_us)
+        if ready and bus.clock.monotonic_ns() < came_back_ns:
+            bus.clock.advance(10 * SECOND_NS)
+        return ready
+
+    came_back_ns = bus.clock.monotonic_ns() + 10 * SECOND_NS
+    monkeypatch.setattr(bus_kernel, "wait", stopped)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1] == 101)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [1, 101]
+    assert reader.counter("rebuilds") == 1
 
 
 def test_a_step_of_the_wall_clock_makes_nothing_stale(bus: Joined, wire: Wire) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
-from fabric.records import EVENT, KIND_QUOTE, KIND_STATUS, NULL, QUOTE, STATUS, Rows, empty, unpack
+from fabric.records import EVENT, KIND_QUOTE, KIND_STATUS, NULL, QUOTE, STATUS, Rows, empty, pack, unpack
 from fabric.topology import BreakerSettings, FeedSettings
 from nodes.feeds import sequencer
 from nodes.feeds.breaker import Breaker
@@ -35,12 +35,17 @@ class FakeWire:
     def decode(self, packets: Packets, monotonic_ns: int) -> Iterator[Rows]:
         for at in packets.offsets:
             kind = chr(packets.buffer[at])
-            self.accepted += kind in "qhgwfs"
-            self.malformed += kind not in "qhgwfs"
+            self.accepted += kind in "qhgwfse"
+            self.malformed += kind not in "qhgwfse"
             self.gaps += kind == "g"
             self.waiting = {"w": 1, "f": 0}.get(kind, self.waiting)
             if kind == "g":
                 yield venue_states("V", "gap", 7)
+            if kind == "e":
+                event = empty(1, STATUS, KIND_STATUS)
+                event["venue"], event["trading"], event["venue_state"] = ord("V"), pack("R"), pack("live")
+                event["recv_ns"], event["event_ns"] = T0, T0 + 2 * SECOND_NS
+                yield event.view(EVENT)
             if kind in "qgs":
                 rows = empty(1, QUOTE, KIND_QUOTE)
                 rows["recv_ns"], rows["event_ns"] = T0, T0 + 2 * SECOND_NS * (kind == "s")
@@ -72,7 +77,8 @@ class Sent:
         for row in rows.view(STATUS):
             if row["kind"] == KIND_STATUS:
                 assert row["symbol"] == 0
-                self.log.append(f"{chr(row['venue'])} {unpack(row['venue_state'])} {unpack(row['reason'])}".strip())
+                words = [chr(row["venue"]), *(unpack(row[name]) for name in ("venue_state", "reason", "trading"))]
+                self.log.append(" ".join(word for word in words if word))
             else:
                 self.log.append("quote")
 
@@ -157,7 +163,7 @@ def test_a_gap_does_not_make_a_stale_line_look_alive(feed: Feed, sent: Sent) -> 
     feed.take(packets("q"), 0, 0)
     feed.take(packets(""), 0, SILENCE + 1)
     feed.take(packets("g"), 0, SILENCE + 2)
-    assert sent.take() == ["V live", "quote", "V stale SILENCE", "V gap", "quote", "V stale SILENCE"]
+    assert sent.take() == ["V live", "quote", "V stale SILENCE", "V gap SILENCE", "quote", "V stale SILENCE"]
     assert feed.counters()["line"] == "stale"
 
 
@@ -247,6 +253,18 @@ def test_a_clock_that_is_ahead_is_flagged_and_its_quotes_kept(feed: Feed, sent: 
     for second in range(2, 7):
         feed.take(packets("q"), 0, second * SECOND_NS)
     assert [word for word in sent.take() if word != "quote"] == ["V live"]
+
+
+def test_what_the_exchange_says_of_its_market_leaves_what_is_known_of_its_line(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("s"), 0, 0)
+    feed.take(packets("e"), 0, 1)
+    feed.take(packets("g"), 0, 2)
+    assert [word for word in sent.take() if word != "quote"] == [
+        "V live", "V live SKEW", "V live SKEW R", "V gap SKEW R",
+    ]  # fmt: skip
+    feed.take(packets(""), 0, 10 * SECOND_NS)
+    feed.take(packets("e"), 0, 10 * SECOND_NS + 1)
+    assert sent.take() == ["V stale SILENCE R", "V stale SILENCE R"], "half open: not live by an event"
 
 
 def test_skew_is_the_median_of_the_least_delays() -> None:
