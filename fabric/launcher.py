@@ -2,9 +2,9 @@
 
 One thread, one selector: node pipes, the fork server, commands and signals all arrive in `Launcher.turn`. A node
 is started when those it depends on have settled, so nodes that do not depend on one another start together. Of a
-node that dies, only that node is started again, with a larger epoch: at once the first time, so that its data is back
-within 1.5 s, then ever later, until `limits.restarts_max` deaths within `limits.restart_window_ns` make it `failed` and
-the others live on without it.
+node that dies, only that node is started again, with a larger epoch: at once if it had lived for `LIVED_NS`, so that
+its data is back within 1.5 s, else ever later, until `limits.restarts_max` deaths within `limits.restart_window_ns`
+make it `failed` and the others live on without it.
 
 `Launcher` is driven by whoever made it, from its main thread. `running` puts one into a process of its own, for code
 that wants a topology beside it: replays, benchmarks, tests.
@@ -42,6 +42,8 @@ READY_WITHIN_NS = 30 * SECOND_NS
 """A node that is not ready by then is killed, and counts as dead."""
 SERVER_WITHIN_NS = 300 * SECOND_NS
 """The fork server may have to compile every kernel first."""
+LIVED_NS = SECOND_NS
+"""A node that was ready and has lived for so long did not die of its start: it is back at once."""
 BACKOFF_FIRST_NS = 100 * MILLISECOND_NS
 BACKOFF_MAX_NS = 5 * SECOND_NS
 READ_MAX = 64 * 1024
@@ -85,6 +87,7 @@ class _Node:
     again: bool = False  # a restart was asked for
     restarts: int = 0
     deaths: deque[int] = field(default_factory=deque)
+    early_deaths: int = 0  # in a row, counted from the last incarnation that had lived for a while
     exit_code: int | None = None
     detail: str = ""
     report: dict[str, Any] = field(default_factory=dict)
@@ -408,13 +411,12 @@ class Launcher:
         if self._stopping:
             self._unclean = True
             return
-        delay_ns = self._next_delay(self._server_deaths, now_ns)
-        if delay_ns is None:
+        if self._too_often(self._server_deaths, now_ns):
             self._say("error", f"the fork server has died {len(self._server_deaths)} times: nothing can be started")
             self._unclean = True
             self.stop()
         else:
-            self._server_until_ns = now_ns + delay_ns
+            self._server_until_ns = now_ns + _backoff(len(self._server_deaths))
             self._say("error", "the fork server has died, and all nodes with it; all start again")
 
     def _end_server(self) -> None:
@@ -562,12 +564,14 @@ class Launcher:
     def _anew(self, node: _Node, now_ns: int) -> None:
         """Start it again because someone wants it: no death, and the earlier ones are forgiven."""
         node.deaths.clear()
+        node.early_deaths = 0
         node.state, node.until_ns, node.restarts = State.BACKOFF, now_ns, node.restarts + 1
 
     def _died(self, node: _Node, what: str, now_ns: int) -> None:
         """Start it again after a while, or give it up."""
-        delay_ns = self._next_delay(node.deaths, now_ns)
-        if delay_ns is None:
+        lived = node.state is State.READY and now_ns - node.started_ns >= LIVED_NS
+        node.early_deaths = 1 if lived else node.early_deaths + 1
+        if self._too_often(node.deaths, now_ns):
             node.state = State.FAILED
             window_s = self.topology.limits.restart_window_ns // SECOND_NS
             self._say(
@@ -579,20 +583,19 @@ class Launcher:
             if len(self.failed()) == len(self._nodes):
                 self.stop()  # nothing is left that could be supervised
             return
+        delay_ns = _backoff(node.early_deaths)
         node.state, node.until_ns = State.BACKOFF, now_ns + delay_ns
         node.restarts += 1
         when = f"in {delay_ns / SECOND_NS:g} s" if delay_ns else "now"
         self._say("warning", f"{node.spec.name}: {what}; starts again {when} (restart {node.restarts})")
 
-    def _next_delay(self, deaths: deque[int], now_ns: int) -> int | None:
-        """Note a death; how long to wait before the next start, None when there have been too many."""
+    def _too_often(self, deaths: deque[int], now_ns: int) -> bool:
+        """Note a death; whether there have now been too many."""
         limits = self.topology.limits
         deaths.append(now_ns)
         while deaths[0] < now_ns - limits.restart_window_ns:
             deaths.popleft()
-        if len(deaths) > limits.restarts_max:
-            return None
-        return 0 if len(deaths) == 1 else min(BACKOFF_FIRST_NS << min(len(deaths) - 2, 10), BACKOFF_MAX_NS)
+        return len(deaths) > limits.restarts_max
 
     def _bury(self, node: _Node, code: int) -> None:
         """Take its last words, then let go of what it leaves."""
@@ -869,6 +872,11 @@ def main() -> int:
 
             launcher.watch(0, let_go)
         return supervise(launcher, on_settled=settled, hangup=False)
+
+
+def _backoff(deaths: int) -> int:
+    """How long to wait before the next start after so many deaths in a row, in nanoseconds."""
+    return 0 if deaths == 1 else min(BACKOFF_FIRST_NS << min(deaths - 2, 10), BACKOFF_MAX_NS)
 
 
 def _needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:

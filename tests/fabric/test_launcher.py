@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import socket
 import time
@@ -106,6 +107,21 @@ def test_a_killed_node_is_back_within_a_second_and_the_others_are_untouched(tmp_
         "a: was killed by SIGKILL; starts again now (restart 1)"
         in RunFolder(tmp_path / ".fabric").log_path("fabric").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("lived_ns", "delays"), [(0, ["now", "now", "now"]), (10**12, ["now", "in 0.1 s", "in 0.2 s"])]
+)
+def test_who_had_lived_for_a_while_is_back_at_once_each_time(tmp_path, monkeypatch, lived_ns, delays):
+    monkeypatch.setattr("fabric.launcher.LIVED_NS", lived_ns)
+    with started(topology(tmp_path, node("a", "sleeper"), node("b", "sleeper")), tmp_path) as launcher:
+        for deaths in range(1, 4):
+            until(launcher, lambda: seen(launcher, "a")["ready"])
+            os.kill(seen(launcher, "a")["pid"], signal.SIGKILL)
+            until(launcher, lambda deaths=deaths: seen(launcher, "a")["restarts"] == deaths)
+        assert stop(launcher) == 0
+    log = RunFolder(tmp_path / ".fabric").log_path("fabric").read_text()
+    assert re.findall(r"a: was killed by SIGKILL; starts again ([^(]*) \(", log) == delays
 
 
 def test_a_node_that_crashes_for_ever_is_given_up_and_the_others_live(tmp_path):
