@@ -157,12 +157,12 @@ class Launcher:
         self.folder.make()
         self._lock = self.folder.lock({"topology": str(Path(self.topology.path).absolute())})
         machine.check_ports(machine.ports(self.topology))
-        names = tuple(node.name for node in self.topology.nodes)
+        names = tuple(node.name for node in self.topology.local_nodes())
         self._combined = Combined(
             self.folder.log_path(COMBINED_LOG), self._console, (*names, COMBINED_LOG, _SERVER_LOG), self._json
         )
         self._resources.callback(self._combined.close)
-        for spec in self.topology.nodes:
+        for spec in self.topology.local_nodes():
             log = NodeLog(spec.name, self.folder.log_path(spec.name), self._combined)
             self._resources.callback(log.close)
             self._nodes[spec.name] = _Node(spec, _needs(spec, self.topology), log)
@@ -880,17 +880,18 @@ def _backoff(deaths: int) -> int:
 
 
 def _needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:
-    """The nodes that must have settled before ``spec`` starts.
+    """The nodes that must have settled before ``spec`` starts, of those that start here.
 
     Those that it reads from, if they stand before it (two nodes may read from each other); for an exchange the
     feeds that hear it; for whoever uses the cache the cache.
     """
     needs = set()
+    local = topology.local_nodes()
     read = {source.publisher.name for source in spec.reads}
-    for other in topology.nodes[: topology.nodes.index(spec)]:
+    for other in local[: local.index(spec)]:
         if other.publishes is not None and other.publishes.name in read:
             needs.add(other.name)
-    for other in topology.nodes:
+    for other in local:
         match spec.settings, other.settings:
             case ExchangeSettings(lines=sent), FeedSettings(lines=heard) if set(sent) & set(heard):
                 needs.add(other.name)

@@ -44,10 +44,24 @@ class Usage:
     ended: bool  # a zombie: its parent has not taken notice yet
 
 
+def addressed(hosts: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """The names of those of ``hosts``, (name, address), whose address is one of this machine's."""
+    return tuple(name for name, address in hosts if _is_ours(address))
+
+
+def _is_ours(address: str) -> bool:
+    with suppress(OSError):
+        for family, kind, protocol, _, where in socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM):
+            with suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                probe.bind(where)
+                return True
+    return False
+
+
 def ports(topology: Topology) -> list[Port]:
-    """Every port that the nodes of a topology bind, in start order. Multicast lines may be shared and are left out."""
+    """Every port that the nodes started here bind, in start order. Multicast lines may be shared and are left out."""
     found: list[Port] = []
-    for node in topology.nodes:
+    for node in topology.local_nodes():
         if node.publishes is not None:
             publisher = node.publishes
             for use, address in (
@@ -111,7 +125,7 @@ def raise_file_limit(topology: Topology) -> str | None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
     needed = topology.limits.clients_max + _DESCRIPTORS_BESIDE_CLIENTS
-    gateways = any(isinstance(node.settings, GatewaySettings) for node in topology.nodes)
+    gateways = any(isinstance(node.settings, GatewaySettings) for node in topology.local_nodes())
     if not gateways or soft == resource.RLIM_INFINITY or soft >= needed:
         return None
     return (

@@ -259,6 +259,12 @@ class Topology:
     lossless: bool = False  # in a replay publishers wait for slow subscribers instead of dropping
     log_level: str = "INFO"
     log_format: str = "text"
+    hosts: tuple[tuple[str, str], ...] = ()  # (name, address) of each machine
+    here: tuple[str, ...] = ()  # the machines whose nodes this launcher starts; none named: all of them
+
+    def local_nodes(self) -> tuple[NodeSpec, ...]:
+        """The nodes that this launcher starts, in start order."""
+        return tuple(node for node in self.nodes if not self.here or node.host in self.here)
 
     def node(self, name: str) -> NodeSpec:
         """The node of that name; raises KeyError."""
@@ -863,8 +869,9 @@ class _Draft:
         nodes += [node for unit in (*self.gateways, *self.exchanges) for node in self._nodes(unit, publishers)]
         level, log_format = self.log
         return Topology(
-            path, tuple(nodes), tuple(self.venues.values()), self.limits, cache, log_level=level, log_format=log_format
-        )
+            path, tuple(nodes), tuple(self.venues.values()), self.limits, cache, log_level=level, log_format=log_format,
+            hosts=tuple((host.name, host.address) for host in self.hosts.values()),
+        )  # fmt: skip
 
     def _publisher(self, unit: _Unit, name: str, letters: str, host: _Host, pub: int, router: int) -> Publisher:
         venues = unit.settings.venues if isinstance(unit.settings, FeedSettings) else ""

@@ -85,7 +85,7 @@ def endpoints(topology: Topology, status: dict[str, Any]) -> Table:
             table.add_row(
                 "bus", f"{node.publishes.endpoint}  {snapshot}", f"{node.name}: {channels}".replace("[", r"\[")
             )
-    for node in topology.nodes:
+    for node in topology.local_nodes():
         if node.role == "cache" or (node.role == "writer" and topology.cache.mode != "embedded"):
             table.add_row(
                 "Redis", _servers(topology.cache), _counters(found[node.name]["report"]) or found[node.name]["detail"]

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ def test_a_node_that_crashes_for_ever_is_given_up_and_the_others_live(tmp_path):
     assert "starts again in 0.1 s" in log
     assert "starts again in 0.2 s" in log
     assert "bad        | about to crash" in log
+
+
+def test_only_the_nodes_of_this_machine_are_started_and_those_elsewhere_not_waited_for(tmp_path):
+    far = replace(node("far", "sleeper", port=free_ports()), host="far")
+    near = replace(node("near", "sleeper", reads=(far,)), host="near")
+    whole = topology(tmp_path, far, near)
+    with started(replace(whole, here=("near",)), tmp_path) as launcher:
+        until(launcher, launcher.settled)
+        assert [found["name"] for found in launcher.status()["nodes"]] == ["near"]
+        assert stop(launcher) == 0
 
 
 def test_when_every_node_has_been_given_up_the_launcher_ends_with_1(tmp_path):

@@ -131,6 +131,16 @@ def test_up_refuses_a_port_in_use_with_69_and_its_holder(file, capsys):
         assert f"port {port} on 127.0.0.1 (HTTP of web) is in use by pid " in capsys.readouterr().err
 
 
+def test_up_starts_what_belongs_on_this_machine(file, capsys):
+    hosts = "hosts: {east: {address: 192.0.2.7}, west: {address: 192.0.2.8}}\n"
+    file.write_text(file.read_text() + hosts)
+    assert run(["up", str(file)]) == 2
+    assert "the address of no host of" in (error := capsys.readouterr().err)
+    assert "(east 192.0.2.7, west 192.0.2.8): choose one by --host" in error
+    assert run(["up", "--host", "wets", str(file)]) == 2
+    assert "has no host 'wets'; did you mean 'west'?" in capsys.readouterr().err
+
+
 def test_up_refuses_what_cannot_go_together_or_be_read(tmp_path, file, capsys):
     assert run(["up", "--detach", "--for", "3s", str(file)]) == 2
     assert run(["up", "--for", "3", str(file)]) == 2
