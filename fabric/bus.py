@@ -104,6 +104,9 @@ def _tune(socket: zmq.Socket[bytes], limits: Limits) -> None:
     socket.setsockopt(zmq.SNDHWM, limits.queue_max)
     socket.setsockopt(zmq.RCVHWM, limits.queue_max)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
+    # A domain refuses ZMTP 1 and 2. Such a peer is sent every message, as it was to filter by itself; and what is no
+    # ZMTP at all, an HTTP request for one, is taken for ZMTP 1. Without a ZAP handler the domain asks nobody.
+    socket.setsockopt(zmq.ZAP_DOMAIN, b"fabric")
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)

@@ -201,9 +201,9 @@ class Gateway:
         latest = self._latest.counters()
         clients = self._clients.counters()
         return {
+            **self._inbox.counters(),
             "messages": int(self._latest.tables.counts[:KIND_GAP].sum()),
             "symbols": latest["quoted"],
-            "gaps": latest["gaps"],
             "clients": clients["clients"],
             "frames": clients["frames"],
             "requests": sum(self._service.requests.values()),
