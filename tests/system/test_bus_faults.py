@@ -72,7 +72,10 @@ class Rogue:
         self.socket.send_multipart([topic, payload])
 
     def quote(self, name: str, seq: int = 0, epoch: int = 0, **columns: int) -> int:
-        """Send a bid, a cent above the one before, of what no other venue quotes; the next number in its own epoch unless told otherwise."""
+        """Send a bid, a cent above the one before, of what no other venue quotes.
+
+        It has the next number in the rogue's own epoch, unless told otherwise.
+        """
         self.seqs[name] = seq or self.seqs[name] + 1
         symbols, now_ns = SymbolTable(8), time.time_ns()
         rows = empty(1, QUOTE, KIND_QUOTE)

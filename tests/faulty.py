@@ -1,0 +1,67 @@
+"""Programs of the product with a fault that a test can start: name ``faulty:<program>`` where a topology says ``run``.
+
+SIGUSR1 steps the wall clock of a node 5 s ahead and SIGUSR2 5 s back, as an administrator or NTP does; a node whose
+program is named with ``blocking=`` instead sleeps in its main thread for `BLOCK_S` at SIGUSR1.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gateway.app
+import gateway.redis_writer
+import nodes.candles
+import nodes.feeds.feed
+import nodes.nbbo
+from fabric.clock import SECOND_NS, SystemClock
+from fabric.topology import Topology
+
+PROGRAMS = (gateway.app.main, gateway.redis_writer.main, nodes.candles.main, nodes.feeds.feed.main, nodes.nbbo.main)
+"""Imported where nodes are forked from, so that their kernels are loaded there."""
+
+STEP_NS = 5 * SECOND_NS
+BLOCK_S = 6.0
+_BLOCKING = "blocking="
+
+
+class SteppedClock(SystemClock):
+    """The machine's clock, off by what it has been set forward or back."""
+
+    def __init__(self) -> None:
+        self.offset_ns = 0
+
+    def now_ns(self) -> int:
+        return super().now_ns() + self.offset_ns
+
+
+def with_faults(topology: Topology, *roles: str, blocking: bool = False) -> Topology:
+    """The same topology with the programs of these roles made faulty."""
+    prefix = f"faulty:{_BLOCKING if blocking else ''}"
+    nodes = [replace(n, run=prefix + n.run) if n.role in roles else n for n in topology.nodes]
+    return replace(topology, nodes=tuple(nodes))
+
+
+def __getattr__(name: str) -> Callable[[Any], None]:
+    """The program ``name``, made faulty."""
+    wanted = name.removeprefix(_BLOCKING)
+    program = next((p for p in PROGRAMS if f"{p.__module__}:{p.__name__}" == wanted), None)
+    if program is None:
+        raise AttributeError(name)
+
+    def blocking(runtime: Any) -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCK_S))
+        program(runtime)
+
+    def stepped(runtime: Any) -> None:
+        runtime.clock = clock = SteppedClock()
+
+        def step(number: int, _: object) -> None:
+            clock.offset_ns += STEP_NS if number == signal.SIGUSR1 else -STEP_NS
+
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, step)
+        program(runtime)
+
+    return blocking if name.startswith(_BLOCKING) else stepped
