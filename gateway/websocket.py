@@ -23,6 +23,7 @@ from gateway.fanout import Client, Fanout
 from gateway.protocol import Feed, ProtocolError
 from gateway.protocol_kernel import JSON, MSGPACK
 from gateway.session import AUTH_TIMEOUT_S, Answer, Authenticator, OpenDoor, Session
+from gateway.strict import StrictProtocol
 
 PING_S = 5.0
 """Between pings, and the time to answer one."""
@@ -48,7 +49,7 @@ def handlers(fanout: Fanout, authenticator: Authenticator | None = None) -> list
     ]
 
 
-class _Protocol(WebSocketProtocol13):
+class _Protocol(StrictProtocol):
     """Lets the handler know before a Close frame is written; after that nothing else is."""
 
     handler: "StreamHandler"
