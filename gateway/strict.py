@@ -96,6 +96,9 @@ def _text(data: bytes) -> str:
 class StrictProtocol(WebSocketProtocol13):
     """A server's end of a WebSocket that takes only what RFC 6455 allows."""
 
+    _held: bytearray | None = None  # the fragments so far of a message that is not complete
+    _held_opcode = _CONTINUATION
+
     def _handle_websocket_headers(self, handler: WebSocketHandler) -> None:
         super()._handle_websocket_headers(handler)
         keys = handler.request.headers.get_list("Sec-WebSocket-Key")
@@ -111,14 +114,14 @@ class StrictProtocol(WebSocketProtocol13):
     async def _receive_strictly(self) -> None:
         """Read one frame, and hand on the message that it completes. Raises FrameError, StreamClosedError."""
         first, second = await self._read_bytes(2)
-        check_header(first, second, self._fragmented_message_buffer is not None)
+        check_header(first, second, self._held is not None)
         final, opcode, size = bool(first & 0x80), first & 0x0F, second & 0x7F
         if size >= 126:
             longer, shortest = (2, 126) if size == 126 else (8, 1 << 16)
             size = int.from_bytes(await self._read_bytes(longer), "big")
             if size < shortest or size >> 63:
                 raise FrameError(PROTOCOL_ERROR, "the length is not in its shortest form")
-        held = self._fragmented_message_buffer if opcode == _CONTINUATION else None
+        held = self._held if opcode == _CONTINUATION else None
         if size + len(held or b"") > self.params.max_message_size:
             raise FrameError(TOO_BIG, f"a message has at most {self.params.max_message_size} bytes")
         mask = await self._read_bytes(4)
@@ -130,12 +133,10 @@ class StrictProtocol(WebSocketProtocol13):
             held.extend(data)
             if not final:
                 return
-            assert self._fragmented_message_opcode is not None
-            opcode, data = self._fragmented_message_opcode, bytes(held)
-            self._fragmented_message_buffer = None
+            opcode, data = self._held_opcode, bytes(held)
+            self._held = None
         elif not final:
-            self._fragmented_message_opcode = opcode
-            self._fragmented_message_buffer = bytearray(data)
+            self._held_opcode, self._held = opcode, bytearray(data)
             return
         if not self.client_terminated:
             handled = self._run_callback(self.handler.on_message, _text(data) if opcode == _TEXT else data)

@@ -14,7 +14,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from fabric.errors import StoreError, UnavailableError
 from fabric.records import KIND_NBBO, NULL, STATE_STALE
-from gateway import app, rest
+from gateway import app
 from gateway.watchdog import Watchdog
 from gateway_rig import Rig, running
 
@@ -148,16 +148,21 @@ def test_a_method_that_is_not_there_is_405_with_those_that_are(method: str) -> N
 
 def test_an_address_that_asks_too_often_is_told_when_to_come_back() -> None:
     async def steps(rig: Rig) -> None:
-        rig.gateway._service.buckets = rest.AddressBuckets(rate=0.5)
-        first = await fetch(rig, "/symbols")
-        assert (first.code, first.headers["RateLimit-Policy"]) == (200, '"address";q=1;w=2')
+        """Bad input 53."""
+        answers = [await fetch(rig, "/symbols") for _ in range(2)]
+        assert [(answer.code, answer.headers["RateLimit-Policy"]) for answer in answers] == [
+            (200, '"address";q=2;w=2'),
+            (200, '"address";q=2;w=2'),
+        ]
+        assert answers[0].headers["RateLimit"] == '"address";r=1;t=0'
         second = await fetch(rig, "/symbols")
-        assert (second.code, second.headers["Retry-After"]) == (429, "2")
-        assert second.headers["RateLimit"] == '"address";r=0;t=2'
+        assert (second.code, second.headers["Retry-After"]) == (429, "1")
+        assert second.headers["RateLimit"] == '"address";r=0;t=1'
+        assert second.headers["X-RateLimit-Remaining"] == "0"
         assert json.loads(second.body)["code"] == "too_many_requests"
         assert (await fetch(rig, "/livez")).code == 200
 
-    scenario(steps)
+    scenario(steps, address_requests=1)
 
 
 def test_what_blocks_the_loop_is_in_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

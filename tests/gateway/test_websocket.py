@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -17,11 +18,13 @@ from tornado.web import Application
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fabric.clock import MILLISECOND_NS, ManualClock, SystemClock
-from fabric.topology import Limits
+from fabric.topology import Access, Limits
 from gateway import websocket
+from gateway.auth import Door
+from gateway.delayed import Delayed
 from gateway.protocol_kernel import JSON, MSGPACK
-from gateway.session import Authenticator
-from gateway_market import Market, decode
+from gateway.shared import Shared
+from gateway_market import SOURCES, Market, decode
 
 PX = 10**9
 MSGPACK_HEADERS = {"Content-Type": "application/msgpack"}
@@ -34,9 +37,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets",
 class Running:
     """A served market: `market` to publish in, `url` to connect to."""
 
-    def __init__(self, market: Market, port: int) -> None:
+    def __init__(self, market: Market, port: int, door: Door, delayed: dict[int, Delayed]) -> None:
         self.market = market
         self.port = port
+        self.door = door
+        self.delayed = delayed
         self.step: Callable[[], None] = lambda: None
 
     def url(self, path: str) -> str:
@@ -47,21 +52,36 @@ class Running:
         while True:
             self.step()
             self.market.fanout.flush(self.market.clock.monotonic_ns())
+            for delayed in self.delayed.values():
+                delayed.turn(self.market.clock.now_ns(), self.market.clock.monotonic_ns())
+            self.door.turn()
             await asyncio.sleep(0.001)
 
 
 @contextlib.asynccontextmanager
 async def served(
-    clock: Any = None, limits: Limits | None = None, send_buffer: int = 0, authenticator: Authenticator | None = None
+    clock: Any = None,
+    limits: Limits | None = None,
+    send_buffer: int = 0,
+    access: Access | None = None,
+    table: Path | None = None,
 ) -> AsyncIterator[Running]:
     market = Market(clock or SystemClock(), limits)
-    server = HTTPServer(Application(websocket.handlers(market.fanout, authenticator)))
+    topology = market.fanout.topology
+    door = Door(access or Access(), topology.limits, Shared(table), market.clock)
+    delays = {plan.delay_ns for plan in door._access.plans if plan.delay_ns}
+    delayed = {
+        delay_ns: Delayed(delay_ns, topology, market.fanout.settings, SOURCES, market.symbols, market.clock)
+        for delay_ns in delays
+    }
+    fanouts = {delay_ns: one.fanout for delay_ns, one in delayed.items()}
+    server = HTTPServer(Application(websocket.handlers(market.fanout, market.symbols, door, fanouts)))
     listening = socket.create_server(("127.0.0.1", 0), backlog=1_024)
     if send_buffer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # accepted sockets inherit it
     listening.setblocking(False)
     server.add_socket(listening)
-    running = Running(market, listening.getsockname()[1])
+    running = Running(market, listening.getsockname()[1], door, delayed)
     pumping = asyncio.create_task(running.pump())
     try:
         yield running
@@ -72,6 +92,7 @@ async def served(
         pumping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await pumping
+        door.close()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -386,20 +407,6 @@ def test_who_does_not_authenticate_in_time_is_sent_away(monkeypatch: pytest.Monk
             code, words, found = await closing(ws)
             assert (code, words) == (4408, "auth timeout")
             assert found[-1]["code"] == 404
-
-    run(test)
-
-
-def test_a_wrong_key_is_sent_away() -> None:
-    class Nobody:
-        def authenticate(self, key: str, secret: str, remote: str) -> bool:
-            return False
-
-    async def test() -> None:
-        async with served(authenticator=Nobody()) as running, websockets.connect(running.url("/v2/sip")) as ws:
-            await say(ws, action="auth", key="k", secret="s")
-            code, _, found = await closing(ws)
-            assert (code, found[-1]["code"]) == (4401, 402)
 
     run(test)
 
