@@ -1,6 +1,7 @@
 """A gateway without a topology around it: real HTTP on a free port, the bus and the fan-out played by the test."""
 
 import asyncio
+import json
 import logging
 import socket
 from collections import deque
@@ -11,10 +12,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from tornado.httpclient import AsyncHTTPClient
+from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
 from fabric.node import Runtime
-from fabric.records import EVENT, KIND_LINK, KIND_NBBO, KIND_TRADE, LINK, NBBO, TRADE, Rows, empty, pack, venue_mask
+from fabric.records import (
+    BAR,
+    EVENT,
+    KIND_BAR_1M,
+    KIND_LINK,
+    KIND_NBBO,
+    KIND_TRADE,
+    LINK,
+    NBBO,
+    TRADE,
+    Rows,
+    empty,
+    pack,
+    venue_mask,
+)
 from fabric.symbols import SymbolTable
 from fabric.topology import Access, GatewaySettings, Limits, NodeSpec, Publisher, Source, Topology, Venue
 from gateway import latest_kernel, rest
@@ -147,6 +164,17 @@ class Rig:
         values = {"seq": 1, "epoch": 1, "venue": ord("V"), "mark": 0, "event_ns": self.runtime.clock.now_ns()}
         return self._row(TRADE, KIND_TRADE, name, values | columns)
 
+    def bars(self, name: str, count: int, start_ns: int) -> Rows:
+        """Closed minutes, one after the other."""
+        rows = empty(count, BAR, KIND_BAR_1M)
+        rows["symbol"] = self.runtime.symbols.intern(name)
+        rows["seq"], rows["epoch"] = np.arange(count) + 1, 1
+        rows["event_ns"] = start_ns + np.arange(count) * 60_000_000_000
+        for column, price in {"open_px": 10, "high_px": 12, "low_px": 9, "close_px": 11, "vwap_px": 10}.items():
+            rows[column] = price * 1_000_000_000
+        rows["volume"], rows["trades"], rows["rev"], rows["final"], rows["gap"] = 700, 7, 1, 1, 0
+        return rows.view(EVENT)
+
     def link(self, up: int) -> Rows:
         return self._row(LINK, KIND_LINK, "", {"publisher": 0, "up": up})
 
@@ -184,3 +212,14 @@ async def running(
         ready.cancel()
         rig.runtime.stopped = True
         await rig.serving
+
+
+async def ask(rig: Rig, path: str, method: str = "get", **headers: str) -> tuple[int, Any, HTTPHeaders]:
+    """Status, body (read, if it is JSON) and headers of an answer; ``_`` in a header's name is ``-``."""
+    options: dict[str, Any] = {"body": b""} if method == "post" else {}
+    options["headers"] = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = await AsyncHTTPClient(force_instance=True).fetch(
+        f"http://127.0.0.1:{rig.port}{path}", method=method.upper(), raise_error=False, **options
+    )
+    is_json = "json" in answer.headers.get("Content-Type", "")
+    return answer.code, json.loads(answer.body) if is_json else answer.body, answer.headers
