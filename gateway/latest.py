@@ -105,10 +105,14 @@ class Latest:
 
     def display(self, symbol: int) -> np.void | None:
         """The NBBO row to show: the current one, or the last known when that is stale; None if there never was one."""
-        now = self.nbbo[symbol]
-        if self.last_known[symbol]["seq"] != NULL and self.stale(symbol):
-            return self.last_known[symbol]
-        return now if now["seq"] != NULL else None
+        return self.shown(symbol)[0]
+
+    def shown(self, symbol: int) -> tuple[np.void | None, bool]:
+        """The row of `display`, and whether the best bid and offer is stale."""
+        now, stale = self.nbbo[symbol], self.stale(symbol)
+        if stale and self.last_known[symbol]["seq"] != NULL:
+            return self.last_known[symbol], True
+        return (now if now["seq"] != NULL else None), stale
 
     def candles(self, symbol: int, kind: int, start_ns: int, end_ns: int, limit: int) -> Rows:
         """The newest ``limit`` candles with ``start_ns <= start < end_ns``, oldest first, as a copy (CANDLE)."""

@@ -6,6 +6,7 @@ requests, and eight bytes in a table that processes share are a whole bucket (`g
 
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 
@@ -17,7 +18,7 @@ class Rate:
     per_second: float
     burst: int
 
-    @property
+    @cached_property
     def ns_per_token(self) -> int:
         return round(SECOND_NS / self.per_second)
 

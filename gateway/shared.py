@@ -20,8 +20,6 @@ import hashlib
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from mmap import mmap
 from pathlib import Path
 from typing import Final
@@ -36,6 +34,7 @@ WAYS: Final = 16
 PROCESSES_MAX: Final = 64
 KEY_BYTES: Final = 16
 SECRET_BYTES: Final = 32
+HASHES_MAX: Final = 4_096
 _VERSION: Final = 1
 _HEADER_BYTES: Final = 4_096
 _LOCK_BYTE: Final = 0  # the lock of the table; that of column c is byte 1 + c
@@ -65,6 +64,8 @@ class Shared:
     def __init__(self, path: Path | None = None) -> None:
         """Open, or make, the table at ``path``; None: one of this process alone. Raises FabricError."""
         self._fd = _open(path)
+        self._table_lock = _Lock(self._fd)
+        self._hashed: dict[str, tuple[bytes, int]] = {}
         try:
             with self._locked():
                 self._map()
@@ -186,8 +187,7 @@ class Shared:
 
     def _place(self, subject: str, now_ns: int) -> int:
         """Where the entry of a subject is in the file, made if there is none; -1 when its set has no room."""
-        key = hashlib.blake2b(subject.encode(), digest_size=KEY_BYTES, key=self.secret).digest()
-        first = int.from_bytes(key[:4], "little") % SETS * WAYS
+        key, first = self._hashed.get(subject) or self._hash(subject)
         start = _HEADER_BYTES + first * KEY_BYTES
         keys = self._memory[start : start + WAYS * KEY_BYTES]
         found = keys.find(key)
@@ -199,6 +199,14 @@ class Shared:
         since_ns, _, kept_until_ns = _HEAD.unpack_from(self._memory, at)
         _HEAD.pack_into(self._memory, at, since_ns, now_ns, kept_until_ns)
         return at
+
+    def _hash(self, subject: str) -> tuple[bytes, int]:
+        """The key of a subject and the first entry of its set; those asked for of late are remembered."""
+        key = hashlib.blake2b(subject.encode(), digest_size=KEY_BYTES, key=self.secret).digest()
+        if len(self._hashed) >= HASHES_MAX:
+            self._hashed.clear()
+        self._hashed[subject] = found = (key, int.from_bytes(key[:4], "little") % SETS * WAYS)
+        return found
 
     def _make(self, key: bytes, first: int, keys: bytes, now_ns: int) -> int:
         """An entry for a new subject: an empty one, or the one that was used longest ago among those that may go."""
@@ -259,18 +267,28 @@ class Shared:
             return False
         return True
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._lock(fcntl.F_WRLCK, _LOCK_BYTE, wait=True)
-        try:
-            yield
-        finally:
-            self._lock(fcntl.F_UNLCK, _LOCK_BYTE)
+    def _locked(self) -> "_Lock":
+        return self._table_lock
 
-    def _lock(self, kind: int, byte: int, wait: bool = False) -> None:
+    def _lock(self, kind: int, byte: int) -> None:
         """An open-file-description lock (fcntl(2)): it belongs to this opening of the file, and ends with it."""
-        command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-        fcntl.fcntl(self._fd, command, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+
+class _Lock:
+    """The lock of the table, which every operation takes: a few microseconds, so waiting for it is no pause."""
+
+    _TAKE: Final = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0)
+    _GIVE: Final = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._TAKE)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._GIVE)
 
 
 def _open(path: Path | None) -> int:

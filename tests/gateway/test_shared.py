@@ -69,7 +69,7 @@ def _hold_and_wait(path: Path, said: Connection) -> None:
     table = Shared(path)
     table.enter("a", 9, 0)
     table.enter("a", 9, 0)
-    table._lock(1, 0, wait=True)  # killed inside an operation, with the table locked
+    table._locked().__enter__()  # killed inside an operation, with the table locked
     said.send(table.column)
     signal.pause()
 
