@@ -754,6 +754,31 @@ def test_a_stock_alpaca_stream_logs_in_with_a_key(tmp_path: Path) -> None:
     run(test)
 
 
+def test_wscat_from_npm_logs_in_and_subscribes(tmp_path: Path) -> None:
+    """Another maker's client, with headers and from a pipe."""
+    wscat = Path(__file__).parents[2] / ".fabric" / "npm" / "node_modules" / ".bin" / "wscat"
+    if not wscat.exists():
+        pytest.skip(f"no {wscat}: npm install --prefix .fabric/npm wscat")
+    guarded = Guarded(tmp_path)
+    key = guarded.key()
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            running.market.apply(running.market.nbbo("AAPL", 185_500_000_000))
+            command = [str(wscat), "--no-color", "-c", running.url("/stream"), "-H", f"X-API-Key: {'.'.join(key)}"]
+            command += ["-x", '{"action":"subscribe","quotes":["AAPL"]}', "-w", "1"]
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)  # it ends with its input
+            assert process.stdout is not None
+            said = await asyncio.wait_for(process.stdout.read(), WAIT_S)
+            await process.wait()
+            assert b'"msg":"authenticated"' in said
+            assert b'"T":"q","S":"AAPL"' in said
+            assert b'"bp":185.5' in said
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "status", "code"),
     [
