@@ -120,8 +120,8 @@ class Gateway:
             "rest": self._rest_counters,
             "access": self._door.counters,
         }
-        for delay_ns, market in self._delayed.items():
-            parts[f"delayed_{delay_ns // SECOND_NS}s"] = market.counters
+        if self._delayed:
+            parts["delayed"] = self._delayed_counters
         labelled = {("bad_frames", "reason"): self._inbox.bad_frames, ("http_requests", "status"): self._requests}
         metrics = service | {"registry": health.registry(parts, labelled)}
         page = {"path": str(PAGE)}
@@ -241,6 +241,11 @@ class Gateway:
         if self._store is not None:
             counters |= {"store_reads": self._store.reads, "store_failures": self._store.failures}
         return counters
+
+    def _delayed_counters(self) -> dict[str, int]:
+        """Those of all delays together."""
+        counted = [market.counters() for market in self._delayed.values()]
+        return {name: sum(counters[name] for counters in counted) for name in counted[0]}
 
     def _report(self) -> dict[str, int | float | str]:
         """One line of `fabric status`."""

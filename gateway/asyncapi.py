@@ -47,6 +47,12 @@ _HOW: Final[dict[str, str]] = {
     "gap": "messages were lost",
     "slow": "this client reads too slowly",
 }
+_STATE: Final[Json] = {
+    "st": {"type": "integer", "description": "state bits, as on the bus; not there when none is set"}
+}
+_REPLACED: Final[Json] = {"k": {"type": "integer", "description": "updates that this one replaced; not there for none"}}
+_SOMETIMES: Final[dict[str, Json]] = {"q": _STATE | _REPLACED, "vq": _STATE | _REPLACED, "now": _STATE | _REPLACED}
+"""Keys that no table holds: the flush adds them where they say something."""
 SAID: Final[dict[str, tuple[str, dict[str, Json]]]] = {
     "success": ("connected, or authenticated", {"msg": {"enum": ["connected", "authenticated"]}}),
     "subscription": (
@@ -77,7 +83,8 @@ def server_messages() -> dict[str, Json]:
             found[kind]["payload"]["properties"] |= {key: {} for key in keys}
             continue
         found[kind] = _message(kind, _HOW.get(kind, ""), {"T": {"const": kind}, **{key: {} for key in keys}}, ["T"])
-    found["q"]["payload"]["properties"]["k"] = {"type": "integer", "description": "updates that this one replaced"}
+    for kind, own in _SOMETIMES.items():
+        found[kind]["payload"]["properties"] |= own
     return found
 
 

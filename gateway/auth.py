@@ -241,6 +241,7 @@ class Door:
         self._cached: dict[bytes, Grant] = {}  # tokens that were good, by their hash
         self._looked_ns = clock.monotonic_ns()
         self._look = False
+        self._closed = False
         self._visits: dict[str, dict[Visit, None]] = {}  # by user, the oldest first
         self._addresses = Rate(limits.address_requests, 2 * limits.address_requests)
         self.failures = 0  # who was not let in
@@ -248,8 +249,8 @@ class Door:
         self.replaced = 0
         self.revoked = 0  # connections closed because their key or token ended
         if access.keys:
+            self._keys_stamp = _stamp(access.keys)  # before it is read: a change in between is seen at the next look
             self._keys = keys.read(Path(access.keys))
-            self._keys_stamp = _stamp(access.keys)
             if not self._keys.by_id and self._tokens is None:
                 _log.warning("%s: no keys yet: nobody can come in (`fabric keys new USER`)", access.keys)
 
@@ -387,7 +388,9 @@ class Door:
         return True
 
     def depart(self, visit: Visit) -> None:
-        """A connection that had arrived has ended."""
+        """A connection that had arrived has ended; after `close` it is nobody's any more."""
+        if self._closed:
+            return
         self._shared.leave(f"connections {visit.address}", self._clock.monotonic_ns())
         self._forget(visit)
 
@@ -469,7 +472,8 @@ class Door:
         }
 
     def close(self) -> None:
-        """Give the table back."""
+        """Give the table back, and with it every connection that is still counted."""
+        self._closed = True
         self._shared.close()
 
 

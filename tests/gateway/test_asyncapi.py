@@ -14,7 +14,7 @@ from fabric.symbols import SymbolTable
 from fabric.topology import Topology
 from gateway import asyncapi, protocol
 from gateway.protocol_kernel import JSON
-from gateway_market import VENUES, Market, messages
+from gateway_market import BEST, FEED, VENUES, Market, interval, messages
 from gateway_rig import ask, running
 
 PX = 10**9
@@ -73,8 +73,32 @@ def test_market_messages_have_the_keys_that_are_described(clock: ManualClock) ->
         market.lost_trades("A", 2),
     )  # fmt: skip
     market.flush()
+    market.apply(market.link(BEST, False))
+    market.flush()
     said = messages(sink.frames)
+    assert any("st" in message for message in said)
     assert {"q", "t", "x", "c", "b", "u", "s", "l", "venue", "gap"} <= {message["T"] for message in said}
+    for message in said:
+        assert set(message) <= set(properties(f"server.{message['T']}")), message
+
+
+def test_conflated_messages_have_the_keys_that_are_described(clock: ManualClock) -> None:
+    market = Market(clock)
+    _, sink = market.client("stream")
+    client = next(iter(market.fanout._each()))
+    client.subscribe({channel: ["*"] for channel in ("quotes", "venueQuotes", "barsNow")}, 100, True)
+    for bid in (1, 2, 3):
+        market.apply(market.nbbo("A", bid * PX), market.quote("A", bid * PX), market.bar("A", 0, bid * PX, 0))
+    interval(clock)
+    market.flush()
+    for bid in (4, 5):
+        market.apply(market.nbbo("A", bid * PX), market.quote("A", bid * PX), market.bar("A", 0, bid * PX, 0))
+    market.apply(market.link(FEED, False))
+    interval(clock)
+    market.flush()
+    said = messages(sink.frames)
+    assert {message["T"] for message in said} == {"q", "vq", "now"}
+    assert any("k" in message for message in said)
     for message in said:
         assert set(message) <= set(properties(f"server.{message['T']}")), message
 

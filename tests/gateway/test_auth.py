@@ -480,6 +480,17 @@ def test_rates_of_addresses_and_users(house: House) -> None:
     assert [one.take_message(replace(grant, plan=Plan(messages=1))) for _ in range(6)] == [0] * 5 + [1_000]
 
 
+def test_a_connection_that_ends_after_the_gateway_is_nobodys(house: House) -> None:
+    door, visit = house.door(), Guest().visit()
+    door.arrive(visit)
+    door.admit(visit, Grant("key alice", BASIC))
+    house.doors.remove(door)
+    door.close()
+    door.depart(visit)
+    other = house.door()
+    assert other._shared.connections("connections key alice", 0) == 0
+
+
 def test_a_turn_with_nothing_to_do_is_nearly_free(house: House) -> None:
     door = house.door()
     started = time.process_time()
