@@ -63,6 +63,7 @@ class Latest:
         self.venue_statuses = self.tables.venue_statuses
         self.bars = {kind: self.tables.bars[kind - KIND_BAR_1M] for kind in BAR_KINDS}
         self._letters = symbols.arrays.names
+        self._found: dict[str, int] = {}
         for slot, code in enumerate(self.venues):
             self.tables.venue_slots[ord(code)] = slot
         for index, source in enumerate(sources):
@@ -88,8 +89,13 @@ class Latest:
 
     def find(self, name: str) -> int:
         """The id of a symbol that has been heard of on the bus, or -1."""
-        symbol = self.symbols.find(name)
-        return symbol if symbol > 0 else -1
+        symbol = self._found.get(name)
+        if symbol is None:
+            symbol = self.symbols.find(name)
+            if symbol <= 0:
+                return -1
+            self._found[name] = symbol  # a name keeps its id
+        return symbol
 
     def slot(self, venue: str) -> int:
         """The column of ``quotes`` that belongs to a venue letter; -1 when the topology has no such venue."""

@@ -147,7 +147,7 @@ def test_a_public_gateway_without_keys_is_refused(tmp_path: Path, command: str) 
     path, _, _ = write(tmp_path, access="", bind="0.0.0.0")
     ran = fabric(command, str(path))
     assert ran.returncode == 2
-    for line, column in ((6, 29), (7, 29)):
+    for line, column in ((6, 28), (7, 28)):
         assert f"{path}:{line}:{column}: gateways." in ran.stderr
     assert "give access: {keys: keys.json}" in ran.stderr
     assert "Traceback" not in ran.stderr
