@@ -74,17 +74,19 @@ def _hold_and_wait(path: Path, said: Connection) -> None:
     signal.pause()
 
 
-def test_a_process_that_was_killed_holds_nothing(path: Path) -> None:
-    """Its connections are known to be gone, and its lock is anyone's."""
+@pytest.mark.parametrize("lives", [True, False], ids=["another lives on", "another comes"])
+def test_a_process_that_was_killed_holds_nothing(path: Path, lives: bool) -> None:
+    """Its connections are known to be gone, to who was there and to who comes later, and its lock is anyone's."""
+    table = Shared(path) if lives else None
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_hold_and_wait, args=(path, there))
     process.start()
     assert here.poll(20)
-    assert here.recv() == 0
+    assert here.recv() == int(lives)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join(10)
-    table = Shared(path)
+    table = table or Shared(path)
     assert table.enter("a", 1, 0)
     assert table.connections("a", 0) == 1
     table.close()
