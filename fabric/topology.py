@@ -49,6 +49,11 @@ _ANSWERED_APART = ("cboe-pitch-2.41", "nyse-pillar")
 """Wires whose lost messages come on lines of their own."""
 _OVER_TCP = ("nasdaq-itch-5.0",)
 """Wires whose lines may be SoupBinTCP."""
+CLIENT_CHANNELS = (
+    *("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds"),
+    *("venueQuotes", "bars5m", "bars1h", "barsNow", "alerts"),
+)
+"""What a gateway's clients may subscribe to, for plans."""
 FIRST_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 """What a symbol may begin with: shards share these out, each to exactly one."""
 PARTICIPANTS = {
@@ -96,6 +101,8 @@ class Limits:
     clients_max: int = 20_000  # WebSocket connections of one gateway process
     client_symbols_max: int = 10_000  # symbols one WebSocket client may subscribe
     candles_kept: int = 1_000  # bars of each interval that a gateway keeps for one symbol
+    address_connections: int = 20_000  # WebSocket connections of one address, over all gateways of a machine
+    address_requests: int = 500  # REST requests a second of one address, likewise; twice that at once
 
 
 @dataclass(frozen=True)
@@ -230,6 +237,51 @@ class GatewaySettings:
     origins: tuple[str, ...] = ()  # allowed Origin headers besides its own address
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a user may see, and how much of it; the default is everything, within the gateway's own bounds."""
+
+    name: str = "full"
+    feeds: tuple[str, ...] = ()  # `sip` (all that is of all venues together) and names of venues' feeds; empty: all
+    channels: tuple[str, ...] = ()  # of the WebSocket; `quotes`, `trades` and `bars` are REST's too; empty: all
+    symbols: tuple[str, ...] = ()  # names, and prefixes that end in *; empty: all
+    wildcards: bool = True  # may subscribe to prefixes and to *; not by default where `symbols_max` is given
+    delay_ns: int = 0  # sees what was so long ago
+    connections: int = 0  # WebSocket connections at a time over all gateways of a machine; 0: no bound of its own
+    takeover: bool = False  # one more connection replaces the oldest, instead of being refused
+    symbols_max: int = 0  # symbols of one connection and channel; 0: `limits.client_symbols_max`
+    symbols_surge: int = 0  # the same while the gateway is degraded; 0: as always
+    messages: int = 20  # a second on one connection; five times that at once
+    requests: int = 200  # REST, a second over all gateways of a machine; twice that at once
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """Whose JSON Web Tokens are taken."""
+
+    keys: str  # file of a JSON Web Key Set
+    issuer: str
+    audience: str
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may come in at a gateway. Open: neither keys nor tokens, everyone may everything."""
+
+    keys: str = ""  # file of the API keys
+    tokens: TokenSettings | None = None
+    public: str = ""  # plan of those who say nothing of themselves; empty: they are refused
+    plans: tuple[Plan, ...] = (Plan(),)
+
+    @property
+    def open(self) -> bool:
+        return not self.keys and self.tokens is None
+
+    def plan(self, name: str) -> Plan | None:
+        """The plan of that name."""
+        return next((plan for plan in self.plans if plan.name == name), None)
+
+
 Settings = FeedSettings | ExchangeSettings | ProcessorSettings | CacheSettings | GatewaySettings
 
 
@@ -255,6 +307,7 @@ class Topology:
     venues: tuple[Venue, ...]
     limits: Limits = field(default_factory=Limits)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    access: Access = field(default_factory=Access)
     clock: str = "system"  # "event" in a replay: each node runs under the time of the events it sees
     lossless: bool = False  # in a replay publishers wait for slow subscribers instead of dropping
     log_level: str = "INFO"
@@ -377,6 +430,7 @@ def with_source(
         nodes=tuple(nodes),
         venues=tuple(named.get(code) or _participant(code) for code in venues),
         cache=cache,
+        access=Access(),  # on this machine's loopback only
         clock="event",
         lossless=True,
     )
@@ -431,6 +485,7 @@ class _Host:
     name: str
     address: str
     bind: str
+    insecure: bool = False
 
 
 @dataclass(frozen=True)
@@ -473,6 +528,7 @@ class _Draft:
         self.feeds = [self._read_feed(value) for value in top.entries("feeds")]
         self.exchanges = [self._read_exchange(value) for value in top.entries("exchanges")]
         self.processors = [self._read_processor(value) for value in top.entries("processors")]
+        self.access = self._read_access()
         self.gateways = self._read_gateways()
         self.cache = self._read_cache()
         top.need("feeds", "{iex: {wire: iex-tops-1.6, venues: V, lines: ['udp://127.0.0.1:5490']}}")
@@ -497,6 +553,7 @@ class _Draft:
             value.name,
             address.text("an address or host name", r"[^\s:/\[\]]+|[0-9a-fA-F:.]+") if address else "127.0.0.1",
             bind.text("an IP address, or * for all", r"\*|[0-9a-fA-F:.]+", "127.0.0.1") if bind else "127.0.0.1",
+            insecure.flag() if insecure else False,
         )
         if bind and host.bind != "*" and not _is_ip(host.bind):
             bind.expected("an IP address, or * for all")
@@ -505,7 +562,7 @@ class _Draft:
         if public and not (isinstance(public.content, str) and re.fullmatch(_KEY, public.content)):
             public.problem("expected a CURVE key: 40 characters of Z85 (in quotes)")
         if bind and not _is_loopback(host.bind):
-            if insecure and insecure.flag():
+            if host.insecure:
                 _log.warning("%s: the bus binds %s without encryption (allow_insecure)", value.key, host.bind)
             elif secret and public:
                 _log.warning("%s: the bus binds %s; its keys are checked, but not used yet", value.key, host.bind)
@@ -517,18 +574,84 @@ class _Draft:
         return host
 
     def _check_secret(self, value: Value) -> None:
+        text = self._read_private(value)
+        if text is None:
+            return
+        path = self._folder / value.text("a file name")
+        certificate = re.search(r'^\s*secret-key\s*=\s*"([^"\n]*)"', text, re.MULTILINE)
+        if not re.fullmatch(_KEY, certificate[1] if certificate else text.strip()):
+            value.problem(f"{path} holds no CURVE secret key: 40 characters of Z85, or a ZeroMQ certificate")
+
+    def _read_private(self, value: Value) -> str | None:
+        """The text of a file that only its owner may read; None where there is none. Notes what is wrong with it."""
         path = self._folder / value.text("a file name")
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
             text = path.read_text("ascii", "replace")
         except OSError as error:
             value.problem(f"{path}: {error.strerror or error}")
-            return
+            return None
         if mode & 0o077:
             value.problem(f"{path} has mode {mode:04o}: others may read the key; chmod 600 it")
-        certificate = re.search(r'^\s*secret-key\s*=\s*"([^"\n]*)"', text, re.MULTILINE)
-        if not re.fullmatch(_KEY, certificate[1] if certificate else text.strip()):
-            value.problem(f"{path} holds no CURVE secret key: 40 characters of Z85, or a ZeroMQ certificate")
+        return text
+
+    def _read_access(self) -> Access:
+        value = self._top.get("access")
+        if value is None:
+            return Access()
+        section = Section(value)
+        keys, tokens, public = section.get("keys"), section.get("tokens"), section.get("public")
+        plans = [self._read_plan(plan) for plan in section.entries("plans")]
+        if "full" not in (plan.name for plan in plans):
+            plans.insert(0, Plan())
+        section.close()
+        access = Access(
+            str(self._folder.resolve() / keys.text("a file name")) if keys else "",
+            self._read_tokens(tokens) if tokens else None,
+            public.choice([plan.name for plan in plans], "plan") if public else "",
+            tuple(plans),
+        )
+        if keys and Path(access.keys).exists():
+            self._read_private(keys)
+        if access.open and not (keys or tokens):
+            value.name_problem("without keys or tokens everyone may come in: give keys: keys.json, or leave it out")
+        return access
+
+    def _read_tokens(self, value: Value) -> TokenSettings:
+        section = Section(value)
+        keys = section.need("keys", "jwks.json")
+        issuer = section.need("issuer", "https://login.example.com")
+        audience = section.need("audience", "fabric")
+        section.close()
+        if keys:
+            self._read_private(keys)
+        return TokenSettings(
+            str(self._folder.resolve() / keys.text("a file name")) if keys else "",
+            issuer.text("the issuer's name, as its tokens have it") if issuer else "",
+            audience.text("our name, as the tokens have it") if audience else "",
+        )
+
+    def _read_plan(self, value: Value) -> Plan:
+        section = Section(value)
+        if not re.fullmatch(_NAME, value.name):
+            value.name_problem("a plan's name is at most 40 small letters, digits, - and _")
+        names = ["sip", *(venue.feed for venue in self.venues.values())]
+        wildcards, takeover, delay = section.get("wildcards"), section.get("takeover"), section.get("delay")
+        bounds = {
+            key: found.integer(low, 1_000_000) for key, low in _PLAN_BOUNDS.items() if (found := section.get(key))
+        }
+        plan = Plan(
+            value.name,
+            tuple(item.choice(names, "feed") for item in section.items("feeds")),
+            tuple(item.choice(CLIENT_CHANNELS, "channel") for item in section.items("channels")),
+            tuple(item.text("a symbol, or a prefix that ends in *", _PREFIX) for item in section.items("symbols")),
+            wildcards.flag() if wildcards else not bounds.get("symbols_max"),
+            delay.duration_ns(0, 0) if delay else 0,
+            takeover=takeover.flag() if takeover else False,
+            **bounds,
+        )
+        section.close()
+        return plan
 
     def _read_ports(self) -> tuple[int, int]:
         value = self._top.get("ports")
@@ -671,6 +794,7 @@ class _Draft:
         port, bind, interval = section.get("port"), section.get("bind"), section.get("interval")
         symbols = section.get("symbols")
         origins = section.items("origins")
+        insecure = section.get("allow_insecure")
         reads = section.get("reads")
         unit = self._unit(value, section, "gateway", "gateway.app:main", reads=tuple(reads.items() if reads else ()))
         prefixes = [_prefix(item) for item in symbols.items()] if symbols else [""]
@@ -685,6 +809,17 @@ class _Draft:
         )
         if bind and isinstance(bind.content, str) and not _is_ip(bind.content):
             bind.expected("an IP address")
+        elif not _is_loopback(settings.host) and self.access.open:
+            trusted = insecure.flag() if insecure else unit.hosts[0].insecure and bind is None
+            if trusted:
+                _log.warning("%s: %s is open to everyone (allow_insecure)", value.key, settings.host)
+            else:
+                (bind or value).problem(
+                    f"{settings.host} can be reached from other machines, and everyone might come in: give "
+                    "access: {keys: keys.json}, or allow_insecure: true for a network that you trust"
+                )
+        elif insecure:
+            insecure.flag()
         return replace(unit, settings=settings)
 
     def _unit(
@@ -869,7 +1004,8 @@ class _Draft:
         nodes += [node for unit in (*self.gateways, *self.exchanges) for node in self._nodes(unit, publishers)]
         level, log_format = self.log
         return Topology(
-            path, tuple(nodes), tuple(self.venues.values()), self.limits, cache, log_level=level, log_format=log_format,
+            path, tuple(nodes), tuple(self.venues.values()), self.limits, cache, self.access,
+            log_level=level, log_format=log_format,
             hosts=tuple((host.name, host.address) for host in self.hosts.values()),
         )  # fmt: skip
 
@@ -1039,8 +1175,20 @@ _LIMITS: Mapping[str, tuple[str, int]] = {
     "clients_max": ("", 1),
     "client_symbols_max": ("", 1),
     "candles_kept": ("", 1),
+    "address_connections": ("", 1),
+    "address_requests": ("", 1),
 }
 """Key in the file -> unit and least value; a time becomes the field ``<key>_ns``."""
+
+
+_PLAN_BOUNDS: Mapping[str, int] = {
+    "connections": 0,
+    "symbols_max": 0,
+    "symbols_surge": 0,
+    "messages": 1,
+    "requests": 1,
+}
+"""Whole numbers of a plan -> their least value."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ On SIGTERM it drains: not ready, then no longer listening, then every client is 
 """
 
 import asyncio
+import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,17 +19,21 @@ from tornado import httputil
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler, StaticFileHandler
 
-from fabric import machine
+from fabric import environment, machine
 from fabric.clock import SECOND_NS
+from fabric.control import RunFolder
 from fabric.errors import UnavailableError
 from fabric.node import Runtime
 from fabric.records import KIND_GAP, Rows
-from fabric.topology import GatewaySettings
-from gateway import fanout_kernel, health, latest_kernel, protocol_kernel, rest, websocket
+from fabric.topology import GatewaySettings, Topology
+from gateway import alpaca, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
+from gateway.auth import Door
+from gateway.delayed import Delayed
 from gateway.fanout import Fanout
 from gateway.health import Health
 from gateway.latest import Latest
 from gateway.rest import Answering, Service, StoreReader, SymbolIndex
+from gateway.shared import Shared
 from gateway.store import Store
 from gateway.watchdog import Watchdog
 
@@ -75,15 +81,30 @@ class PageHandler(Answering, StaticFileHandler):
 class Gateway:
     """One gateway process: its parts, and the pump that drives them."""
 
-    def __init__(self, runtime: Runtime, latest: Latest, clients: Clients, store: rest.Store | None) -> None:
-        """``store``: where values are looked for that memory has not; None without a cache."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        latest: Latest,
+        clients: Clients,
+        store: rest.Store | None,
+        door: Door,
+        delayed: Mapping[int, Delayed] | None = None,
+    ) -> None:
+        """``store``: where values are looked for that memory has not; None without a cache. ``delayed``: by their
+        delay, the markets of those whose plan has one.
+        """
         self._runtime = runtime
         self._clock = runtime.clock
         self._latest = latest
         self._clients = clients
         self._inbox = runtime.inbox()
         self._store = None if store is None else StoreReader(store, runtime.topology.limits.stale_after_ns)
-        self._service = Service(runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store)
+        self._door = door
+        self._delayed = delayed or {}
+        self._service = Service(
+            runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store, door,
+            {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
+        )  # fmt: skip
         self._watchdog = Watchdog(runtime.log)
         self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
 
@@ -97,7 +118,10 @@ class Gateway:
             "latest": self._latest.counters,
             "fanout": self._clients.counters,
             "rest": self._rest_counters,
+            "access": self._door.counters,
         }
+        if self._delayed:
+            parts["delayed"] = self._delayed_counters
         labelled = {("bad_frames", "reason"): self._inbox.bad_frames, ("http_requests", "status"): self._requests}
         metrics = service | {"registry": health.registry(parts, labelled)}
         page = {"path": str(PAGE)}
@@ -108,6 +132,10 @@ class Gateway:
                 (r"/candles/([^/]+)", rest.CandlesHandler, service),
                 (r"/symbols", rest.SymbolsHandler, service),
                 (r"/topology", rest.TopologyHandler, service),
+                (r"/v1/ticket", rest.TicketHandler, service),
+                (r"/v1/meta/conditions", meta.ConditionsHandler, service),
+                *alpaca.routes(service),
+                (r"/(openapi|asyncapi)\.json", meta.DescriptionHandler, service),
                 (r"/livez", health.HealthHandler, live),
                 (r"/(?:readyz|healthz)", health.HealthHandler, ready),
                 (r"/metrics", health.MetricsHandler, metrics),
@@ -136,7 +164,7 @@ class Gateway:
         self._runtime.log.info("listening on http://%s:%d", settings.host, settings.port)
         watching = None if self._store is None else asyncio.create_task(self._store.watch())
         try:
-            with self._watchdog:
+            with self._watchdog, self._looking_on_hangup():
                 while not self._runtime.stopping():
                     await self._turn()
                 await self._drain(server)
@@ -146,6 +174,7 @@ class Gateway:
                 watching.cancel()
                 self._store.close()
             await server.close_all_connections()
+            self._door.close()
 
     async def _turn(self) -> None:
         """Take what the bus has brought, pass it on, and let the loop serve its sockets until the next turn."""
@@ -156,8 +185,13 @@ class Gateway:
                 break
             self._latest.apply(batch, self._clock.now_ns())
             self._clients.apply(batch)
+            for market in self._delayed.values():
+                market.take(batch, self._clock.monotonic_ns())
         more = batch.size > 0
         more |= self._clients.flush(self._clock.monotonic_ns())
+        for market in self._delayed.values():
+            more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
+        self._door.turn()
         now_ns = self._clock.monotonic_ns()
         self._watchdog.turned()
         self.health.turned(now_ns, self._latest.links(), self._inbox.ready())
@@ -176,8 +210,20 @@ class Gateway:
             await self._turn()
         server.stop()
         self._clients.close_all(SERVICE_RESTART, "restarting")
+        for market in self._delayed.values():
+            market.fanout.close_all(SERVICE_RESTART, "restarting")
         while self._clients.counters()["clients"] and self._clock.monotonic_ns() < until_ns:
             await self._turn()
+
+    @contextmanager
+    def _looking_on_hangup(self) -> Iterator[None]:
+        """Let SIGHUP mean: look at the file of keys now."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._door.look)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
 
     def _judge_ready(self) -> rest.JsonObject:
         store = "off" if self._store is None else self._store.trouble or "ok"
@@ -191,10 +237,15 @@ class Gateway:
         return {str(status): count for status, count in self._service.requests.items()}
 
     def _rest_counters(self) -> dict[str, int]:
-        counters = {"rate_limited": self._service.buckets.refused}
+        counters = {"rate_limited": self._service.rate_limited}
         if self._store is not None:
             counters |= {"store_reads": self._store.reads, "store_failures": self._store.failures}
         return counters
+
+    def _delayed_counters(self) -> dict[str, int]:
+        """Those of all delays together."""
+        counted = [market.counters() for market in self._delayed.values()]
+        return {name: sum(counters[name] for counters in counted) for name in counted[0]}
 
     def _report(self) -> dict[str, int | float | str]:
         """One line of `fabric status`."""
@@ -237,5 +288,21 @@ def main(runtime: Runtime) -> None:
     latest = Latest(topology.limits, topology.venues, runtime.spec.reads, symbols)
     fanout = Fanout(topology, settings, symbols, latest, runtime.clock)
     store = None if topology.cache.mode == "off" else Store(topology.cache)
-    gateway = Gateway(runtime, latest, fanout, store)
-    asyncio.run(gateway.serve(websocket.handlers(fanout)))
+    door = Door(topology.access, topology.limits, Shared(_table(topology)), runtime.clock)
+    delays = {plan.delay_ns for plan in topology.access.plans if plan.delay_ns}
+    delayed = {
+        delay_ns: Delayed(delay_ns, topology, settings, runtime.spec.reads, symbols, runtime.clock)
+        for delay_ns in sorted(delays)
+    }
+    gateway = Gateway(runtime, latest, fanout, store, door, delayed)
+    fanouts = {delay_ns: market.fanout for delay_ns, market in delayed.items()}
+    asyncio.run(gateway.serve(websocket.handlers(fanout, symbols, door, fanouts)))
+
+
+def _table(topology: Topology) -> Path | None:
+    """Where the gateways of this machine share their limits; a replay, which meets nothing that runs, keeps its own."""
+    if topology.clock == "event":
+        return None
+    run_dir = environment.read().run_dir
+    folder = RunFolder(run_dir) if run_dir else RunFolder.beside(topology.path)
+    return folder.path / "limits.table"

@@ -84,6 +84,9 @@ GAUGES = frozenset(
         "fanout_clients",
         "fanout_entries",
         "fanout_late_ns_max",
+        "access_keys",
+        "delayed_waiting",
+        "delayed_clients",
     )
 )
 """The counters that may go down, as ``<part>_<name>``."""

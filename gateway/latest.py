@@ -63,6 +63,7 @@ class Latest:
         self.venue_statuses = self.tables.venue_statuses
         self.bars = {kind: self.tables.bars[kind - KIND_BAR_1M] for kind in BAR_KINDS}
         self._letters = symbols.arrays.names
+        self._found: dict[str, int] = {}
         for slot, code in enumerate(self.venues):
             self.tables.venue_slots[ord(code)] = slot
         for index, source in enumerate(sources):
@@ -88,8 +89,13 @@ class Latest:
 
     def find(self, name: str) -> int:
         """The id of a symbol that has been heard of on the bus, or -1."""
-        symbol = self.symbols.find(name)
-        return symbol if symbol > 0 else -1
+        symbol = self._found.get(name)
+        if symbol is None:
+            symbol = self.symbols.find(name)
+            if symbol <= 0:
+                return -1
+            self._found[name] = symbol  # a name keeps its id
+        return symbol
 
     def slot(self, venue: str) -> int:
         """The column of ``quotes`` that belongs to a venue letter; -1 when the topology has no such venue."""
@@ -105,10 +111,14 @@ class Latest:
 
     def display(self, symbol: int) -> np.void | None:
         """The NBBO row to show: the current one, or the last known when that is stale; None if there never was one."""
-        now = self.nbbo[symbol]
-        if self.last_known[symbol]["seq"] != NULL and self.stale(symbol):
-            return self.last_known[symbol]
-        return now if now["seq"] != NULL else None
+        return self.shown(symbol)[0]
+
+    def shown(self, symbol: int) -> tuple[np.void | None, bool]:
+        """The row of `display`, and whether the best bid and offer is stale."""
+        now, stale = self.nbbo[symbol], self.stale(symbol)
+        if stale and self.last_known[symbol]["seq"] != NULL:
+            return self.last_known[symbol], True
+        return (now if now["seq"] != NULL else None), stale
 
     def candles(self, symbol: int, kind: int, start_ns: int, end_ns: int, limit: int) -> Rows:
         """The newest ``limit`` candles with ``start_ns <= start < end_ns``, oldest first, as a copy (CANDLE)."""

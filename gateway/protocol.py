@@ -54,7 +54,9 @@ CLOSE_INTERNAL: Final = 1011
 CLOSE_RESTART: Final = 1012
 CLOSE_SLOW: Final = 1013
 CLOSE_UNAUTHORIZED: Final = 4401
+CLOSE_FORBIDDEN: Final = 4403
 CLOSE_AUTH_TIMEOUT: Final = 4408
+CLOSE_REPLACED: Final = 4409
 CLOSE_FLOOD: Final = 4429
 
 Message = dict[str, Any]
@@ -69,6 +71,7 @@ class ProtocolError(FabricError):
     def __init__(self, code: int, field: str = "", detail: str = "", **extra: Any) -> None:
         super().__init__(": ".join(part for part in (f"{code} {WORDS[code]}", field, detail) if part))
         self.code = code
+        self.words = WORDS[code]
         self.field = field
         self.detail = detail
         self.extra = extra
@@ -104,6 +107,7 @@ class Feed:
 class Auth:
     key: str
     secret: str
+    takeover: bool = False  # replace an older connection where there are too many
     req_id: str | int | None = None
 
 
@@ -123,11 +127,12 @@ class Unsubscribe:
 
 Request = Auth | Subscribe | Unsubscribe
 
-_FIELDS: Final[dict[str, tuple[str, ...]]] = {
-    "auth": ("key", "secret"),
+FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "auth": ("key", "secret", "takeover"),
     "subscribe": (*CHANNELS, "interval_ms", "snapshot"),
     "unsubscribe": CHANNELS,
 }
+"""The keys of each action, besides ``action`` and ``req_id``."""
 
 
 def feeds(venues: Sequence[Venue]) -> dict[str, Feed]:
@@ -146,14 +151,17 @@ def parse(data: str | bytes, encoding: int) -> Request:
     if not isinstance(found, dict):
         raise ProtocolError(400, detail=f"expected a map, found {_name(found)}")
     action = found.get("action")
-    if not isinstance(action, str) or action not in _FIELDS:
-        raise ProtocolError(400, "action", _guess(action, tuple(_FIELDS)) or _expected("action", found, "a text"))
+    if not isinstance(action, str) or action not in FIELDS:
+        raise ProtocolError(400, "action", _guess(action, tuple(FIELDS)) or _expected("action", found, "a text"))
     for key in found:
-        if key not in ("action", "req_id", *_FIELDS[action]):
-            raise ProtocolError(400, str(key)[:64], _guess(key, _FIELDS[action]) or f"unknown field of {action}")
+        if key not in ("action", "req_id", *FIELDS[action]):
+            raise ProtocolError(400, str(key)[:64], _guess(key, FIELDS[action]) or f"unknown field of {action}")
     req_id = _req_id(found)
     if action == "auth":
-        return Auth(_text(found, "key"), _text(found, "secret"), req_id)
+        takeover = found.get("takeover", False)
+        if not isinstance(takeover, bool):
+            raise ProtocolError(400, "takeover", _expected("takeover", found, "true or false"))
+        return Auth(_text(found, "key"), _text(found, "secret"), takeover, req_id)
     channels = {channel: _patterns(found, channel) for channel in CHANNELS if found.get(channel) is not None}
     if action == "unsubscribe":
         return Unsubscribe(channels, req_id)

@@ -10,18 +10,20 @@ store that is gone or hangs delays nobody else and fails no answer that memory c
 
 import asyncio
 import bisect
+import hashlib
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
 from fabric.clock import SECOND_NS, Clock
@@ -40,8 +42,9 @@ from fabric.records import (
     venue_letters,
 )
 from fabric.topology import NodeSpec, Topology
+from gateway.auth import TICKET_S, AuthError, Door, Grant, from_headers
 from gateway.latest import Latest
-from gateway.limits import TokenBucket
+from gateway.limits import Rate
 
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
@@ -56,10 +59,9 @@ STORE_WAIT_S = 0.25
 STORE_READS_MAX = 4
 """Reads of the store at the same time: as many threads as may hang before the next one is refused at once."""
 STORE_WATCH_S = 2.0
-ADDRESS_RATE = 500.0
-"""Requests a second that one address may send for long; twice that in a burst."""
-ADDRESSES_MAX = 10_000
 RETRY_AFTER_S = 1
+FINAL_MAX_AGE_S = 60
+"""How long a cache may keep candles none of which can change any more; one of a late symbol may still join them."""
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -75,7 +77,12 @@ _TITLES = {
     "bad_parameter": "Bad parameter",
     "no_data": "No data yet",
     "too_many_requests": "Too many requests",
+    "unauthorized": "Who are you?",
+    "forbidden": "Not in your plan",
+    "unknown_feed": "Unknown feed",
+    "secret_in_query": "A secret in the address",
 }
+_SECRETS = re.compile(r"(api|apca)[-_]?.*key.*|key|secret|token|access_token|auth.*|password", re.IGNORECASE)
 
 
 class Problem(HTTPError):  # noqa: N818  (the RFC's word)
@@ -86,6 +93,7 @@ class Problem(HTTPError):  # noqa: N818  (the RFC's word)
         self.code = code
         self.detail = detail
         self.members = members
+        self.headers: dict[str, str] = {}  # Tornado forgets those that were set before an error
 
 
 def problem_document(status: int, code: str, detail: str, instance: str, members: Mapping[str, object]) -> JsonObject:
@@ -117,7 +125,22 @@ def rfc3339(time_ns: int) -> str | None:
     if time_ns == NULL:
         return None
     seconds, nanoseconds = divmod(time_ns, SECOND_NS)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(4_096)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+@lru_cache(256)
+def _flags(bits: int) -> tuple[str, ...]:
+    return tuple(flag for bit, flag in STATE_NAMES.items() if bits & bit)
+
+
+@lru_cache(1_024)
+def _letters(mask: int) -> str:
+    return venue_letters(mask)
 
 
 def decimal(price: int) -> float | None:
@@ -175,11 +198,10 @@ def quote(latest: Latest, name: str, now_ns: int) -> JsonObject:
     symbol = latest.find(name)
     if symbol < 0:
         raise unknown_symbol(latest, name)
-    row = latest.display(symbol)
+    row, stale = latest.shown(symbol)
     if row is None:
         raise Problem(404, "no_quote", f"{name} is known, but no quote of it has arrived yet", symbol=name)
     value = dict(zip(row.dtype.names or (), row.item(), strict=True))
-    stale = latest.stale(symbol)
     bits = max(value["state"], 0) | (STATE_STALE if stale else 0)
     return {
         "symbol": name,
@@ -194,8 +216,8 @@ def quote(latest: Latest, name: str, now_ns: int) -> JsonObject:
         "t": rfc3339(value["event_ns"]),
         "age_ms": None if value["recv_ns"] == NULL else max(now_ns - value["recv_ns"], 0) // 1_000_000,
         "state": "stale" if stale else "halted" if bits & STATE_HALTED else "live",
-        "flags": [flag for bit, flag in STATE_NAMES.items() if bits & bit],
-        "scope": venue_letters(max(value["scope"], 0)),
+        "flags": list(_flags(bits)),
+        "scope": _letters(max(value["scope"], 0)),
         "seq": value["seq"],
         "epoch": number(value["epoch"]),
     }
@@ -421,26 +443,6 @@ class StoreReader:
 # HTTP.
 
 
-class AddressBuckets:
-    """A token bucket for each client address: `ADDRESS_RATE` a second, twice that at once; forgets the least recent."""
-
-    def __init__(self, rate: float = ADDRESS_RATE) -> None:
-        self._rate = rate
-        self.burst = int(2 * rate)
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-        self.refused = 0
-
-    def take(self, address: str, now_ns: int) -> int:
-        """Take one token; return 0, or in how many milliseconds (at least 1) the next one is there."""
-        bucket = self._buckets.pop(address, None) or TokenBucket(self._rate, self.burst, now_ns)
-        self._buckets[address] = bucket
-        if len(self._buckets) > ADDRESSES_MAX:
-            self._buckets.popitem(last=False)
-        wait_ms = bucket.take(now_ns)
-        self.refused += wait_ms > 0
-        return wait_ms
-
-
 @dataclass
 class Service:
     """What the handlers work on."""
@@ -451,8 +453,26 @@ class Service:
     latest: Latest
     index: SymbolIndex
     store: StoreReader | None
-    buckets: AddressBuckets = field(default_factory=AddressBuckets)
+    door: Door
+    delayed: Mapping[int, Latest] = field(default_factory=dict)  # by delay: what plans with one see
+    rate_limited: int = 0
     requests: dict[int, int] = field(default_factory=dict)  # answers by status
+
+
+def refuse_secrets_in_query(request: HTTPServerRequest, allowed: Sequence[str] = ()) -> None:
+    """Raise Problem 400 for a key in the query string: addresses end in logs, histories and referrers."""
+    for name in request.query_arguments:
+        if name not in allowed and _SECRETS.fullmatch(name):
+            detail = f"{name[:32]}: never in the address; use the header Authorization, X-API-Key or APCA-API-KEY-ID"
+            raise Problem(400, "secret_in_query", detail, parameter=name[:32])
+
+
+def unauthorized(*, given: bool) -> Problem:
+    """401: nothing was said of who asks, or what was ``given`` proves nobody (RFC 6750, section 3)."""
+    if given:
+        return Problem(401, "unauthorized", "the key or token is not one that is let in", error="invalid_token")
+    detail = "give a key: Authorization: Bearer <key>.<secret>, X-API-Key, or APCA-API-KEY-ID and APCA-API-SECRET-KEY"
+    return Problem(401, "unauthorized", detail)
 
 
 class Answering(RequestHandler):
@@ -471,6 +491,8 @@ class Answering(RequestHandler):
         code, detail = "error", HTTPStatus(status_code).phrase
         if isinstance(error, Problem):
             code, detail, members = error.code, error.detail, error.members
+            for name, value in error.headers.items():
+                self.set_header(name, value)
         elif status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allow = ", ".join(method for method in self.SUPPORTED_METHODS if self._implements(method))
             code, detail = "method_not_allowed", f"{self.request.method} is not possible here; allowed: {allow}"
@@ -481,8 +503,9 @@ class Answering(RequestHandler):
             code, detail = detail.lower().replace(" ", "_"), error.log_message or detail
         if "retry_after" in members:
             self.set_header("Retry-After", str(members["retry_after"]))
-        if status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            self.set_header("RateLimit", f'"address";r=0;t={members["retry_after"]}')
+        if status_code == HTTPStatus.UNAUTHORIZED:
+            reason = f', error="{members["error"]}"' if "error" in members else ""
+            self.set_header("WWW-Authenticate", f'Bearer realm="fabric"{reason}')
         self.set_header("Content-Type", "application/problem+json")
         document = problem_document(status_code, code, detail, self.request.path[:128], members)
         self.finish(msgspec.json.encode(document))
@@ -506,8 +529,27 @@ class Handler(Answering):
             self.set_header("X-Data-Source", source)
         self.finish(msgspec.json.encode(body))
 
+    def answer_unless_known(self, body: object, max_age_s: int, source: str | None = None) -> None:
+        """Write an answer that a cache may keep for so long; 304 to who has it already (RFC 9110, section 13)."""
+        encoded = msgspec.json.encode(body)
+        tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
+        scope = "public" if self.service.door.open else "private"
+        self.set_header("Cache-Control", f"{scope}, max-age={max_age_s}")
+        self.set_header("ETag", tag)
+        self.set_header("Vary", "Authorization, X-API-Key, APCA-API-KEY-ID")
+        if source:
+            self.set_header("X-Data-Source", source)
+        known = self.request.headers.get("If-None-Match", "")
+        if known.strip() == "*" or tag in (text.strip().removeprefix("W/") for text in known.split(",")):
+            self.set_status(304)
+            self.clear_header("Content-Type")
+            self.finish()
+            return
+        self.finish(encoded)
+
     def parameters(self, *allowed: str) -> dict[str, str]:
         """The query's parameters by name; raises Problem 400 for one that is not allowed or is given twice."""
+        refuse_secrets_in_query(self.request)
         for name, values in self.request.query_arguments.items():
             if name not in allowed:
                 raise Problem(400, "bad_parameter", f"{name[:64]}: unknown", parameter=name[:64], allowed=list(allowed))
@@ -517,20 +559,68 @@ class Handler(Answering):
 
 
 class DataHandler(Handler):
-    """A handler of market data: counted against its address."""
+    """A handler of market data: counted against its address and user, and answered as far as the user's plan goes."""
+
+    grant: Grant
 
     def prepare(self) -> None:
-        buckets = self.service.buckets
-        wait_ms = buckets.take(self.request.remote_ip or "", self.service.clock.monotonic_ns())
-        self.set_header("RateLimit-Policy", f'"address";q={buckets.burst};w=2')
-        if wait_ms:
-            wait_s = -(-wait_ms // 1000)
-            detail = f"more than {ADDRESS_RATE:.0f} requests a second from this address"
-            raise Problem(429, "too_many_requests", detail, retry_after=wait_s)
+        door, address = self.service.door, self.request.remote_ip or ""
+        self._count("address", door.take_request(address))
+        try:
+            given = from_headers(self.request.headers)
+        except AuthError:
+            raise unauthorized(given=True) from None
+        try:
+            self.grant = door.identify(given, address)
+        except AuthError:
+            refuse_secrets_in_query(self.request)
+            raise unauthorized(given=given is not None) from None
+        taken = door.take_user_request(self.grant)
+        if taken is not None:
+            self._count("user", taken)
+
+    def _count(self, whose: str, taken: tuple[int, int, Rate]) -> None:
+        """Say what is left of a rate; raises Problem 429 when it is used up."""
+        wait_ns, left, rate = taken
+        reset_s = -(-wait_ns // SECOND_NS)
+        headers = {
+            "RateLimit-Policy": f'"{whose}";q={rate.burst};w={round(rate.burst / rate.per_second)}',
+            "RateLimit": f'"{whose}";r={left};t={reset_s}',
+        }
+        if wait_ns:
+            self.service.rate_limited += 1
+            detail = f"more than {rate.per_second:.0f} requests a second of this {whose}"
+            problem = Problem(429, "too_many_requests", detail, retry_after=reset_s)
+            problem.headers = headers | {
+                "X-RateLimit-Limit": str(rate.burst),
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": str(self.service.clock.now_ns() // SECOND_NS + reset_s),
+            }
+            raise problem
+        for name, value in headers.items():
+            self.set_header(name, value)
+
+    @property
+    def latest(self) -> Latest:
+        """The values that the user's plan has: now, or as they were."""
+        delay_ns = self.grant.plan.delay_ns
+        return self.service.delayed[delay_ns] if delay_ns else self.service.latest
+
+    def entitle(self, channel: str, names: Sequence[str] = (), feed: str = "sip") -> None:
+        """Raise Problem 403 for what the user's plan has not."""
+        plan = self.grant.plan
+        missing = [
+            *([] if self.grant.sees_feed(feed) else [f"feed {feed}"]),
+            *([] if self.grant.sees_channel(channel) else [f"channel {channel}"]),
+            *(f"symbol {name}" for name in names if not self.grant.sees(name)),
+        ]
+        if missing:
+            detail = f"not in the plan {plan.name!r}: {', '.join(missing[:10])}"
+            raise Problem(403, "forbidden", detail, plan=plan.name)
 
     async def ask_store(self, names: Sequence[str]) -> list[JsonObject]:
         """The quotes that the store has; none when it fails. Raises Problem 503 if then memory is empty too."""
-        if self.service.store is None:
+        if self.service.store is None or self.grant.plan.delay_ns:  # the store has what is now
             return []
         try:
             return await self.service.store.quotes(names, self.service.clock.now_ns())
@@ -545,16 +635,22 @@ class DataHandler(Handler):
 class QuoteHandler(DataHandler):
     """``GET /quotes/{symbol}``"""
 
-    async def get(self, symbol: str) -> None:
+    def get(self, symbol: str) -> Awaitable[None] | None:
         self.parameters()
         name = parse_symbol("symbol", symbol)
+        self.entitle("quotes", [name])
         try:
-            self.answer(quote(self.service.latest, name, self.service.clock.now_ns()), "memory")
-        except Problem:
-            stored = await self.ask_store([name])
-            if not stored:
-                raise
-            self.answer(stored[0], "redis")
+            found = quote(self.latest, name, self.service.clock.now_ns())
+        except Problem as problem:
+            return self._stored(name, problem)
+        self.answer(found, "memory")
+        return None  # no coroutine where memory knows: a tenth of the whole request
+
+    async def _stored(self, name: str, problem: Problem) -> None:
+        stored = await self.ask_store([name])
+        if not stored:
+            raise problem
+        self.answer(stored[0], "redis")
 
 
 class QuotesHandler(DataHandler):
@@ -562,7 +658,8 @@ class QuotesHandler(DataHandler):
 
     async def get(self) -> None:
         names = parse_symbols(self.parameters("symbols").get("symbols", ""))
-        found = quotes(self.service.latest, names, self.service.clock.now_ns())
+        self.entitle("quotes", names)
+        found = quotes(self.latest, names, self.service.clock.now_ns())
         missing = [entry["symbol"] for entry in found["missing"]]
         stored = await self.ask_store(missing) if missing else []
         if stored:
@@ -578,8 +675,13 @@ class CandlesHandler(DataHandler):
     async def get(self, symbol: str) -> None:
         kept = self.service.topology.limits.candles_kept
         request = candle_request(symbol, self.parameters("interval", "start", "end", "limit"), kept)
+        self.entitle("bars", [request.symbol])
         try:
-            self.answer(candles(self.service.latest, request), "memory")
+            found = candles(self.latest, request)
+            if "end" in self.request.query_arguments and all(candle["final"] for candle in found["candles"]):
+                self.answer_unless_known(found, FINAL_MAX_AGE_S, "memory")
+            else:
+                self.answer(found, "memory")
         except Problem:
             stored = await self._stored(request)
             if stored is None:
@@ -588,7 +690,7 @@ class CandlesHandler(DataHandler):
 
     async def _stored(self, request: CandleRequest) -> JsonObject | None:
         """The store's candle in progress, where it lies in the range that was asked for."""
-        if self.service.store is None:
+        if self.service.store is None or self.grant.plan.delay_ns:
             return None
         try:
             candle = await self.service.store.candle(request.symbol, request.interval)
@@ -622,6 +724,19 @@ class TopologyHandler(DataHandler):
     def get(self) -> None:
         self.parameters()
         self.answer(topology_answer(self.service.topology, self.service.node, self.service.latest))
+
+
+class TicketHandler(DataHandler):
+    """``POST /v1/ticket``: a text that opens one WebSocket, for browsers, which cannot set its headers."""
+
+    def post(self) -> None:
+        self.parameters()
+        if self.request.body and self.request.headers.get("Content-Type", "").partition(";")[0] != "application/json":
+            raise Problem(415, "unsupported_media_type", "a ticket takes no body, or an empty JSON object")
+        if self.request.body not in (b"", b"{}"):
+            raise Problem(400, "bad_parameter", "a ticket takes no body, or an empty JSON object", parameter="body")
+        self.set_status(201)
+        self.answer({"ticket": self.service.door.ticket(self.grant), "expires_in_s": TICKET_S})
 
 
 class NotFoundHandler(Handler):

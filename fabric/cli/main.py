@@ -30,6 +30,7 @@ COMMANDS = {
     "tail": "Print messages from the bus, decoded.",
     "replay": "Run the topology on a recorded source.",
     "decode": "Print what a capture file holds.",
+    "keys": "Make, list and revoke API keys.",
     "test": "Check and test this clone.",
 }
 

@@ -19,9 +19,11 @@ from fabric.topology import (
     FeedSettings,
     GatewaySettings,
     Limits,
+    Plan,
     ProcessorSettings,
     Topology,
 )
+from gateway import protocol
 
 ROOT = Path(__file__).parents[2]
 BROKEN = sorted((ROOT / "tests/data/topologies").glob("*.yaml"))
@@ -535,3 +537,39 @@ def test_endpoints_prints_one_address_a_line() -> None:
     arguments = ["nbbo.AAPL|", str(ROOT / "topology.yaml")]
     assert CliRunner().invoke(endpoints.command, arguments).output == "tcp://127.0.0.1:5508\n"
     assert json.loads(CliRunner().invoke(endpoints.command, [*arguments, "--json"]).output) == ["tcp://127.0.0.1:5508"]
+
+
+# Access.
+
+
+def test_without_access_a_gateway_is_open_and_only_on_loopback() -> None:
+    found = load("")
+    assert found.access.open
+    assert found.access.plan("full") == Plan()
+
+
+def test_plans_and_keys(tmp_path: Path) -> None:
+    text = FEED + (
+        "access:\n  keys: keys.json\n  public: delayed\n  plans:\n"
+        "    delayed: {feeds: [sip], channels: [quotes, bars], symbols: [A, BRK*], delay: 15m, symbols_max: 30,\n"
+        "              symbols_surge: 3, connections: 1, takeover: true, messages: 5, requests: 7}\n"
+        "gateways: {web: {bind: 0.0.0.0}}\n"
+    )
+    found = topology.load_text(text, str(tmp_path / "t.yaml"), {}).access
+    assert (found.keys, found.public, found.open) == (str(tmp_path / "keys.json"), "delayed", False)
+    assert [plan.name for plan in found.plans] == ["full", "delayed"]
+    assert found.plan("delayed") == Plan(
+        "delayed", ("sip",), ("quotes", "bars"), ("A", "BRK*"), False, 900 * 10**9, 1, True, 30, 3, 5, 7
+    )
+    (tmp_path / "keys.json").touch(0o644)
+    (loose,) = problems(text, str(tmp_path / "t.yaml"))
+    assert "mode 0644" in loose
+
+
+def test_a_replay_is_open_since_it_is_on_loopback() -> None:
+    base = load("access: {keys: keys.json}")
+    assert topology.with_source(base, "day.csv", base_port=6000, http_port=9090).access.open
+
+
+def test_the_channels_of_plans_are_those_of_clients() -> None:
+    assert set(topology.CLIENT_CHANNELS) >= set(protocol.CHANNELS)

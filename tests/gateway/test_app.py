@@ -3,20 +3,26 @@
 import asyncio
 import errno
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
+from fabric import keys
 from fabric.errors import StoreError, UnavailableError
 from fabric.records import KIND_NBBO, NULL, STATE_STALE
-from gateway import app, rest
+from fabric.topology import Access, Plan
+from gateway import app
+from gateway.auth import Credentials
 from gateway.watchdog import Watchdog
-from gateway_rig import Rig, running
+from gateway_rig import Rig, ask, running
 
 
 async def fetch(rig: Rig, path: str, **options: Any) -> HTTPResponse:
@@ -148,16 +154,21 @@ def test_a_method_that_is_not_there_is_405_with_those_that_are(method: str) -> N
 
 def test_an_address_that_asks_too_often_is_told_when_to_come_back() -> None:
     async def steps(rig: Rig) -> None:
-        rig.gateway._service.buckets = rest.AddressBuckets(rate=0.5)
-        first = await fetch(rig, "/symbols")
-        assert (first.code, first.headers["RateLimit-Policy"]) == (200, '"address";q=1;w=2')
+        """Bad input 53."""
+        answers = [await fetch(rig, "/symbols") for _ in range(2)]
+        assert [(answer.code, answer.headers["RateLimit-Policy"]) for answer in answers] == [
+            (200, '"address";q=2;w=2'),
+            (200, '"address";q=2;w=2'),
+        ]
+        assert answers[0].headers["RateLimit"] == '"address";r=1;t=0'
         second = await fetch(rig, "/symbols")
-        assert (second.code, second.headers["Retry-After"]) == (429, "2")
-        assert second.headers["RateLimit"] == '"address";r=0;t=2'
+        assert (second.code, second.headers["Retry-After"]) == (429, "1")
+        assert second.headers["RateLimit"] == '"address";r=0;t=1'
+        assert second.headers["X-RateLimit-Remaining"] == "0"
         assert json.loads(second.body)["code"] == "too_many_requests"
         assert (await fetch(rig, "/livez")).code == 200
 
-    scenario(steps)
+    scenario(steps, address_requests=1)
 
 
 def test_what_blocks_the_loop_is_in_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -215,6 +226,8 @@ def test_what_memory_lacks_comes_from_the_store() -> None:
 
 
 def test_a_store_that_fails_fails_no_read_that_memory_can_answer() -> None:
+    """Bad input 55."""
+
     async def steps(rig: Rig) -> None:
         empty = await fetch(rig, "/quotes/AAPL")
         assert (empty.code, empty.headers["Retry-After"]) == (503, "1")
@@ -303,6 +316,8 @@ def test_the_page_is_served_with_a_policy_and_revalidated() -> None:
     ],
 )
 def test_a_request_that_cannot_be_trusted_is_400(request_bytes: bytes) -> None:
+    """Bad input 54, 57."""
+
     async def steps(rig: Rig) -> None:
         assert (await raw(rig, request_bytes)).startswith(b"HTTP/1.1 400 ")
 
@@ -310,6 +325,8 @@ def test_a_request_that_cannot_be_trusted_is_400(request_bytes: bytes) -> None:
 
 
 def test_a_header_that_is_too_long_closes_the_connection() -> None:
+    """Bad input 57."""
+
     async def steps(rig: Rig) -> None:
         long = b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Long: " + b"a" * app.HEADER_MAX + b"\r\n\r\n"
         assert await raw(rig, long) == b""
@@ -424,5 +441,191 @@ def test_a_full_bus_does_not_keep_the_loop_from_its_clients() -> None:
         await rig.taken()
         assert rig.clients.flushes - flushes >= 10
         assert rig.latest.tables.counts[KIND_NBBO] == count
+
+    scenario(steps)
+
+
+# Access
+
+
+BASIC = Plan("basic", feeds=("sip",), channels=("quotes",), symbols=("AAPL", "BRK*"), requests=1)
+
+
+def guarded(folder: Path, **access: Any) -> tuple[dict[str, Any], str]:
+    """The options of a gateway with one key, of the plan `basic`; and that key."""
+    path = folder / "keys.json"
+    key, secret = keys.make("alice", "basic", time.time_ns())
+    keys.add(path, key)
+    plans = (Plan(), BASIC, *access.pop("plans", ()))
+    return {"access": Access(str(path), plans=plans, **access)}, f"{key.id}.{secret}"
+
+
+def test_without_a_key_or_with_a_wrong_one_there_is_no_data(tmp_path: Path) -> None:
+    """Bad input 52."""
+    options, key = guarded(tmp_path)
+
+    async def steps(rig: Rig) -> None:
+        status, problem, headers = await ask(rig, "/topology")
+        assert (status, problem["code"], headers["WWW-Authenticate"]) == (401, "unauthorized", 'Bearer realm="fabric"')
+        for wrong in ("x", key + "x", "a.b.c"):
+            status, problem, headers = await ask(rig, "/quotes/AAPL", Authorization=f"Bearer {wrong}")
+            assert (status, problem["code"]) == (401, "unauthorized")
+            assert headers["WWW-Authenticate"] == 'Bearer realm="fabric", error="invalid_token"'
+        key_id, _, secret = key.partition(".")
+        for right in (
+            {"Authorization": f"Bearer {key}"},
+            {"X_API_Key": key},
+            {"APCA_API_KEY_ID": key_id, "APCA_API_SECRET_KEY": secret},
+        ):
+            assert (await ask(rig, "/v1/meta/conditions", **right))[0] in (200, 429)
+        for path in ("/livez", "/readyz", "/metrics", "/", "/openapi.json"):
+            assert (await ask(rig, path))[0] == 200, path
+        assert "fabric_access_failures_total 3.0" in (await ask(rig, "/metrics"))[1].decode()
+
+    scenario(steps, **options)
+
+
+@pytest.mark.parametrize("name", ["key", "api_key", "apikey", "APCA-API-KEY-ID", "token", "access_token", "secret"])
+def test_a_key_in_the_address_is_refused_whatever_it_is(tmp_path: Path, name: str) -> None:
+    options, key = guarded(tmp_path)
+
+    async def steps(rig: Rig) -> None:
+        status, problem, _ = await ask(rig, f"/quotes/AAPL?{name}={key}")
+        assert (status, problem["code"], problem["parameter"]) == (400, "secret_in_query", name)
+        assert key.partition(".")[2] not in json.dumps(problem)
+
+    scenario(steps, **options)
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        ("/quotes/MSFT", "symbol MSFT"),
+        ("/quotes?symbols=AAPL,MSFT,BRK.B", "symbol MSFT"),
+        ("/candles/AAPL", "channel bars"),
+        ("/v2/stocks/AAPL/quotes/latest?feed=iex", "feed iex"),
+        ("/v2/stocks/snapshots?symbols=AAPL", "channel trades"),
+        ("/v2/stocks/bars?symbols=AAPL&timeframe=1Min", "channel bars"),
+    ],
+)
+def test_what_is_not_in_the_plan_is_403_and_named(tmp_path: Path, path: str, missing: str) -> None:
+    options, key = guarded(tmp_path)
+
+    async def steps(rig: Rig) -> None:
+        status, problem, _ = await ask(rig, path, X_API_Key=key)
+        assert (status, problem["code"], problem["plan"]) == (403, "forbidden", "basic")
+        assert problem["detail"] == f"not in the plan 'basic': {missing}"
+
+    scenario(steps, **options)
+
+
+def test_a_users_rate_is_its_own(tmp_path: Path) -> None:
+    """Bad input 53."""
+    options, key = guarded(tmp_path, public="full")
+
+    async def steps(rig: Rig) -> None:
+        rig.put(rig.nbbo())
+        await rig.taken()
+        answers = [await ask(rig, "/quotes/AAPL", X_API_Key=key) for _ in range(3)]
+        assert [status for status, _, _ in answers] == [200, 200, 429]
+        assert answers[0][2]["RateLimit"] == '"user";r=1;t=0'
+        _, problem, headers = answers[2]
+        assert (headers["Retry-After"], headers["RateLimit"]) == ("1", '"user";r=0;t=1')
+        assert headers["RateLimit-Policy"] == '"user";q=2;w=2'
+        assert problem["detail"] == "more than 1 requests a second of this user"
+        assert (await ask(rig, "/quotes/AAPL"))[0] == 200
+
+    scenario(steps, **options)
+
+
+def test_a_ticket_is_made_by_post_for_who_is_let_in(tmp_path: Path) -> None:
+    """Bad input 54."""
+    options, key = guarded(tmp_path)
+
+    async def steps(rig: Rig) -> None:
+        assert (await ask(rig, "/v1/ticket", "post"))[0] == 401
+        status, found, headers = await ask(rig, "/v1/ticket", "post", X_API_Key=key)
+        assert (status, found["expires_in_s"], headers["Cache-Control"]) == (201, 30, "no-store")
+        grant = rig.door.identify(Credentials(found["ticket"], ticket=True), "")
+        assert (grant.user, grant.plan) == ("key alice", BASIC)
+        status, _, headers = await ask(rig, "/v1/ticket", X_API_Key=key)
+        assert (status, headers["Allow"]) == (405, "POST")
+
+    scenario(steps, **options)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "sent", "status"),
+    [
+        ("text/plain", b"x", 415),
+        ("application/json", b"{}", 201),
+        ("application/json", b"[]", 400),
+        ("application/json", b"{", 400),
+        ("multipart/form-data; boundary=x", b"--x--\r\n", 400),
+    ],
+)
+def test_a_body_is_what_it_may_be(content_type: str, sent: bytes, status: int) -> None:
+    """Bad input 54."""
+
+    async def steps(rig: Rig) -> None:
+        answer = await fetch(rig, "/v1/ticket", method="POST", body=sent, headers={"Content-Type": content_type})
+        assert answer.code == status
+
+    scenario(steps)
+
+
+def test_caches_keep_what_cannot_change_and_nothing_else(tmp_path: Path) -> None:
+    async def steps(rig: Rig) -> None:
+        rig.put(rig.nbbo(), rig.bars("AAPL", 3, 10**18))
+        await rig.taken()
+        for path in ("/candles/AAPL?end=2100-01-01", "/v1/meta/conditions", "/openapi.json", "/asyncapi.json"):
+            status, _, headers = await ask(rig, path)
+            assert (status, headers["Cache-Control"].partition("=")[0]) == (200, "public, max-age")
+            tag = headers["ETag"]
+            for known in (tag, f'"x", W/{tag}', "*"):
+                status, body_, headers = await ask(rig, path, If_None_Match=known)
+                assert (status, body_, headers["ETag"]) == (304, b"", tag)
+            assert (await ask(rig, path, If_None_Match='"x"'))[0] == 200
+        for path in ("/candles/AAPL", "/quotes/AAPL", "/symbols"):
+            assert (await ask(rig, path))[2]["Cache-Control"] == "no-store"
+
+    scenario(steps)
+
+
+def test_with_keys_only_the_browsers_own_cache_keeps_anything(tmp_path: Path) -> None:
+    options, key = guarded(tmp_path)
+
+    async def steps(rig: Rig) -> None:
+        _, _, headers = await ask(rig, "/v1/meta/conditions", X_API_Key=key)
+        assert headers["Cache-Control"] == "private, max-age=3600"
+        assert "Authorization" in headers["Vary"]
+
+    scenario(steps, **options)
+
+
+def test_a_hangup_reads_the_keys_again(tmp_path: Path) -> None:
+    options, _ = guarded(tmp_path)
+
+    async def steps(rig: Rig) -> None:
+        late, secret = keys.make("bob", "full", time.time_ns())
+        keys.add(tmp_path / "keys.json", late)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await rig.clients.flushed()
+        while rig.door.counters()["keys"] != 2:
+            await rig.clients.flushed()
+        assert (await ask(rig, "/topology", X_API_Key=f"{late.id}.{secret}"))[0] == 200
+
+    scenario(steps, **options)
+
+
+def test_the_codes_of_conditions_are_by_tape() -> None:
+    async def steps(rig: Rig) -> None:
+        _, found, _ = await ask(rig, "/v1/meta/conditions")
+        assert (found["trades"]["A"]["O"], found["trades"]["C"]["O"]) == (
+            "Market Center Opening Trade",
+            "Opening Prints",
+        )
+        assert set(found) == {"trades", "quotes"}
+        assert all(set(tapes) == {"A", "B", "C"} for tapes in found.values())
 
     scenario(steps)

@@ -396,24 +396,3 @@ def test_trouble_with_the_store_is_known_until_it_answers_again() -> None:
             reader.close()
 
     asyncio.run(ask())
-
-
-# Rates
-
-
-def test_an_address_may_burst_and_then_waits_for_its_rate() -> None:
-    buckets = rest.AddressBuckets(rate=10)
-    assert [buckets.take("a", 0) for _ in range(20)] == [0] * 20
-    assert buckets.take("a", 0) == 100
-    assert buckets.take("b", 0) == 0
-    assert buckets.take("a", SECOND_NS // 10) == 0
-    assert buckets.refused == 1
-
-
-def test_forgotten_addresses_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "ADDRESSES_MAX", 2)
-    buckets = rest.AddressBuckets(rate=0.5)
-    for address in ("a", "b", "c"):
-        assert buckets.take(address, 0) == 0
-    assert buckets.take("a", 0) == 0  # forgotten, so begun anew
-    assert buckets.take("c", 0) > 0

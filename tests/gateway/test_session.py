@@ -6,11 +6,12 @@ import msgpack
 import pytest
 
 from fabric.clock import SECOND_NS
-from fabric.topology import Venue
+from fabric.topology import Plan, Venue
 from gateway import protocol
+from gateway.auth import Grant
 from gateway.protocol import ProtocolError
 from gateway.protocol_kernel import JSON, MSGPACK
-from gateway.session import Answer, OpenDoor, Session
+from gateway.session import Answer, Refusal, Session
 
 FEEDS = protocol.feeds([Venue("V", "IEX", "iex"), Venue("N", "NYSE", "nyse")])
 AUTH = '{"action":"auth","key":"k","secret":"s","req_id":1}'
@@ -38,13 +39,46 @@ class Fake:
         return self.channels
 
 
-class OneKey:
-    def authenticate(self, key: str, secret: str, remote: str) -> bool:
-        return (key, secret, remote) == ("k", "s", "127.0.0.1")
+ANYONE = Grant("", Plan())
 
 
-def session(feed: str = "stream", encoding: int = JSON, fake: Fake | None = None, door: Any = None) -> Session:
-    return Session(FEEDS[feed], encoding, fake or Fake(), door or OpenDoor(), "127.0.0.1", 0)
+class FakeHost:
+    """A gateway that lets in who has the right secret."""
+
+    def __init__(self, grant: Grant = ANYONE, secret: str = "s") -> None:
+        self.grant = grant
+        self.secret = secret
+        self.takeovers: list[bool] = []
+        self.wait_ms = 0
+        self.surge = False
+
+    def authenticate(self, key: str, secret: str, takeover: bool, known: Grant | None) -> Grant:
+        self.takeovers.append(takeover)
+        if secret != self.secret:
+            raise Refusal(402, 4401)
+        return self.grant
+
+    def take_message(self, grant: Grant) -> int:
+        return self.wait_ms
+
+    def count_symbols(self, patterns: Sequence[str]) -> int:
+        return len(set(patterns))
+
+    def degraded(self) -> bool:
+        return self.surge
+
+
+def session(
+    feed: str = "stream", encoding: int = JSON, fake: Fake | None = None, host: FakeHost | None = None, **options: Any
+) -> Session:
+    """On /stream anyone is known from the beginning, as at an open gateway."""
+    grant = options.pop("grant", ANYONE if feed == "stream" else None)
+    return Session(FEEDS[feed], encoding, fake or Fake(), host or FakeHost(), 0, grant, **options)
+
+
+def allowed(**plan: Any) -> Session:
+    """A session of a user with this plan."""
+    return session(grant=Grant("key alice", Plan(**plan)), proven=True, venues=["iex", "nyse"])
 
 
 def code(answer: Answer) -> int:
@@ -73,9 +107,9 @@ def test_our_own_feed_is_open_and_lets_a_client_authenticate_all_the_same() -> N
 
 
 def test_a_wrong_key_is_refused_and_the_connection_closed() -> None:
-    answer = session("sip", door=OneKey()).handle('{"action":"auth","key":"k","secret":"x"}', 0)
+    answer = session("sip").handle('{"action":"auth","key":"k","secret":"x"}', 0)
     assert (code(answer), answer.close) == (402, (4401, "auth failed"))
-    assert session("sip", door=OneKey()).handle(AUTH, 0).close is None
+    assert session("sip").handle(AUTH, 0).close is None
 
 
 def test_who_does_not_authenticate_in_time_is_told_and_closed() -> None:
@@ -119,7 +153,7 @@ def test_a_venue_does_not_pass_off_the_market_as_its_own(channel: str, expected:
 
 def test_bars_of_the_only_venue_are_its_own() -> None:
     feed = protocol.feeds([Venue("V", "IEX", "iex")])["iex"]
-    one = Session(feed, JSON, Fake(), OpenDoor(), "", 0)
+    one = Session(feed, JSON, Fake(), FakeHost(), 0)
     one.handle(AUTH, 0)
     assert one.handle('{"action":"subscribe","bars":["A"]}', 0).messages[0]["bars"] == ["A"]
 
@@ -151,3 +185,90 @@ def test_a_flood_is_told_when_to_come_back_then_closed() -> None:
     assert answers[100].messages[0]["retry_after_ms"] == 50
     assert answers[-2].close is None
     assert answers[-1].close == (4429, "too many messages")
+
+
+# --- plans ---
+
+
+def subscribe(one: Session, **channels: Any) -> Answer:
+    return one.handle(json.dumps({"action": "subscribe", **channels}), 0)
+
+
+def test_a_known_client_is_greeted_as_such() -> None:
+    assert [message["msg"] for message in allowed().opened().messages] == ["connected", "authenticated"]
+    assert code(allowed().handle(AUTH, 0)) == 403
+
+
+def test_what_is_not_in_the_plan_is_named_and_the_rest_is_subscribed() -> None:
+    """Bad input 40."""
+    one = allowed(channels=("quotes",), symbols=("AAPL", "BRK*"))
+    answer = subscribe(one, quotes=["AAPL", "MSFT", "BRK.B", "BRK*", "B*"], trades=["AAPL"], req_id=7)
+    error, listing = answer.messages
+    assert (error["T"], error["code"], error["req_id"]) == ("error", 409, 7)
+    assert error["detail"] == "not in the plan 'full': trades: AAPL; quotes: MSFT B*"
+    assert (listing["quotes"], listing["trades"]) == (["AAPL", "BRK.B", "BRK*"], [])
+    assert answer.close is None
+
+
+def test_wildcards_are_a_right() -> None:
+    """Bad input 46."""
+    error, listing = subscribe(allowed(wildcards=False), quotes=["A", "A*", "*"]).messages
+    assert (error["code"], error["detail"][-4:], listing["quotes"]) == (409, "A* *", ["A"])
+
+
+def test_quotes_of_every_venue_are_for_who_may_see_every_venue() -> None:
+    assert subscribe(allowed(feeds=("sip", "iex")), venueQuotes=["A"]).messages[0]["code"] == 409
+    assert subscribe(allowed(feeds=("sip", "iex", "nyse")), venueQuotes=["A"]).messages[0]["venueQuotes"] == ["A"]
+
+
+def test_a_delayed_plan_has_what_is_kept_of_the_past() -> None:
+    error, listing = subscribe(allowed(delay_ns=1), quotes=["A"], trades=["A"], barsNow=["A"], bars=["A"]).messages
+    assert error["detail"] == "not in the plan 'full': trades: A; barsNow: A"
+    assert (listing["quotes"], listing["bars"]) == (["A"], ["A"])
+
+
+def test_more_symbols_than_the_plan_has_change_nothing() -> None:
+    """Bad input 42."""
+    one = allowed(symbols_max=2)
+    subscribe(one, quotes=["A", "B"])
+    answer = subscribe(one, trades=["A"], quotes=["A", "B", "C"])
+    assert code(answer) == 405
+    assert answer.messages[0]["detail"] == "3 symbols, at most 2 by the plan 'full'"
+    listing = one.handle('{"action":"unsubscribe"}', 0).messages[0]
+    assert (listing["quotes"], listing["trades"]) == (["A", "B"], [])
+
+
+def test_in_a_surge_a_plan_may_have_fewer() -> None:
+    host = FakeHost()
+    one = session(grant=Grant("u", Plan(symbols_max=3, symbols_surge=1)), host=host)
+    host.surge = True
+    assert code(subscribe(one, quotes=["A", "B"])) == 405
+    host.surge = False
+    assert subscribe(one, quotes=["A", "B"]).messages[0]["quotes"] == ["A", "B"]
+
+
+def test_a_users_messages_are_counted_where_all_its_connections_are() -> None:
+    host = FakeHost()
+    one = session(grant=Grant("u", Plan(messages=3)), host=host)
+    host.wait_ms = 70
+    answer = one.handle('{"action":"unsubscribe"}', 0)
+    assert (code(answer), answer.messages[0]["retry_after_ms"]) == (406, 70)
+    assert answer.messages[0]["detail"] == "more than 3 messages a second"
+
+
+def test_who_has_a_token_that_ends_may_say_again_who_it_is() -> None:
+    host = FakeHost(Grant("token a", Plan(), expires_ns=5))
+    one = session("sip", host=host)
+    for _ in range(2):
+        assert one.handle(AUTH, 0).messages[0]["msg"] == "authenticated"
+    host.grant = Grant("token a", Plan())
+    one.handle(AUTH, 0)
+    assert code(one.handle(AUTH, 0)) == 403
+
+
+def test_a_client_may_ask_to_replace_another() -> None:
+    host = FakeHost()
+    session("sip", host=host).handle('{"action":"auth","key":"k","secret":"s","takeover":true}', 0)
+    session("sip", host=host).handle(AUTH, 0)
+    assert host.takeovers == [True, False]
+    assert code(session("sip").handle('{"action":"auth","key":"k","secret":"s","takeover":1}', 0)) == 400

@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -16,12 +18,16 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from fabric.clock import MILLISECOND_NS, ManualClock, SystemClock
-from fabric.topology import Limits
+from fabric import keys
+from fabric.clock import MILLISECOND_NS, SECOND_NS, ManualClock, SystemClock
+from fabric.records import EVENT
+from fabric.topology import Access, Limits, Plan
 from gateway import websocket
+from gateway.auth import Credentials, Door
+from gateway.delayed import Delayed
 from gateway.protocol_kernel import JSON, MSGPACK
-from gateway.session import Authenticator
-from gateway_market import Market, decode
+from gateway.shared import Shared
+from gateway_market import SOURCES, Market, decode
 
 PX = 10**9
 MSGPACK_HEADERS = {"Content-Type": "application/msgpack"}
@@ -34,9 +40,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets",
 class Running:
     """A served market: `market` to publish in, `url` to connect to."""
 
-    def __init__(self, market: Market, port: int) -> None:
+    def __init__(self, market: Market, port: int, door: Door, delayed: dict[int, Delayed]) -> None:
         self.market = market
         self.port = port
+        self.door = door
+        self.delayed = delayed
         self.step: Callable[[], None] = lambda: None
 
     def url(self, path: str) -> str:
@@ -47,21 +55,36 @@ class Running:
         while True:
             self.step()
             self.market.fanout.flush(self.market.clock.monotonic_ns())
+            for delayed in self.delayed.values():
+                delayed.turn(self.market.clock.now_ns(), self.market.clock.monotonic_ns())
+            self.door.turn()
             await asyncio.sleep(0.001)
 
 
 @contextlib.asynccontextmanager
 async def served(
-    clock: Any = None, limits: Limits | None = None, send_buffer: int = 0, authenticator: Authenticator | None = None
+    clock: Any = None,
+    limits: Limits | None = None,
+    send_buffer: int = 0,
+    access: Access | None = None,
+    table: Path | None = None,
 ) -> AsyncIterator[Running]:
     market = Market(clock or SystemClock(), limits)
-    server = HTTPServer(Application(websocket.handlers(market.fanout, authenticator)))
+    topology = market.fanout.topology
+    door = Door(access or Access(), topology.limits, Shared(table), market.clock)
+    delays = {plan.delay_ns for plan in door._access.plans if plan.delay_ns}
+    delayed = {
+        delay_ns: Delayed(delay_ns, topology, market.fanout.settings, SOURCES, market.symbols, market.clock)
+        for delay_ns in delays
+    }
+    fanouts = {delay_ns: one.fanout for delay_ns, one in delayed.items()}
+    server = HTTPServer(Application(websocket.handlers(market.fanout, market.symbols, door, fanouts)))
     listening = socket.create_server(("127.0.0.1", 0), backlog=1_024)
     if send_buffer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # accepted sockets inherit it
     listening.setblocking(False)
     server.add_socket(listening)
-    running = Running(market, listening.getsockname()[1])
+    running = Running(market, listening.getsockname()[1], door, delayed)
     pumping = asyncio.create_task(running.pump())
     try:
         yield running
@@ -72,6 +95,7 @@ async def served(
         pumping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await pumping
+        door.close()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -390,20 +414,6 @@ def test_who_does_not_authenticate_in_time_is_sent_away(monkeypatch: pytest.Monk
     run(test)
 
 
-def test_a_wrong_key_is_sent_away() -> None:
-    class Nobody:
-        def authenticate(self, key: str, secret: str, remote: str) -> bool:
-            return False
-
-    async def test() -> None:
-        async with served(authenticator=Nobody()) as running, websockets.connect(running.url("/v2/sip")) as ws:
-            await say(ws, action="auth", key="k", secret="s")
-            code, _, found = await closing(ws)
-            assert (code, found[-1]["code"]) == (4401, 402)
-
-    run(test)
-
-
 def test_the_server_says_goodbye() -> None:
     async def test() -> None:
         async with served() as running, websockets.connect(running.url("/stream")) as ws:
@@ -657,5 +667,337 @@ def test_a_refused_handshake_is_no_client() -> None:
             with pytest.raises(InvalidStatus):
                 await websockets.connect(running.url("/v2/nope"))
             assert running.market.fanout.counters()["clients"] == 0
+
+    run(test)
+
+
+# --- access ---
+
+
+class Guarded:
+    """A file of keys beside a table of limits, and the access that names them."""
+
+    def __init__(self, folder: Path, **access: Any) -> None:
+        self.table = folder / "limits.table"
+        self.path = folder / "keys.json"
+        plans = (Plan(), *access.pop("plans", ()))
+        self.access = Access(str(self.path), plans=plans, **access)
+
+    def key(self, user: str = "alice", plan: str = "full", expires: int | None = None) -> tuple[str, str]:
+        key, secret = keys.make(user, plan, time.time_ns(), expires)
+        keys.add(self.path, key)
+        return key.id, secret
+
+    def served(self, **options: Any) -> contextlib.AbstractAsyncContextManager[Running]:
+        return served(access=self.access, table=self.table, **options)
+
+
+def bearer(key: tuple[str, str]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key[0]}.{key[1]}"}
+
+
+async def login(ws: Any, key: tuple[str, str], **more: Any) -> list[dict[str, Any]]:
+    await hear(ws)
+    await say(ws, action="auth", key=key[0], secret=key[1], **more)
+    return await hear(ws)
+
+
+@pytest.mark.parametrize("path", ["/v2/sip", "/stream"])
+def test_nobody_is_served_before_saying_who_they_are(tmp_path: Path, path: str) -> None:
+    """Bad input 35, 36, 38."""
+    guarded = Guarded(tmp_path)
+    key = guarded.key()
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            async with websockets.connect(running.url(path)) as ws:
+                await hear(ws)
+                await say(ws, action="subscribe", quotes=["A"])
+                assert (await hear(ws))[0]["code"] == 401
+                await say(ws, action="auth", key=key[0], secret=key[1])
+                assert (await hear(ws))[0]["msg"] == "authenticated"
+                await say(ws, action="auth", key=key[0], secret=key[1])
+                assert (await hear(ws))[0]["code"] == 403
+                await say(ws, action="subscribe", quotes=["A"])
+                assert (await hear(ws))[0]["quotes"] == ["A"]
+            refusals = []
+            for wrong in ((key[0], "wrong"), ("FK" + "A" * 18, key[1])):
+                async with websockets.connect(running.url(path)) as ws:
+                    (error,) = await login(ws, wrong)
+                    refusals.append((error, (await closing(ws))[:2]))
+            assert refusals[0] == refusals[1]
+            assert (refusals[0][0]["code"], refusals[0][1]) == (402, (4401, "auth failed"))
+
+    run(test)
+
+
+def test_a_stock_alpaca_stream_logs_in_with_a_key(tmp_path: Path) -> None:
+    from alpaca.data.live import StockDataStream
+
+    guarded = Guarded(tmp_path)
+    key = guarded.key()
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            stream = StockDataStream(*key, url_override=running.url("/v2/sip"))
+            heard: asyncio.Queue[Any] = asyncio.Queue()
+            stream.subscribe_quotes(heard.put, "AAPL")
+            going = asyncio.create_task(stream._run_forever())
+            await until(lambda: bool(running.market.fanout.subscriptions.of(0)))
+            running.market.apply(running.market.nbbo("AAPL", 185_500_000_000))
+            assert (await asyncio.wait_for(heard.get(), WAIT_S)).bid_price == 185.5
+            await stream.stop_ws()
+            await stream.close()
+            going.cancel()
+            await asyncio.gather(going, return_exceptions=True)
+
+    run(test)
+
+
+def test_wscat_from_npm_logs_in_and_subscribes(tmp_path: Path) -> None:
+    """Another maker's client, with headers and from a pipe."""
+    wscat = Path(__file__).parents[2] / ".fabric" / "npm" / "node_modules" / ".bin" / "wscat"
+    if not wscat.exists():
+        pytest.skip(f"no {wscat}: npm install --prefix .fabric/npm wscat")
+    guarded = Guarded(tmp_path)
+    key = guarded.key()
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            running.market.apply(running.market.nbbo("AAPL", 185_500_000_000))
+            command = [str(wscat), "--no-color", "-c", running.url("/stream"), "-H", f"X-API-Key: {'.'.join(key)}"]
+            command += ["-x", '{"action":"subscribe","quotes":["AAPL"]}', "-w", "1"]
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)  # it ends with its input
+            assert process.stdout is not None
+            said = await asyncio.wait_for(process.stdout.read(), WAIT_S)
+            await process.wait()
+            assert b'"msg":"authenticated"' in said
+            assert b'"T":"q","S":"AAPL"' in said
+            assert b'"bp":185.5' in said
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("/stream", {"Authorization": "Bearer FK.wrong"}, 401, "unauthorized"),
+        ("/stream", {"X-API-Key": "x"}, 401, "unauthorized"),
+        ("/stream?ticket=x.y", {}, 401, "unauthorized"),
+        ("/stream?api_key=x", {}, 400, "secret_in_query"),
+        ("/v2/sip?key=x&secret=y", {}, 400, "secret_in_query"),
+        ("/v2/nope", {}, 404, "unknown_feed"),
+    ],
+)
+def test_a_handshake_is_refused_before_the_upgrade_and_says_why(
+    tmp_path: Path, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    guarded = Guarded(tmp_path)
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            with pytest.raises(InvalidStatus) as caught:
+                await websockets.connect(running.url(path), additional_headers=headers)
+            response = caught.value.response
+            assert (response.status_code, json.loads(response.body)["code"]) == (status, code)
+            assert response.headers["Content-Type"] == "application/problem+json"
+            if status == 401:
+                assert response.headers["WWW-Authenticate"] == 'Bearer realm="fabric", error="invalid_token"'
+
+    run(test)
+
+
+def test_headers_and_tickets_are_enough(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path)
+    key = guarded.key()
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            grant = running.door.identify(Credentials(*key), "")
+            forms: list[tuple[str, dict[str, str]]] = [
+                ("/stream", bearer(key)),
+                ("/v2/sip", {"X-API-Key": ".".join(key)}),
+                ("/stream", {"APCA-API-KEY-ID": key[0], "APCA-API-SECRET-KEY": key[1]}),
+                (f"/stream?ticket={running.door.ticket(grant)}", {}),
+            ]
+            for path, headers in forms:
+                async with websockets.connect(running.url(path), additional_headers=headers) as ws:
+                    assert [message["msg"] for message in await hear(ws)] == ["connected", "authenticated"]
+                    await say(ws, action="subscribe", quotes=["A"])
+                    assert (await hear(ws))[0]["quotes"] == ["A"]
+            with pytest.raises(InvalidStatus):  # a ticket opens once
+                await websockets.connect(running.url(forms[-1][0]))
+            async with websockets.connect(running.url("/v2/sip")) as ws:
+                assert (await login(ws, ("ticket", running.door.ticket(grant))))[0]["msg"] == "authenticated"
+
+    run(test)
+
+
+def test_revocation_closes_live_sockets_and_no_others(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path)
+    key, other = guarded.key(), guarded.key("bob")
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            async with (
+                websockets.connect(running.url("/stream"), additional_headers=bearer(key)) as ws,
+                websockets.connect(running.url("/stream"), additional_headers=bearer(other)) as stays,
+            ):
+                await hear(ws)
+                await hear(stays)
+                keys.revoke(guarded.path, key[0], time.time_ns())
+                running.door.look()
+                code, words, found = await closing(ws)
+                assert (code, words, found[0]["code"]) == (4401, "auth failed", 402)
+                await say(stays, action="unsubscribe")
+                assert (await hear(stays))[0]["T"] == "subscription"
+            await until(lambda: running.market.fanout.counters()["clients"] == 0)
+
+    run(test)
+
+
+def test_a_key_that_ends_warns_and_closes(tmp_path: Path) -> None:
+    """Bad input 39."""
+    guarded = Guarded(tmp_path)
+    key = guarded.key(expires=int(time.time()) + 2)
+
+    async def test() -> None:
+        async with (
+            guarded.served() as running,
+            websockets.connect(running.url("/stream"), additional_headers=bearer(key)) as ws,
+        ):
+            await hear(ws)
+            (warning,) = await hear(ws)
+            assert warning["T"] == "expiring"
+            assert 0 < warning["expires_in_ms"] <= 2_000
+            assert (await closing(ws))[0] == 4401
+
+    run(test)
+
+
+def test_a_new_login_may_replace_the_old_one(tmp_path: Path) -> None:
+    """Bad input 43: without the wish 406, with it the older connection goes; over two processes' doors."""
+    guarded = Guarded(tmp_path, plans=(Plan("one", connections=1),))
+    key = guarded.key(plan="one")
+
+    async def test() -> None:
+        async with guarded.served() as running, guarded.served() as elsewhere:
+            async with websockets.connect(running.url("/v2/sip")) as old:
+                assert (await login(old, key))[0]["msg"] == "authenticated"
+                async with websockets.connect(elsewhere.url("/v2/sip")) as refused:
+                    (error,) = await login(refused, key)
+                    assert (error["code"], error["retry_after_ms"]) == (406, 1_000)
+                    assert (await closing(refused))[:2] == (4429, "connection limit exceeded")
+                async with websockets.connect(elsewhere.url("/v2/sip")) as new:
+                    assert (await login(new, key, takeover=True))[0]["msg"] == "authenticated"
+                    code, _, found = await closing(old)
+                    assert (code, found[0]["code"], found[0]["retry"]) == (4409, 406, False)
+                    await say(new, action="subscribe", quotes=["A"])
+                    assert (await hear(new))[0]["quotes"] == ["A"]
+            async with websockets.connect(running.url("/v2/sip")) as again:
+                await until(lambda: not elsewhere.market.fanout.counters()["clients"])
+                assert (await login(again, key))[0]["msg"] == "authenticated"
+
+    run(test)
+
+
+def test_an_address_has_a_limit_of_connections(tmp_path: Path) -> None:
+    async def test() -> None:
+        limits = Limits(symbols_max=10, candles_kept=1, clients_max=10, address_connections=1)
+        async with served(limits=limits) as running:
+            async with (
+                websockets.connect(running.url("/stream")) as first,
+                websockets.connect(running.url("/v2/sip")) as ws,
+            ):
+                assert (await closing(ws))[:2] == (4429, "connection limit exceeded")
+                await hear(first)
+            await until(lambda: not running.market.fanout.counters()["clients"])
+            async with websockets.connect(running.url("/stream")) as again:
+                assert (await hear(again))[0]["msg"] == "connected"
+
+    run(test)
+
+
+def test_a_feed_that_is_not_in_the_plan_is_closed(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path, plans=(Plan("venue", feeds=("iex",)),))
+    key = guarded.key(plan="venue")
+
+    async def test() -> None:
+        async with guarded.served() as running:
+            async with websockets.connect(running.url("/v2/sip")) as ws:
+                assert (await login(ws, key))[0]["code"] == 409
+                assert (await closing(ws))[0] == 4403
+            with pytest.raises(InvalidStatus) as caught:
+                await websockets.connect(running.url("/stream"), additional_headers=bearer(key))
+            assert caught.value.response.status_code == 403
+            async with websockets.connect(running.url("/v2/iex"), additional_headers=bearer(key)) as ws:
+                assert len(await hear(ws)) == 2
+
+    run(test)
+
+
+def test_a_flood_is_told_and_then_closed(tmp_path: Path) -> None:
+    """Bad input 44: counted for the user, whichever of its connections speaks."""
+    guarded = Guarded(tmp_path, plans=(Plan("slow", messages=1),))
+    key = guarded.key(plan="slow")
+
+    async def test() -> None:
+        async with (
+            guarded.served() as running,
+            websockets.connect(running.url("/stream"), additional_headers=bearer(key)) as one,
+            websockets.connect(running.url("/stream"), additional_headers=bearer(key)) as two,
+        ):
+            await hear(one)
+            await hear(two)
+            for _ in range(5):
+                await say(one, action="unsubscribe")
+                assert (await hear(one))[0]["T"] == "subscription"
+            await say(two, action="unsubscribe")
+            (error,) = await hear(two)
+            assert error["code"] == 406
+            assert 0 < error["retry_after_ms"] <= 1_000
+            for _ in range(9):
+                await say(two, action="unsubscribe")
+            assert (await closing(two))[:2] == (4429, "too many messages")
+
+    run(test)
+
+
+def test_a_delayed_plan_sees_the_market_as_it_was(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path, public="delayed", plans=(Plan("delayed", delay_ns=900 * SECOND_NS),))
+    key = guarded.key()
+
+    async def test() -> None:
+        clock = ManualClock(time.time_ns())
+        async with guarded.served(clock=clock) as running:
+            (delayed,) = running.delayed.values()
+            market = running.market
+
+            def publish(bid: int) -> None:
+                row = market.nbbo("A", bid * PX)
+                market.apply(row)
+                delayed.take(row.view(EVENT), clock.monotonic_ns())
+
+            def step() -> None:
+                clock.advance(SECOND_NS)
+
+            publish(1)
+            async with (
+                websockets.connect(running.url("/stream")) as late,
+                websockets.connect(running.url("/stream"), additional_headers=bearer(key)) as live,
+            ):
+                for ws in (late, live):
+                    await hear(ws)
+                    await say(ws, action="subscribe", quotes=["A"], trades=["A"], req_id=1)
+                assert [message["T"] for message in await hear(late)] == ["error", "subscription"]
+                assert [message["T"] for message in await hear(live)] == ["subscription"]
+                since_ns = clock.monotonic_ns()
+                running.step = step
+                assert (await hear(live))[0]["bp"] == 1
+                (was,) = await hear(late)
+                assert was["bp"] == 1
+                assert (clock.monotonic_ns() - since_ns) / SECOND_NS >= 900
+            await until(lambda: not delayed.counters()["clients"])
 
     run(test)
