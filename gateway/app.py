@@ -104,6 +104,7 @@ class Gateway:
         return Application(
             [
                 (r"/quotes/([^/]+)", rest.QuoteHandler, service),
+                (r"/quotes/([^/]+)/explain", rest.ExplainHandler, service),
                 (r"/quotes", rest.QuotesHandler, service),
                 (r"/candles/([^/]+)", rest.CandlesHandler, service),
                 (r"/symbols", rest.SymbolsHandler, service),

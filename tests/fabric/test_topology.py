@@ -277,6 +277,15 @@ def test_what_is_wrong_with_a_feed_is_named(text: str, problem: str) -> None:
 # What nodes read and publish.
 
 
+def test_the_market_is_told_to_processors_and_may_have_venues_that_are_not_read() -> None:
+    text = "market: VQN\nprocessors: {nbbo: {run: nodes.nbbo:main, reads: [quote], publishes: [nbbo]}}"
+    assert load(text).node("nbbo").settings == ProcessorSettings("", "V", "VQN")
+    with pytest.raises(TopologyError, match=r"market: 'VQV' names a venue twice"):
+        load("market: VQV")
+    with pytest.raises(TopologyError, match=r"market: expected letters of all venues"):
+        load("market: all")
+
+
 def test_shards_read_their_letters_and_the_states_of_whole_venues() -> None:
     found = load("shards: [A-B, C-Z 0-9]\nprocessors:\n  " + NBBO)
     assert reads(found, "nbbo-1") == {"iex": ("quote.A", "quote.B", "status.A", "status.B", "status.|")}
@@ -427,7 +436,9 @@ def test_a_secret_that_others_may_read_or_that_is_none_is_refused_and_not_shown(
 
 def test_a_replay_has_the_source_in_place_of_the_feeds_and_meets_nothing_that_runs() -> None:
     base = topology.load(ROOT / "topology.yaml", {})
-    found = topology.with_source(base, "day.csv", base_port=6000, http_port=9090, venues="NP", speed=10.0, to_ns=5)
+    found = topology.with_source(
+        base, "day.csv", base_port=6000, http_port=9090, venues="NP", market="N", speed=10.0, to_ns=5
+    )
     assert [n.name for n in found.nodes] == [
         *("redis", "nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3", "redis-writer", "web"),
         "replay",
@@ -439,7 +450,7 @@ def test_a_replay_has_the_source_in_place_of_the_feeds_and_meets_nothing_that_ru
     assert sorted(ports) == list(range(6000, 6014))
     assert found.cache.servers == ("redis://127.0.0.1:6014/0",)
     assert found.node("redis-writer").settings == found.cache
-    assert found.node("nbbo-1").settings == ProcessorSettings("ABCDEFGH", "NP")
+    assert found.node("nbbo-1").settings == ProcessorSettings("ABCDEFGH", "NP", "N")
     assert [venue.name for venue in found.venues] == ["NYSE", "NYSE Arca"]
     assert (found.clock, found.lossless) == ("event", True)
     web = found.node("web").settings
