@@ -322,7 +322,8 @@ def with_source(
     Nothing of it meets a running one: publishers and the cache (always embedded, on this machine) take ports from
     ``base_port`` on, the first gateway ``http_port``, further ones the ports after it. ``venues`` are the letters
     that the source holds (default: the topology's own), ``market`` those of all that quoted, if it holds them all. The
-    feed comes last in the start order, so that every node listens before its first packet; the clock is that of the events, and nothing may be lost.
+    feed comes last in the start order, so that every node listens before its first packet; the clock is that of the
+    events, and nothing may be lost.
     """
     venues = venues or "".join(venue.code for venue in topology.venues)
     named = {venue.code: venue for venue in topology.venues}

@@ -111,7 +111,8 @@ FACTS: Final = np.dtype(
 
 AHEAD: Final = 16
 """Rows between asking for a quote's cache lines and using them; the branches of a quote would not let the processor
-look as far. Doubles the rate at 50,000 symbols."""
+look as far. Doubles the rate at 50,000 symbols. The three cache lines of the row itself are asked for as long before
+that."""
 
 # `Book.lines`: masks of venues, and how far the book has come.
 BY_VENUE: Final = 0
@@ -235,6 +236,11 @@ def step(book: Any, market: Any, rows: Any, quotes: Any, trades: Any, statuses: 
     quoted = book.quoted.ctypes.data
     count = 0
     for i in range(rows.size):
+        if i + 2 * AHEAD < rows.size:
+            row = rows.ctypes.data + (i + 2 * AHEAD) * rows.strides[0]
+            prefetch(row)
+            prefetch(row + 64)
+            prefetch(row + 128)
         if i + AHEAD < rows.size:
             symbol = rows[i + AHEAD]["symbol"]
             slot = market.codes[SLOTS, rows[i + AHEAD]["venue"] & 0xFF]

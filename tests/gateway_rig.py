@@ -13,7 +13,23 @@ import numpy as np
 
 from fabric.clock import SystemClock
 from fabric.node import Runtime
-from fabric.records import EVENT, KIND_LINK, KIND_NBBO, KIND_TRADE, LINK, NBBO, TRADE, Rows, empty, pack, venue_mask
+from fabric.records import (
+    EVENT,
+    KIND_LINK,
+    KIND_NBBO,
+    KIND_QUOTE,
+    KIND_TRADE,
+    KIND_WHY,
+    LINK,
+    NBBO,
+    QUOTE,
+    TRADE,
+    WHY,
+    Rows,
+    empty,
+    pack,
+    venue_mask,
+)
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Limits, NodeSpec, Publisher, Source, Topology, Venue
 from gateway import latest_kernel, rest
@@ -136,6 +152,17 @@ class Rig:
     def trade(self, name: str = "AAPL", **columns: int) -> Rows:
         values = {"seq": 1, "epoch": 1, "venue": ord("V"), "mark": 0, "event_ns": self.runtime.clock.now_ns()}
         return self._row(TRADE, KIND_TRADE, name, values | columns)
+
+    def quote(self, name: str = "AAPL", seq: int = 1, **columns: int) -> Rows:
+        """What the venue quotes itself."""
+        now_ns = self.runtime.clock.now_ns()
+        values = {"bid_px": 185_500_000_000, "ask_px": 185_520_000_000, "bid_size": 300, "ask_size": 100, "seq": seq}
+        values |= {"venue": ord("V"), "condition": pack("R"), "event_ns": now_ns, "recv_ns": now_ns, "epoch": 1}
+        return self._row(QUOTE, KIND_QUOTE, name, values | columns)
+
+    def why(self, name: str = "AAPL", **columns: int) -> Rows:
+        """Who is left out, with round lots of 40."""
+        return self._row(WHY, KIND_WHY, name, {"seq": 1, "epoch": 1, "round_lot": 40} | columns)
 
     def link(self, up: int) -> Rows:
         return self._row(LINK, KIND_LINK, "", {"publisher": 0, "up": up})
