@@ -146,6 +146,7 @@ class Rig:
         """A best bid and offer of now."""
         now_ns = self.runtime.clock.now_ns()
         values = {"bid_px": 185_500_000_000, "ask_px": 185_520_000_000, "bid_size": 300, "ask_size": 100, "state": 0}
+        values |= {"bid_total": 300, "ask_total": 100, "bid_mask": venue_mask("V"), "ask_mask": venue_mask("V")}
         values |= {"bid_venue": pack("V"), "ask_venue": pack("V"), "event_ns": now_ns, "recv_ns": now_ns, "epoch": 1}
         return self._row(NBBO, KIND_NBBO, name, values | {"scope": venue_mask("V"), "seq": seq} | columns)
 

@@ -27,7 +27,7 @@ export class Explain {
     this.symbol = symbol;
     this.find("h2").textContent = symbol;
     for (const part of [".kind", ".facts"]) this.find(part).textContent = "";
-    for (const side of ["bid", "ask"]) this.find(`[data-side=${side}] tbody`).replaceChildren();
+    for (const side of ["bid", "ask"]) this.find(`[data-side=${side}] ul`).replaceChildren();
     if (!this.dialog.open) this.dialog.showModal();
     this.refresh();
   }
@@ -58,10 +58,10 @@ export class Explain {
   showSide(answer, side) {
     const best = answer[side];
     const odd = best.odd_lot;
-    const table = this.find(`[data-side=${side}]`);
-    const total = best.total == null ? "no side" : `${format.price(best.price)} · ${format.size(best.total)} in all`;
+    const section = this.find(`[data-side=${side}]`);
+    const total = best.price == null ? "none" : `${format.price(best.price)} · ${format.size(best.total)} in all`;
     const beside = odd ? `best odd lot ${format.size(odd.size)} at ${format.price(odd.price)} (${odd.venue})` : "";
-    table.querySelector(".total").textContent = [total, beside].filter(Boolean).join(" · ");
+    section.querySelector(".total").textContent = [total, beside].filter(Boolean).join(" · ");
     const better = side === "bid" ? -1 : 1;
     const venues = [...answer.venues].sort(
       (a, b) =>
@@ -69,30 +69,26 @@ export class Explain {
         better * ((a[side].price ?? 0) - (b[side].price ?? 0)) ||
         a.venue.localeCompare(b.venue),
     );
-    table.querySelector("tbody").replaceChildren(...venues.map((venue) => line(venue, venue[side])));
+    section.querySelector("ul").replaceChildren(...venues.map((venue) => line(venue, venue[side])));
   }
 }
 
 function line(venue, side) {
-  const row = document.createElement("tr");
-  row.dataset.standing = side.standing;
-  row.dataset.venue = venue.venue;
-  const slow = side.slow ? ", slow" : "";
-  cell(row, "th", venue.venue, "venue").title = venue.name;
-  cell(row, "td", format.price(side.price), "price");
-  cell(row, "td", format.size(side.size), "size");
-  const standing = cell(row, "td", WORDS[side.standing] + slow, "standing");
-  const reason = document.createElement("span");
-  reason.textContent = side.why;
-  standing.append(reason);
-  return row;
+  const item = document.createElement("li");
+  item.dataset.standing = side.standing;
+  item.dataset.venue = venue.venue;
+  add(item, "venue", venue.venue).title = venue.name;
+  add(item, "at", format.price(side.price));
+  add(item, "shares", format.size(side.size));
+  add(item, "standing", WORDS[side.standing] + (side.slow ? ", slow" : ""));
+  add(item, "why", side.why);
+  return item;
 }
 
-function cell(row, kind, text, name) {
-  const made = document.createElement(kind);
-  if (kind === "th") made.scope = "row";
+function add(item, name, text) {
+  const made = document.createElement("span");
   made.className = name;
   made.textContent = text;
-  row.append(made);
+  item.append(made);
   return made;
 }

@@ -248,7 +248,7 @@ def test_a_row_explains_its_best_bid_and_offer(tmp_path: Path) -> None:
         await stage.open()
         await stage.shows("AAPL", ".bid .price", "185.50")
         await page.evaluate("document.querySelector('tr[data-symbol=AAPL] .name').click()")
-        side = "document.querySelector('#explain [data-side={}] tr[data-venue=V]')"
+        side = "document.querySelector('#explain [data-side={}] li[data-venue=V]')"
         await page.until(f"{side.format('bid')}?.dataset.standing === 'best'")
         assert await page.evaluate(f"{side.format('ask')}.dataset.standing") == "out"
         text = await page.evaluate("document.querySelector('#explain').innerText")
@@ -259,7 +259,7 @@ def test_a_row_explains_its_best_bid_and_offer(tmp_path: Path) -> None:
         await page.screenshot(ARTEFACTS / "page-explain-dark.png")
         rig.put(rig.quote("AAPL", seq=2, bid_px=185_400_000_000), rig.nbbo("AAPL", seq=12, bid_px=185_400_000_000))
         await rig.taken()
-        await page.until(f"{side.format('bid')}.querySelector('.price').textContent === '185.40'")
+        await page.until(f"{side.format('bid')}.querySelector('.at').textContent === '185.40'")
         await page.look_like(390, 844, scale=2)
         await page.screenshot(ARTEFACTS / "page-explain-phone.png")
         await page.press("Escape")
