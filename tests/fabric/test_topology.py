@@ -496,7 +496,7 @@ def test_endpoints_of_a_topic(topic: str, ports: list[int]) -> None:
     [
         ("quotes.A", "no node publishes channel 'quotes'; did you mean 'quote'?"),
         ("bar.2m.A", "channel 'bar.2m'; did you mean 'bar.5m'?"),
-        ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, nbbo, quote, status, trade, node"),
+        ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, bolo, nbbo, quote, status, trade, why, node"),
         ("quote.AAPL|P", "no node publishes it, though 'quote' is a channel"),
         ("nbbo.aapl|", "no node publishes it, though 'nbbo' is a channel"),
     ],
@@ -516,7 +516,7 @@ def test_check_prints_nodes_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0].endswith("valid, 17 nodes, in start order:")
-    assert lines[6].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5508", "nbbo", "[ABCDEFGH]"]
+    assert lines[6].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5508", "nbbo,", "bolo,", "why", "[ABCDEFGH]"]
     assert "http://127.0.0.1:8080" in result.output
     assert lines[-1] == "cache: embedded redis://127.0.0.1:5520/0"
     data = json.loads(CliRunner().invoke(check.command, [str(ROOT / "topology.yaml"), "--json"]).output)
