@@ -1,7 +1,7 @@
 // The watchlist on the screen: one row a symbol, written only where something has changed.
 
 import * as format from "./format.js";
-import { CROSSED, HALTED, LOCKED, ONE_SIDED, STALE } from "./quotes.js";
+import { CROSSED, HALTED, LOCKED, LULD, ONE_SIDED, STALE } from "./quotes.js";
 import { draw } from "./sparkline.js";
 
 const BADGES = [
@@ -9,6 +9,7 @@ const BADGES = [
   [HALTED, "halted"],
   [CROSSED, "crossed"],
   [LOCKED, "locked"],
+  [LULD, "at limit"],
   [ONE_SIDED, "one side"],
 ];
 const PROBLEMS = { unknown_symbol: "unknown", no_quote: "no quote yet" };

@@ -150,6 +150,8 @@ def test_what_is_stale_or_halted_is_marked_and_keeps_its_last_values(tmp_path: P
         await stage.shows("AAPL", ".badge", "halted")
         await stage.shows("AAPL", ".bid .price", "186.00")
         assert not await stage.page.evaluate(f"{classes}.contains('stale')")
+        await stage.say(quote("AAPL", 186, 186.01, st=64))
+        await stage.shows("AAPL", ".badge", "at limit")
 
     play(tmp_path, steps, USUAL)
 
