@@ -17,14 +17,15 @@ from fabric.records import (
     CHANNELS,
     DTYPES,
     EVENT,
-    KIND_ALERT,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_BAR_5M,
+    KIND_BOLO,
     KIND_NBBO,
     KIND_QUOTE,
     KIND_STATUS,
     KIND_TRADE,
+    KIND_WHY,
     SCHEMA_VERSION,
     VENUE_CHANNELS,
     WIDTH,
@@ -107,6 +108,33 @@ _MARKET: Final[dict[int, tuple[Field, ...]]] = {
         ("lp", "last_px", WIRE_PRICE),
         ("st", "state", WIRE_INT),
         ("sc", "scope", WIRE_INT),
+        ("bt", "bid_total", WIRE_COUNT),
+        ("at", "ask_total", WIRE_COUNT),
+    ),
+    KIND_BOLO: (
+        ("t", "event_ns", WIRE_INT),
+        ("bp", "bid_px", WIRE_PRICE),
+        ("bs", "bid_size", WIRE_COUNT),
+        ("bx", "bid_venue", WIRE_TEXT),
+        ("ap", "ask_px", WIRE_PRICE),
+        ("as", "ask_size", WIRE_COUNT),
+        ("ax", "ask_venue", WIRE_TEXT),
+    ),
+    KIND_WHY: (
+        ("t", "event_ns", WIRE_INT),
+        ("lot", "round_lot", WIRE_COUNT),
+        ("bc", "bid_condition", WIRE_INT),
+        ("ac", "ask_condition", WIRE_INT),
+        ("bo", "bid_odd_lot", WIRE_INT),
+        ("ao", "ask_odd_lot", WIRE_INT),
+        ("bl", "bid_slow", WIRE_INT),
+        ("al", "ask_slow", WIRE_INT),
+        ("sh", "shut", WIRE_INT),
+        ("lo", "lost", WIRE_INT),
+        ("cl", "closed", WIRE_INT),
+        ("ha", "halting", WIRE_INT),
+        ("u", "upper_px", WIRE_PRICE),
+        ("d", "lower_px", WIRE_PRICE),
     ),
     KIND_BAR_1M: _BAR,
     KIND_BAR_5M: _BAR,
@@ -146,7 +174,7 @@ def _word(raw: bytes) -> int:
 
 
 def _build_schema() -> npt.NDArray[np.int64]:
-    schema = np.zeros((KIND_ALERT + 1, ck.SCHEMA_WIDTH), np.int64)
+    schema = np.zeros((max(CHANNELS.values()) + 1, ck.SCHEMA_WIDTH), np.int64)
     for channel, kind in CHANNELS.items():
         if kind not in FIELDS:
             continue

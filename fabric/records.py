@@ -38,9 +38,11 @@ KIND_BAR_1M: Final = 5
 KIND_BAR_5M: Final = 6
 KIND_BAR_1H: Final = 7
 KIND_ALERT: Final = 8
-KIND_LINK: Final = 9
+KIND_BOLO: Final = 9
+KIND_WHY: Final = 10
+KIND_LINK: Final = 11
 """Never on the wire: the inbox tells its node that a publisher came, went silent or was lost."""
-KIND_GAP: Final = 10
+KIND_GAP: Final = 12
 """Never on the wire: the inbox tells its node that messages of one topic were lost."""
 
 CHANNELS: Final = {
@@ -52,11 +54,13 @@ CHANNELS: Final = {
     "bar.5m": KIND_BAR_5M,
     "bar.1h": KIND_BAR_1H,
     "alert": KIND_ALERT,
+    "bolo": KIND_BOLO,
+    "why": KIND_WHY,
 }
 """Channel of the bus -> kind. The channel ``node`` carries heartbeats, which are maps and not rows."""
 VENUE_CHANNELS: Final = ("quote", "trade", "status")
 """Channels with one value a symbol and venue; the others have one a symbol."""
-STATE_CHANNELS: Final = ("quote", "nbbo", "bar.1m", "bar.5m", "bar.1h", "status")
+STATE_CHANNELS: Final = ("quote", "nbbo", "bolo", "why", "bar.1m", "bar.5m", "bar.1h", "status")
 """Channels that hold a state: published again when silent. Trades and alerts are never repeated."""
 
 # State bits of an NBBO (``st``).
@@ -66,6 +70,12 @@ STATE_ONE_SIDED: Final = 4
 STATE_HALTED: Final = 8
 STATE_STALE: Final = 16
 STATE_PARTIAL: Final = 32
+STATE_LULD: Final = 64
+"""A side stands at, or beyond, a price band of limit up, limit down."""
+STATE_SLOW: Final = 128
+"""A venue that holds a side calls it slow (manual): it counts, and is not protected."""
+STATE_NATIONAL: Final = 256
+"""Every venue of the market is read and alive: the value is the NBBO. Without it, a composite of those in ``scope``."""
 STATE_NAMES: Final = {
     STATE_LOCKED: "locked",
     STATE_CROSSED: "crossed",
@@ -73,6 +83,9 @@ STATE_NAMES: Final = {
     STATE_HALTED: "halted",
     STATE_STALE: "stale",
     STATE_PARTIAL: "partial",
+    STATE_LULD: "luld",
+    STATE_SLOW: "slow",
+    STATE_NATIONAL: "national",
 }
 
 _HEADER = (
@@ -145,6 +158,33 @@ NBBO: Final = _record(
     "last_px",
     "state",  # STATE_* bits
     "scope",  # venues that feed this value, as a mask
+    "bid_total",  # shares of all venues in `bid_mask` together; never the size of the best
+    "ask_total",
+)
+
+BOLO: Final = _record(  # the best odd lots: sides that are smaller than a round lot, and so never in an NBBO
+    "bid_px",
+    "bid_size",
+    "bid_venue",  # text: one letter
+    "ask_px",
+    "ask_size",
+    "ask_venue",
+)
+
+WHY: Final = _record(  # who is left out of a symbol's NBBO, and for which reason: masks of venues
+    "round_lot",  # shares: a side smaller than this is an odd lot
+    "bid_condition",  # the quote's condition is not eligible
+    "ask_condition",
+    "bid_odd_lot",
+    "ask_odd_lot",
+    "bid_slow",  # not left out, but not protected
+    "ask_slow",
+    "shut",  # halted, suspended or closed at this venue alone
+    "lost",  # its line or publisher is lost, and it has not quoted anew since
+    "closed",  # the venue has ended its day
+    "halting",  # says that the symbol is halted in the whole market
+    "upper_px",  # LULD bands, as the tape says them
+    "lower_px",
 )
 
 BAR: Final = _record(
@@ -181,6 +221,8 @@ DTYPES: Final = {
     KIND_BAR_1M: BAR,
     KIND_BAR_5M: BAR,
     KIND_BAR_1H: BAR,
+    KIND_BOLO: BOLO,
+    KIND_WHY: WHY,
     KIND_LINK: LINK,
     KIND_GAP: GAP,
 }

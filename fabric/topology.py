@@ -214,6 +214,7 @@ class ExchangeSettings:
 class ProcessorSettings:
     letters: str  # this shard's first letters and digits; "ABCDEFGH"
     venues: str  # all venues of the topology, in the file's order
+    market: str = ""  # letters of all venues that quote, as far as the file tells; empty: not known
 
 
 @dataclass(frozen=True)
@@ -368,6 +369,7 @@ def with_source(
     base_port: int,
     http_port: int,
     venues: str = "",
+    market: str = "",
     wire: str = "",
     speed: float = 0.0,
     from_ns: int | None = None,
@@ -378,8 +380,9 @@ def with_source(
 
     Nothing of it meets a running one: publishers and the cache (always embedded, on this machine) take ports from
     ``base_port`` on, the first gateway ``http_port``, further ones the ports after it. ``venues`` are the letters
-    that the source holds (default: the topology's own). The feed comes last in the start order, so that every
-    node listens before its first packet; the clock is that of the events, and nothing may be lost.
+    that the source holds (default: the topology's own), ``market`` those of all that quoted, if it holds them all. The
+    feed comes last in the start order, so that every node listens before its first packet; the clock is that of the
+    events, and nothing may be lost.
     """
     venues = venues or "".join(venue.code for venue in topology.venues)
     named = {venue.code: venue for venue in topology.venues}
@@ -409,7 +412,7 @@ def with_source(
     def settings(node: NodeSpec) -> Settings:
         match node.settings:
             case ProcessorSettings() as processor:
-                return replace(processor, venues=venues)
+                return replace(processor, venues=venues, market=market)
             case GatewaySettings() as gateway:
                 return replace(gateway, host="127.0.0.1", port=next(http_ports))
             case CacheSettings():
@@ -523,6 +526,10 @@ class _Draft:
         self.hosts = self._read_hosts()
         self.base, self.span = self._read_ports()
         self.venues = self._read_venues()
+        market = top.get("market")
+        self.market = market.text("letters of all venues that quote, such as NQZV", "[A-Z]+") if market else ""
+        if market and len(set(self.market)) < len(self.market):
+            market.problem(f"{self.market!r} names a venue twice")
         shards = top.get("shards")
         self.shards = _letter_sets(shards, shards.items()) if shards else ("",)
         self.feeds = [self._read_feed(value) for value in top.entries("feeds")]
@@ -1025,7 +1032,7 @@ class _Draft:
     def _nodes(self, unit: _Unit, publishers: Mapping[str, Publisher]) -> Iterable[NodeSpec]:
         venues = "".join(self.venues)
         for name, letters, host in _shards(unit):
-            settings = unit.settings or ProcessorSettings(letters, venues)
+            settings = unit.settings or ProcessorSettings(letters, venues, self.market)
             prefixes = list(letters) or [""]
             if isinstance(settings, GatewaySettings):
                 prefixes = list(settings.symbols)

@@ -128,6 +128,7 @@ class Gateway:
         return Application(
             [
                 (r"/quotes/([^/]+)", rest.QuoteHandler, service),
+                (r"/quotes/([^/]+)/explain", rest.ExplainHandler, service),
                 (r"/quotes", rest.QuotesHandler, service),
                 (r"/candles/([^/]+)", rest.CandlesHandler, service),
                 (r"/symbols", rest.SymbolsHandler, service),

@@ -42,7 +42,8 @@ def _lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[np.void]) -> Rows:
 class Latest:
     """Last rows by symbol id, to be read freely between two calls of `apply`; one that does not exist has seq NULL.
 
-    ``nbbo``, ``last_known``: NBBO[symbols]; ``quotes``: QUOTE[symbols, venues]; ``trades``: TRADE[symbols];
+    ``nbbo``, ``last_known``: NBBO[symbols]; ``bolos``: BOLO[symbols]; ``whys``: WHY[symbols];
+    ``quotes``: QUOTE[symbols, venues]; ``trades``: TRADE[symbols];
     ``statuses``: STATUS[symbols]; ``venue_statuses``: STATUS[venues]; ``bars[kind]``: BAR[symbols].
     ``tables`` is all of it, as kernels take it.
     """
@@ -56,6 +57,8 @@ class Latest:
         candles = _lazy_zeros((INTERVALS, symbols.capacity, limits.candles_kept), CANDLE)
         self.tables: Tables = latest_kernel.make(symbols.capacity, len(venues), len(sources), candles)
         self.nbbo = self.tables.nbbo
+        self.bolos = self.tables.bolos
+        self.whys = self.tables.whys
         self.last_known = self.tables.last_known
         self.quotes = self.tables.quotes
         self.trades = self.tables.trades

@@ -12,15 +12,18 @@ import numpy.typing as npt
 from fabric.compiled import kernel
 from fabric.records import (
     BAR,
+    BOLO,
     EVENT,
     KIND_BAR_1H,
     KIND_BAR_1M,
+    KIND_BOLO,
     KIND_GAP,
     KIND_LINK,
     KIND_NBBO,
     KIND_QUOTE,
     KIND_STATUS,
     KIND_TRADE,
+    KIND_WHY,
     LINK,
     NBBO,
     NULL,
@@ -28,6 +31,7 @@ from fabric.records import (
     STATE_STALE,
     STATUS,
     TRADE,
+    WHY,
     Rows,
     empty,
     pack,
@@ -64,6 +68,8 @@ class Tables(NamedTuple):
     """
 
     nbbo: Rows  # NBBO[symbols]
+    bolos: Rows  # BOLO[symbols]
+    whys: Rows  # WHY[symbols]
     last_known: Rows  # NBBO[symbols] the last that was two-sided and not stale
     quotes: Rows  # QUOTE[symbols, venues]
     trades: Rows  # TRADE[symbols] the last to arrive, of any venue
@@ -89,7 +95,7 @@ class Tables(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch of the bus under the names of each kind: seven views of the same rows."""
+    """One batch of the bus under the names of each kind: nine views of the same rows."""
 
     events: Rows
     nbbos: Rows
@@ -98,6 +104,8 @@ class Batch(NamedTuple):
     statuses: Rows
     bars: Rows
     links: Rows
+    bolos: Rows
+    whys: Rows
 
 
 @kernel
@@ -195,7 +203,7 @@ def upsert(ring: Any, first: int, count: int, bar: Any) -> tuple[int, int]:
 @kernel
 def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
     """Apply one `Batch`; ``letters`` is the symbol table's ``names``."""
-    events, nbbos, quotes, trades, statuses, bars, links = batch
+    events, nbbos, quotes, trades, statuses, bars, links, bolos, whys = batch
     for i in range(events.size):
         kind = events[i]["kind"]
         if kind == KIND_LINK:
@@ -234,6 +242,10 @@ def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
             tables.nbbo_heard[symbol] = heard
             if nbbos[i]["bid_px"] != NULL and nbbos[i]["ask_px"] != NULL and nbbos[i]["state"] & STATE_STALE == 0:
                 tables.last_known[symbol] = nbbos[i]
+        elif kind == KIND_BOLO:
+            tables.bolos[symbol] = bolos[i]
+        elif kind == KIND_WHY:
+            tables.whys[symbol] = whys[i]
         elif kind == KIND_QUOTE:
             if slot >= 0:
                 tables.quotes[symbol, slot] = quotes[i]
@@ -291,6 +303,8 @@ def make(symbols_max: int, venues: int, publishers: int, candles: Rows) -> Table
     """Allocate the tables; ``candles`` is CANDLE[3, symbols_max, kept], zeroed, from whoever manages its memory."""
     return Tables(
         nbbo=empty(symbols_max, NBBO, KIND_NBBO),
+        bolos=empty(symbols_max, BOLO, KIND_BOLO),
+        whys=empty(symbols_max, WHY, KIND_WHY),
         last_known=empty(symbols_max, NBBO, KIND_NBBO),
         quotes=empty(symbols_max * venues, QUOTE, KIND_QUOTE).reshape(symbols_max, venues),
         trades=empty(symbols_max, TRADE, KIND_TRADE),
@@ -318,7 +332,7 @@ def make(symbols_max: int, venues: int, publishers: int, candles: Rows) -> Table
 
 def views(rows: Rows) -> Batch:
     """Rows of any kind under the names of each."""
-    return Batch(*[rows.view(dtype) for dtype in (EVENT, NBBO, QUOTE, TRADE, STATUS, BAR, LINK)])
+    return Batch(*[rows.view(dtype) for dtype in (EVENT, NBBO, QUOTE, TRADE, STATUS, BAR, LINK, BOLO, WHY)])
 
 
 def warm_up() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
@@ -33,18 +33,20 @@ from fabric.records import (
     KIND_BAR_1M,
     KIND_BAR_5M,
     NULL,
-    PRICE_UNIT,
     STATE_HALTED,
     STATE_NAMES,
+    STATE_NATIONAL,
     STATE_STALE,
     SYMBOL_MAX,
     unpack,
     venue_letters,
 )
 from fabric.topology import NodeSpec, Topology
+from gateway import explain
 from gateway.auth import TICKET_S, AuthError, Door, Grant, from_headers
 from gateway.latest import Latest
 from gateway.limits import Rate
+from gateway.values import decimal, number, rfc3339
 
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
@@ -117,22 +119,6 @@ def bad_parameter(parameter: str, found: str, allowed: object) -> Problem:
     return Problem(400, "bad_parameter", detail, parameter=parameter, allowed=allowed)
 
 
-# Values as JSON has them.
-
-
-def rfc3339(time_ns: int) -> str | None:
-    """The instant in UTC with nine digits; None for NULL."""
-    if time_ns == NULL:
-        return None
-    seconds, nanoseconds = divmod(time_ns, SECOND_NS)
-    return f"{_second(seconds)}.{nanoseconds:09d}Z"
-
-
-@lru_cache(4_096)
-def _second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
-
-
 @lru_cache(256)
 def _flags(bits: int) -> tuple[str, ...]:
     return tuple(flag for bit, flag in STATE_NAMES.items() if bits & bit)
@@ -141,16 +127,6 @@ def _flags(bits: int) -> tuple[str, ...]:
 @lru_cache(1_024)
 def _letters(mask: int) -> str:
     return venue_letters(mask)
-
-
-def decimal(price: int) -> float | None:
-    """The price in units of the currency; None for NULL."""
-    return None if price == NULL else price / PRICE_UNIT
-
-
-def number(value: int) -> int | None:
-    """The integer; None for NULL."""
-    return None if value == NULL else value
 
 
 def parse_instant(parameter: str, text: str) -> int:
@@ -205,6 +181,7 @@ def quote(latest: Latest, name: str, now_ns: int) -> JsonObject:
     bits = max(value["state"], 0) | (STATE_STALE if stale else 0)
     return {
         "symbol": name,
+        "kind": "nbbo" if bits & STATE_NATIONAL else "composite",
         "bid": decimal(value["bid_px"]),
         "ask": decimal(value["ask_px"]),
         "bid_size": number(value["bid_size"]),
@@ -667,6 +644,20 @@ class QuotesHandler(DataHandler):
             found["quotes"] += stored
             found["missing"] = [entry for entry in found["missing"] if entry["symbol"] not in held]
         self.answer(found, "memory, redis" if stored else "memory")
+
+
+class ExplainHandler(DataHandler):
+    """``GET /quotes/{symbol}/explain``"""
+
+    def get(self, symbol: str) -> None:
+        self.parameters()
+        service = self.service
+        name = parse_symbol("symbol", symbol)
+        known = service.latest.find(name)
+        if known < 0:
+            raise unknown_symbol(service.latest, name)
+        names = {venue.code: venue.name for venue in service.topology.venues}
+        self.answer(explain.answer(service.latest, names, known, service.clock.now_ns()), "memory")
 
 
 class CandlesHandler(DataHandler):

@@ -1,69 +1,118 @@
 """Quotes of all venues in, changes of the best bid and offer out: the node. It owns the arrays, the kernel the rule.
 
-The composite of the venues in `ProcessorSettings.venues`; ``scope`` of every row says which of them feed it,
-so it is the *national* best bid and offer only where all venues of the market are read.
+The composite of the venues in `ProcessorSettings.venues`; ``scope`` of every row says which of them feed it. It is
+the *national* best bid and offer, and its rows say so (`STATE_NATIONAL`), only where the topology tells which venues
+the market has (`ProcessorSettings.market`), and every one of them is read and alive.
 
 What changes it, besides a quote:
 
 * A line that goes silent (STATUS with the empty symbol and ``stale``, or a LINK row that is not up) takes all
   quotes of its venues out of the composite at once. After it is back only new quotes count: an old price
   is never shown as live. Quotes that arrive while their line is down are counted and not used.
-* A halt of a symbol sets a bit and leaves the prices alone. The last word of any venue counts.
+* A venue that ends its day (STATUS with the empty symbol and the event) takes its quotes with it.
+* A halt of the whole market sets a bit, as long as one venue says so, and leaves the prices alone. A halt at one
+  venue takes that venue's quotes of the symbol out until it trades again.
+* A new round lot, or a price band.
 
 When a row is published: when venue, price or size of a side changes, when a state bit does, or when a venue that fed
 the symbol is lost. A venue that joins without changing the best, or a trade, shows in the next row. A
 symbol that has lost all its venues has no sides and the bit ``stale``; one that has lost some, ``partial``.
+
+Beside the composite, where the topology has this node publish them: ``bolo``, the best odd lots, which are never in
+it; and ``why``, who is left out of it and for which reason, published when that changes.
 """
+
+from datetime import UTC, date, datetime
 
 import numpy as np
 
 from fabric import node
 from fabric.bus import EVENTS_MAX
+from fabric.clock import SECOND_NS
 from fabric.node import Runtime
-from fabric.records import NBBO, Rows, venue_mask
+from fabric.records import EVENT, Rows, venue_mask
 from fabric.topology import ProcessorSettings
-from nodes import conditions, nbbo_kernel
+from nodes import conditions, nbbo_kernel, quote_conditions, round_lots, trading_states
+
+DAY_NS = 86_400 * SECOND_NS
 
 
 class Nbbo:
     """The composite of some symbols."""
 
-    def __init__(self, symbols_max: int, venues: str, publishers: tuple[str, ...], batch_max: int) -> None:
-        """``venues`` are the letters that may count, ``publishers`` those that each source of the inbox speaks for;
-        ``batch_max`` is without the inbox's rows about links.
+    def __init__(
+        self,
+        symbols_max: int,
+        venues: str,
+        publishers: tuple[str, ...],
+        batch_max: int,
+        market: str = "",
+        channels: tuple[str, ...] = ("nbbo",),
+    ) -> None:
+        """``venues`` are the letters that may count, ``publishers`` those that each source of the inbox speaks for,
+        ``market`` those of all venues that there are, if known; ``batch_max`` is without the inbox's rows about links.
+        ``channels`` are published: nbbo always, bolo and why if named.
         """
         self.book = nbbo_kernel.no_book(symbols_max, len(venues))
-        slots = np.full(256, -1, np.int64)
+        codes = np.zeros((7, 256), np.int64)
+        codes[nbbo_kernel.SLOTS] = -1
         for slot, venue in enumerate(venues):
-            slots[ord(venue)] = slot
+            codes[nbbo_kernel.SLOTS, ord(venue)] = slot
+        codes[nbbo_kernel.SALES] = conditions.sale_table()
+        codes[nbbo_kernel.STATES] = trading_states.states()
+        codes[nbbo_kernel.EVENTS] = trading_states.events()
         self.market = nbbo_kernel.Market(
-            slots=slots,
+            codes=codes,
             venues=np.array([ord(venue) for venue in venues], np.int64),
             publishers=np.array([venue_mask(letters) for letters in publishers], np.int64),
-            quotes=conditions.quote_table(),
-            sales=conditions.sale_table(),
+            alone=trading_states.reasons_here_alone(),
+            tapes=venue_mask(trading_states.TAPES),
+            national=venue_mask(market),
+            lot=0,
+            tells=nbbo_kernel.TELLS_BOLO * ("bolo" in channels) | nbbo_kernel.TELLS_WHY * ("why" in channels),
         )
+        self._begin_day(0)
         # Zeroed pages cost nothing until the worst case, all lines lost in one batch, writes to them.
-        self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max + EVENTS_MAX), NBBO)
+        self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max + EVENTS_MAX), EVENT)
+        self._out = nbbo_kernel.make_out(self._changes)
 
     def step(self, batch: Rows, now_ns: int) -> Rows:
-        """Apply rows of any kinds in the order of arrival; return the NBBO rows made, good until the next step."""
-        count = nbbo_kernel.step(self.book, self.market, *nbbo_kernel.views(batch), self._changes)
+        """Apply rows of any kinds in the order of arrival; return the rows made, good until the next step."""
+        if now_ns // DAY_NS != self._day:
+            self._begin_day(now_ns // DAY_NS)
+        count = nbbo_kernel.step(self.book, self.market, *nbbo_kernel.views(batch), self._out)
         return self._changes[:count]
+
+    def _begin_day(self, day: int) -> None:
+        """Take the tables that are in force on a day (UTC, counted from the epoch)."""
+        self._day = day
+        self.market.codes[: nbbo_kernel.SLOTS] = quote_conditions.tables(_date(day))
+        self.market = self.market._replace(lot=round_lots.default(_date(day)))
 
     def warm_up(self) -> None:
         """Compile, or load, the kernel before the first quote."""
         nbbo_kernel.warm_up()
 
     def counters(self) -> dict[str, int]:
-        """Totals since the start, by the names in `nbbo_kernel.COUNTERS`."""
-        return dict(zip(nbbo_kernel.COUNTERS, self.book.counters.tolist(), strict=True))
+        """Totals by the names in `nbbo_kernel.COUNTERS`, and of quotes with unknown conditions by plan and code."""
+        counts = dict(zip(nbbo_kernel.COUNTERS, self.book.counters.tolist(), strict=True))
+        for plan, code in np.argwhere(self.book.unknown).tolist():
+            shown = chr(code) if chr(code).isalnum() and code < 128 else f"0x{code:02x}"
+            counts[f"unknown_condition_{quote_conditions.PLAN_NAMES[plan]}_{shown}"] = int(
+                self.book.unknown[plan, code]
+            )
+        return counts
+
+
+def _date(day: int) -> date:
+    return datetime.fromtimestamp(max(day, 0) * 86_400, UTC).date()
 
 
 def main(runtime: Runtime) -> None:
     """The program: one shard's composite until told to stop."""
-    settings, limits = runtime.spec.settings, runtime.topology.limits
+    settings, limits, own = runtime.spec.settings, runtime.topology.limits, runtime.spec.publishes
     assert isinstance(settings, ProcessorSettings)
+    assert own is not None
     publishers = tuple(source.publisher.venues for source in runtime.spec.reads)
-    processor = Nbbo(limits.symbols_max, settings.venues, publishers, limits.batch_max)
+    processor = Nbbo(limits.symbols_max, settings.venues, publishers, limits.batch_max, settings.market, own.channels)
     node.run(processor, runtime.inbox(), runtime.outbox(), runtime)

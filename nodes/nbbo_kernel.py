@@ -1,16 +1,18 @@
 """The rule of the best bid and offer, compiled (pure): rows in the order of arrival, arrays in, changes out.
 
-The order among quotes is that of the consolidated tape: best price, then largest size, then the venue
-whose latest message of any content arrived first. Both sides are kept as ranks, which are higher where
-the price is better (a bid's price, an ask's price negated), so that one rule serves both and NULL, the
-smallest integer, ranks below everything.
+A side of a venue's quote **counts** when its condition lets it, it has a price and at least a round lot, and the venue
+is neither away, closed nor shut for the symbol. The order among those that count is that of the consolidated tape:
+best price, then largest size, then the venue whose latest message of any content arrived first. Both sides are kept as
+ranks, which are higher where the price is better (a bid's price, an ask's price negated), so that one rule serves both
+and NULL, the smallest integer, ranks below everything.
 
-A quote is compared with the best alone; the other venues are looked at only when the best venue itself
-has moved (`best_of`). What is touched for every quote is half a cache line of the venue (`QUOTED`) and one
-of the symbol (`TOP`).
+A venue's quote is kept as it came, with marks of what its sides may do, so that a halt or a new round lot only needs
+the marks anew. A quote is compared with the best alone. Other venues are looked at when the best venue itself has
+moved: only those at the same price while there are some (`mask`), else all. What is touched for every quote is half
+a cache line of the venue (`QUOTED`) and one of the symbol (`TOP`).
 
-Sources: CQS 2.11b, section on the national best bid and offer; for "arrived first" the recorded tape, of
-which it reproduces every row (tests/nodes/test_nbbo.py).
+Sources: CQS 2.11b, section on the national best bid and offer; 17 CFR 242.600(b); for "arrived first" the recorded
+tape, of which it reproduces every row (tests/nodes/test_nbbo.py).
 """
 
 from typing import Any, Final, NamedTuple
@@ -21,12 +23,15 @@ import numpy.typing as npt
 from fabric.compiled import lean, lean_kernel
 from fabric.native import prefetch
 from fabric.records import (
+    BOLO,
     EVENT,
+    KIND_BOLO,
     KIND_LINK,
     KIND_NBBO,
     KIND_QUOTE,
     KIND_STATUS,
     KIND_TRADE,
+    KIND_WHY,
     LINK,
     NBBO,
     NULL,
@@ -34,64 +39,120 @@ from fabric.records import (
     STATE_CROSSED,
     STATE_HALTED,
     STATE_LOCKED,
+    STATE_LULD,
+    STATE_NATIONAL,
     STATE_ONE_SIDED,
     STATE_PARTIAL,
+    STATE_SLOW,
     STATE_STALE,
     STATUS,
     TRADE,
+    WHY,
     empty,
     pack,
 )
 from nodes.conditions import FIRST, LAST
 from nodes.conditions_kernel import allowed
+from nodes.quote_conditions import BID, BOTH, CTA, FAST_BID, KNOWN, UTP
+from nodes.trading_states import HALTS, SHUTS, TRADES
+
+int64: Any = np.int64
+"""Widens what is narrower in memory."""
 
 SIZE_MAX: Final = 2**31 - 1
 """Shares on one side, so that a size takes four bytes; no exchange accepts an order near it."""
 
-QUOTED: Final = np.dtype([("rank", "<i8", (2,)), ("size", "<i4", (2,)), ("arrival", "<i8")])
-"""What a venue quotes: bid and ask rank (NULL: no such side), their sizes, and when its last message arrived."""
+QUOTED: Final = np.dtype([("rank", "<i8", (2,)), ("size", "<i4", (2,)), ("stamp", "<i8")])
+"""What a venue quotes: bid and ask rank (NULL: no such side), their sizes; when its last message arrived, and marks."""
+
+# The lowest byte of a stamp: marks of the bid, and shifted by one those of the ask. The rest is the number of arrival.
+COUNTS: Final = 1
+ODD_LOT: Final = 4
+BARRED: Final = 16
+"""By the quote's condition."""
+SLOW: Final = 64
+REASONS: Final = 3 * ODD_LOT | 3 * BARRED | 3 * SLOW
+MARKS: Final = 0xFF
+ARRIVAL_SHIFT: Final = 8
 
 TOP: Final = np.dtype(
     [
         ("rank", "<i8", (2,)),  # the best bid and ask
         ("size", "<i4", (2,)),
-        ("slot", "<i2", (2,)),  # the venues that hold them; -1 without a side
-        ("state", "<i4"),  # STATE_* bits
-        ("scope", "<i4"),  # mask of the venues that feed this symbol
-        ("lost", "<i4"),  # mask of those that fed it, went away and have not quoted since
         ("mask", "<i4", (2,)),  # of the venues at the best price, whatever their size
         ("last_px", "<i8"),
-        ("_spare", "<i8"),
+        ("scope", "<i4"),  # mask of the venues that feed this symbol
+        ("lost", "<i4"),  # mask of those that fed it, went away and have not quoted since
+        ("shut", "<i4"),  # mask of those that say they do not trade it, though others may
+        ("lot", "<i4"),  # round lot in shares; 0 until told
+        ("state", "<i2"),  # STATE_* bits
+        ("slot", "i1", (2,)),  # the venues that hold the best; -1 without a side
+        ("slow", "i1", (2,)),  # whether those call it slow
+        ("plan", "i1"),  # CTA, UTP, or 0 until a message tells the tape
+        ("has", "i1"),  # what else there is to look at: HAS_BANDS, HAS_ODD_LOTS
     ]
 )
 """A symbol's best: one cache line."""
+HAS_BANDS: Final = 1
+HAS_ODD_LOTS: Final = 2
+
+FACTS: Final = np.dtype(
+    [
+        ("halting", "<i8"),  # mask of the venues that say it is halted in the whole market
+        ("upper_px", "<i8"),  # price bands
+        ("lower_px", "<i8"),
+        ("told", "<i8"),  # 1 once a WHY has been published
+        ("odd_rank", "<i8", (2,)),  # the best odd lots as published
+        ("odd_size", "<i4", (2,)),
+        ("odd_slot", "<i4", (2,)),  # -1 without one
+    ]
+)
+"""What is known of a symbol and seldom needed: one cache line."""
 
 AHEAD: Final = 16
 """Rows between asking for a quote's cache lines and using them; the branches of a quote would not let the processor
-look as far. Doubles the rate at 50,000 symbols."""
+look as far. Doubles the rate at 50,000 symbols. The three cache lines of the row itself are asked for as long before
+that."""
 
-# Which lines are down, in `Book.down`.
+HUGE_PAGE: Final = 1 << 21
+
+# `Book.lines`: masks of venues, and how far the book has come.
 BY_VENUE: Final = 0
 """The venue's own line is stale: its feed says so."""
 BY_LINK: Final = 1
 """The publisher that speaks for the venue is silent or lost."""
+BY_CLOSE: Final = 2
+"""The venue has ended its day."""
+DOWN: Final = 3
+"""Any of these."""
+LIVE: Final = 4
+"""The venue's feed has called its line live, and neither it nor its publisher was lost since."""
+ARRIVALS: Final = 5
+"""Rows so far."""
+SYMBOLS: Final = 6
+"""No higher symbol id has been met."""
 
 COUNTERS: Final = (
     "quotes",
     "ineligible",  # quotes, or sides of one, that their condition keeps out of the composite
     "unknown_venue",  # quotes of a venue that the topology does not name
-    "from_stale_line",  # quotes that arrived while their line was down
-    "withdrawn",  # quotes taken out because their line went down
+    "from_stale_line",  # quotes that arrived while their line was down, or their venue closed
+    "withdrawn",  # quotes taken out because their line went down, or their venue closed
     "changes",
     "locked",  # changes to, or within, a locked market
     "crossed",
+    "odd_lots",  # changes of the best odd lots
+    "reasons",  # changes of who is left out
 )
-QUOTES, INELIGIBLE, UNKNOWN_VENUE, FROM_STALE_LINE, WITHDRAWN, CHANGES, LOCKED, CROSSED = range(len(COUNTERS))
+QUOTES, INELIGIBLE, UNKNOWN_VENUE, FROM_STALE_LINE, WITHDRAWN, CHANGES, LOCKED, CROSSED, ODD_LOTS, TOLD = range(
+    len(COUNTERS)
+)
 
 _STALE: Final = pack("stale")
 _LIVE: Final = pack("live")
-_HALTED: Final = pack("H")
-_TRADING: Final = pack("T")
+_TAPE_A: Final = pack("A")
+_TAPE_B: Final = pack("B")
+_TAPE_C: Final = pack("C")
 
 
 class Book(NamedTuple):
@@ -99,59 +160,93 @@ class Book(NamedTuple):
 
     quoted: npt.NDArray[np.void]  # [symbols, venues] QUOTED
     tops: npt.NDArray[np.void]  # [symbols] TOP
-    down: npt.NDArray[np.int64]  # [2] masks of the venues that are down BY_VENUE and BY_LINK
-    arrivals: npt.NDArray[np.int64]  # [1] quotes so far
-    symbols: npt.NDArray[np.int64]  # [1] no higher symbol id has been met
+    facts: npt.NDArray[np.void]  # [symbols] FACTS
+    lines: npt.NDArray[np.int64]  # [7] BY_VENUE to SYMBOLS
     counters: npt.NDArray[np.int64]  # [len(COUNTERS)]
+    unknown: npt.NDArray[np.int64]  # [plans, 256] quotes that a code kept out because its plan does not list it
+
+
+# Rows of `Market.codes`, by the ASCII code of a letter; those of the plans stand at the plans' own numbers.
+SLOTS: Final = 3
+"""Column of a venue in the book, or -1."""
+SALES: Final = 4
+"""Sale conditions (nodes.conditions)."""
+STATES: Final = 5
+"""What a trading status means (nodes.trading_states)."""
+EVENTS: Final = 6
+"""What an event of a venue does."""
 
 
 class Market(NamedTuple):
     """What the rules need to know: data that may be replaced between two steps."""
 
-    slots: npt.NDArray[np.int64]  # [256] ASCII code of a venue -> its column of the book, or -1
+    codes: npt.NDArray[np.int64]  # [7, 256] quote conditions of each plan (nodes.quote_conditions), SLOTS to EVENTS
     venues: npt.NDArray[np.int64]  # [venues] ASCII code of each column
     publishers: npt.NDArray[np.int64]  # [sources] mask of the venues that each publisher speaks for
-    quotes: npt.NDArray[np.int64]  # [256] quote conditions (nodes.conditions)
-    sales: npt.NDArray[np.int64]  # [256] sale conditions
+    alone: npt.NDArray[np.int64]  # reasons of halts at one venue alone
+    tapes: int  # mask of who speaks for a whole plan
+    national: int  # mask of all venues of the market; 0 where that is not known
+    lot: int  # round lot of a symbol of which none was told
+    tells: int  # 1: BOLO rows, 2: WHY rows
+
+
+class Out(NamedTuple):
+    """Where rows are written: three views of the same memory."""
+
+    nbbos: npt.NDArray[np.void]
+    bolos: npt.NDArray[np.void]
+    whys: npt.NDArray[np.void]
+
+
+TELLS_BOLO: Final = 1
+TELLS_WHY: Final = 2
 
 
 def no_book(symbols_max: int, venues: int) -> Book:
     """An empty book for ids below ``symbols_max``."""
-    quoted = _on_cache_lines((symbols_max, venues), QUOTED)
-    tops = _on_cache_lines((symbols_max,), TOP)
+    quoted = _in_huge_pages((symbols_max, venues), QUOTED)
+    tops = _in_huge_pages((symbols_max,), TOP)
+    facts = _in_huge_pages((symbols_max,), FACTS)
     quoted["rank"] = NULL
     tops["rank"], tops["slot"], tops["last_px"] = NULL, -1, NULL
-    counts = (np.zeros(n, np.int64) for n in (2, 1, 1, len(COUNTERS)))
-    return Book(quoted, tops, *counts)
+    facts["upper_px"] = facts["lower_px"] = facts["odd_rank"] = NULL
+    facts["odd_slot"] = -1
+    counts = (np.zeros(n, np.int64) for n in (7, len(COUNTERS), (3, 256)))
+    return Book(quoted, tops, facts, *counts)
 
 
-def _on_cache_lines(shape: tuple[int, ...], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Zeroed records that begin on a cache line, so that none of 32 or 64 bytes lies across two.
+def _in_huge_pages(shape: tuple[int, ...], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Zeroed records that begin on a huge page, and so on a cache line: none of 32 or 64 bytes lies across two.
 
-    Made with `np.empty` because numpy asks for huge pages there and not in `np.zeros`; at 50,000 symbols that
-    is worth a third.
+    Made with `np.empty` because numpy asks for huge pages there, from 4 MiB on, and not in `np.zeros`; what is not
+    written costs nothing. At 5,000 symbols they are worth a tenth, at 50,000 a third.
     """
     size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    raw.fill(0)
-    return raw[start : start + size].view(dtype).reshape(shape)
+    raw = np.empty(max(size + HUGE_PAGE, 2 * HUGE_PAGE), np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE
+    found = raw[start : start + size]
+    found.fill(0)
+    return found.view(dtype).reshape(shape)
 
 
 @lean_kernel
 def step(book: Any, market: Any, rows: Any, quotes: Any, trades: Any, statuses: Any, links: Any, out: Any) -> int:
-    """Apply ``rows`` in order, write the changes of the composite to ``out`` and return how many.
+    """Apply ``rows`` in order, write the changes to ``out`` (an `Out`) and return how many rows that are.
 
-    ``quotes``, ``trades``, ``statuses`` and ``links`` are views of ``rows``. ``out`` has room for
-    `changes_max` rows.
+    ``quotes``, ``trades``, ``statuses`` and ``links`` are views of ``rows``. ``out`` has room for `changes_max` rows.
     """
     tops = book.tops.ctypes.data
     quoted = book.quoted.ctypes.data
     count = 0
     for i in range(rows.size):
+        if i + 2 * AHEAD < rows.size:
+            row = rows.ctypes.data + (i + 2 * AHEAD) * rows.strides[0]
+            prefetch(row)
+            prefetch(row + 64)
+            prefetch(row + 128)
         if i + AHEAD < rows.size:
             symbol = rows[i + AHEAD]["symbol"]
-            slot = market.slots[rows[i + AHEAD]["venue"] & 0xFF]
+            slot = market.codes[SLOTS, rows[i + AHEAD]["venue"] & 0xFF]
             prefetch(tops + symbol * book.tops.strides[0])
             prefetch(quoted + symbol * book.quoted.strides[0] + slot * book.quoted.strides[1])
         kind = rows[i]["kind"]
@@ -164,111 +259,218 @@ def step(book: Any, market: Any, rows: Any, quotes: Any, trades: Any, statuses: 
         elif kind == KIND_LINK:
             mask = market.publishers[links[i]["publisher"]]
             if links[i]["up"] == 1:
-                book.down[BY_LINK] &= ~mask
+                book.lines[BY_LINK] &= ~mask
+                sum_up(book.lines)
             else:
-                count = take_down(book, market, BY_LINK, mask, quotes, i, out, count)
+                count = take_down(book, market, BY_LINK, mask, rows[i], out, count)
+    book.lines[ARRIVALS] += rows.size
     return count
 
 
 def changes_max(symbols_max: int, venues: int, batch_max: int) -> int:
-    """The most changes that one step can make.
+    """The most rows that one step can make.
 
-    A row causes one change, or withdraws venues: one change for each symbol that such a venue feeds, and it
-    feeds a symbol since before the step or since one quote in it.
+    A row of the batch causes at most one row of each of the three kinds, or withdraws venues: one of each for every
+    symbol that such a venue feeds, or that was national until then; it has been since before the step or since one
+    quote in it.
     """
-    return symbols_max * venues + 2 * batch_max
+    return 3 * (symbols_max * (venues + 1) + 3 * batch_max)
 
 
 @lean
 def quote(book: Any, market: Any, quotes: Any, i: int, out: Any, count: int) -> int:
-    """Replace a venue's quote by ``quotes[i]``; publish if that changes the best or the state."""
+    """Replace a venue's quote by ``quotes[i]``; publish what that changes."""
     row = quotes[i]
     book.counters[QUOTES] += 1
     venue = row["venue"]
-    slot = market.slots[venue & 0xFF]
+    slot = market.codes[SLOTS, venue & 0xFF]
     if slot < 0 or venue > 0xFF:
         book.counters[UNKNOWN_VENUE] += 1
         return count
     bit = venue_bit(venue)
-    if (book.down[BY_VENUE] | book.down[BY_LINK]) & bit:
+    if book.lines[DOWN] & bit:
         book.counters[FROM_STALE_LINE] += 1
         return count
 
     symbol = row["symbol"]
-    book.symbols[0] = max(book.symbols[0], symbol)
-    book.arrivals[0] += 1
-    quoted = book.quoted[symbol, slot]
-    quoted["arrival"] = book.arrivals[0]
-    sides = allowed(market.quotes, row["condition"])
-    if sides != 3:
-        book.counters[INELIGIBLE] += 1
+    if symbol > book.lines[SYMBOLS]:
+        book.lines[SYMBOLS] = symbol
     top = book.tops[symbol]
-    changed = offer(book, market, symbol, slot, 0, row["bid_px"], row["bid_size"], sides & 1)
-    changed |= offer(book, market, symbol, slot, 1, row["ask_px"], row["ask_size"], sides & 2)
+    learn_tape(top, row["tape"])
+    may = permitted(market.codes, top["plan"], row["condition"])
+    if may & BOTH != BOTH:
+        book.counters[INELIGIBLE] += 1
+        if may & KNOWN == 0:
+            count_unknown(market.codes, top["plan"], row["condition"], book.unknown)
+    lot = int64(top["lot"] if top["lot"] > 0 else market.lot)
+    is_open = top["shut"] & bit == 0
+    bid_rank, bid_size = side_of(row["bid_px"], row["bid_size"], 0)
+    ask_rank, ask_size = side_of(row["ask_px"], row["ask_size"], 1)
+    bid_marks = marks_of(bid_rank, bid_size, lot, may & BID, may & FAST_BID, is_open)
+    ask_marks = marks_of(ask_rank, ask_size, lot, may & (BID << 1), may & (FAST_BID << 1), is_open)
 
-    top["scope"] |= bit
-    top["lost"] &= ~bit
-    state = state_of(top)
+    quoted = book.quoted[symbol]
+    mine = quoted[slot]
+    marks = bid_marks | ask_marks << 1
+    turned = (mine["stamp"] ^ marks) & MARKS
+    mine["rank"][0] = bid_rank
+    mine["rank"][1] = ask_rank
+    mine["size"][0] = bid_size
+    mine["size"][1] = ask_size
+    mine["stamp"] = (book.lines[ARRIVALS] + i) << ARRIVAL_SHIFT | marks
+    changed = offer(top, quoted, market.venues, slot, bit, 0, bid_rank, bid_size, bid_marks)
+    changed |= offer(top, quoted, market.venues, slot, bit, 1, ask_rank, ask_size, ask_marks)
+
+    reasons = turned & REASONS
+    if top["scope"] & bit == 0:
+        top["scope"] |= bit
+        top["lost"] &= ~bit
+        reasons |= book.facts[symbol]["told"]
+    state = state_of(top, book.facts[symbol], top["state"] & STATE_HALTED, market.national, book.lines[LIVE])
     if changed or state != top["state"]:
         top["state"] = state
-        count = publish(book, market, symbol, quotes, i, out, count)
+        count = publish(book.counters, top, quoted, market.venues, symbol, row, out.nbbos, count)
+    if (marks | turned) & (3 * ODD_LOT) or (changed and top["has"] & HAS_ODD_LOTS):
+        count = tell_odd_lots(
+            book.counters, top, book.facts[symbol], quoted, market.venues, market.tells, symbol, row, out.bolos, count
+        )
+    if reasons and market.tells & TELLS_WHY:
+        closed = book.lines[BY_CLOSE]
+        count = tell_reasons(
+            book.counters, top, book.facts[symbol], quoted, market.venues, closed, lot, symbol, row, out.whys, count
+        )
     return count
 
 
 @lean
-def offer(book: Any, market: Any, symbol: int, slot: int, side: int, price: int, size: int, eligible: int) -> bool:
-    """Set one side of a venue's quote, which has just arrived; say whether that changes the best of this side."""
-    rank = NULL
-    if eligible and price > 0 and 0 < size <= SIZE_MAX:
-        rank = -price if side else price
-    else:
-        size = 0
-    quoted = book.quoted[symbol, slot]
-    quoted["rank"][side] = rank
-    quoted["size"][side] = size
+def learn_tape(top: Any, tape: int) -> None:
+    """Note the plan of a symbol whose tape a message tells."""
+    if tape == _TAPE_A or tape == _TAPE_B:
+        top["plan"] = CTA
+    elif tape == _TAPE_C:
+        top["plan"] = UTP
 
-    top = book.tops[symbol]
+
+@lean
+def permitted(plans: Any, plan: int, condition: int) -> int:
+    """What all codes of a quote's condition allow in its plan."""
+    if 0 < condition <= 0xFF:
+        return int64(plans[plan, condition])
+    return allowed(plans[plan], condition)
+
+
+@lean_kernel
+def count_unknown(plans: Any, plan: int, condition: int, unknown: Any) -> None:
+    """Count each code of a condition that its plan does not list."""
+    while condition:
+        code = condition & 0xFF
+        if plans[plan, code] & KNOWN == 0:
+            unknown[plan, code] += 1
+        condition = (condition >> 8) & 0x00FF_FFFF_FFFF_FFFF
+
+
+@lean
+def side_of(price: int, size: int, side: int) -> tuple[int, int]:
+    """Rank and size of one side; NULL and 0 where there is none, or one that no exchange could mean."""
+    if price > 0 and 0 < size <= SIZE_MAX:
+        return (-price if side else price), size
+    return NULL, 0
+
+
+@lean
+def marks_of(rank: int, size: int, lot: int, may: int, fast: int, is_open: bool) -> int:
+    """The marks of a side, as for the bid. ``may``, ``fast``: not 0 where its condition allows it, says it is fast."""
+    if rank == NULL:
+        return 0
+    if may == 0:
+        return BARRED
+    slow = 0 if fast else SLOW
+    if size < lot:
+        return ODD_LOT | slow
+    return COUNTS | slow if is_open else slow
+
+
+@lean
+def offer(top: Any, quoted: Any, venues: Any, slot: int, bit: int, side: int, rank: int, size: int, marks: int) -> bool:
+    """Take up one side of a venue's quote, which has just arrived; say whether that changes the best of this side."""
+    if marks & COUNTS == 0:
+        rank = NULL
     best = top["rank"][side]
-    mask = venue_bit(market.venues[slot])
-    if rank <= best:
-        mask = top["mask"][side] | mask if rank == best and rank != NULL else top["mask"][side] & ~mask
-    if rank < best or (rank == best and size <= top["size"][side]):  # not better than the best, and later
-        if slot != top["slot"][side]:
+    mask = top["mask"][side] & ~bit
+    holds = top["slot"][side] == slot
+    if rank < best:
+        if not holds:
             top["mask"][side] = mask
             return False
-        slot, mask = best_of(book, market, symbol, side)
-        rank = book.quoted[symbol, slot]["rank"][side] if slot >= 0 else NULL
-        size = book.quoted[symbol, slot]["size"][side] if slot >= 0 else 0
-    changed = rank != best or size != top["size"][side] or slot != top["slot"][side]
+        slot, mask = best_of(quoted, venues, side, mask)
+    elif rank > best:
+        mask = bit
+    elif rank == NULL:
+        return False
+    elif size <= top["size"][side] and mask:  # others are as good, and came earlier
+        mask |= bit
+        if not holds:
+            top["mask"][side] = mask
+            return False
+        slot, mask = best_of(quoted, venues, side, mask)
+    else:
+        mask |= bit
+    return put_best(top, quoted, side, slot, mask)
+
+
+@lean_kernel
+def put_best(top: Any, quoted: Any, side: int, slot: int, mask: int) -> bool:
+    """Make the quote in ``slot`` (-1: none) the best of a side; say whether venue, price or size has changed."""
+    rank = NULL
+    size = 0
+    slow = 0
+    if slot >= 0:
+        mine = quoted[slot]
+        rank = mine["rank"][side]
+        size = mine["size"][side]
+        slow = (mine["stamp"] >> side) & SLOW
+    changed = rank != top["rank"][side] or size != top["size"][side] or slot != top["slot"][side]
     top["rank"][side] = rank
     top["size"][side] = size
     top["slot"][side] = slot
     top["mask"][side] = mask
+    top["slow"][side] = 1 if slow else 0
     return changed
 
 
-@lean
-def best_of(book: Any, market: Any, symbol: int, side: int) -> tuple[int, int]:
-    """Return the venue slot with the best rank, then the largest size, then the earliest arrival, and the mask of
-    all venues that have this rank; -1 and 0 when there is no such side.
+@lean_kernel
+def best_of(quoted: Any, venues: Any, side: int, among: int) -> tuple[int, int]:
+    """Return the venue slot with the best rank, then the largest size, then the earliest arrival, and the mask of all
+    venues that have this rank; -1 and 0 when there is no such side.
+
+    ``quoted`` is a symbol's row of the book. ``among``: venues that are known to share the best rank; 0 if none is.
     """
     best = -1
-    best_rank = NULL
+    if among == 0:
+        best_rank = NULL
+        for slot in range(venues.size):  # written without branches, which nothing could foresee
+            rank = quoted[slot]["rank"][side]
+            counts = quoted[slot]["stamp"] & (COUNTS << side)
+            rank = rank if counts else NULL
+            best = slot if rank > best_rank else best
+            best_rank = max(best_rank, rank)
+        if best_rank == NULL:
+            return -1, 0
+        for slot in range(venues.size):
+            rank = quoted[slot]["rank"][side]
+            counts = quoted[slot]["stamp"] & (COUNTS << side)
+            among |= venue_bit(venues[slot]) if counts and rank == best_rank else 0
+        if among & (among - 1) == 0:
+            return best, among
     best_size = 0
-    best_arrival = 0
-    mask = 0
-    for slot in range(market.venues.size):
-        quoted = book.quoted[symbol, slot]
-        rank = quoted["rank"][side]
-        if rank < best_rank or rank == NULL:
-            continue
-        size = quoted["size"][side]
-        arrival = quoted["arrival"]
-        bit = venue_bit(market.venues[slot])
-        mask = bit if rank > best_rank else mask | bit
-        if rank > best_rank or size > best_size or (size == best_size and arrival < best_arrival):
-            best, best_rank, best_size, best_arrival = slot, rank, size, arrival
-    return best, mask
+    best_stamp = 0
+    for slot in range(venues.size):
+        if among & venue_bit(venues[slot]):
+            size = quoted[slot]["size"][side]
+            stamp = quoted[slot]["stamp"]
+            if size > best_size or (size == best_size and stamp < best_stamp):
+                best, best_size, best_stamp = slot, size, stamp
+    return best, among
 
 
 @lean
@@ -276,57 +478,178 @@ def trade(book: Any, market: Any, row: Any) -> None:
     """Keep the last price of the tape; the symbol's next change carries it."""
     if row["price"] <= 0 or row["mark"] > 0:
         return
-    updates = allowed(market.sales, row["condition"])
+    updates = allowed(market.codes[SALES], row["condition"])
     top = book.tops[row["symbol"]]
     if updates & LAST or (updates & FIRST and top["last_px"] == NULL):
         top["last_px"] = row["price"]
 
 
-@lean
+@lean_kernel
 def status(book: Any, market: Any, statuses: Any, i: int, out: Any, count: int) -> int:
-    """Apply a trading status of one symbol (the last word counts), or the state of a whole venue's line."""
+    """Apply what a venue says of one symbol, or of itself (the empty symbol)."""
     row = statuses[i]
+    if row["symbol"] == 0:
+        return venue_status(book, market, row, out, count)
     symbol = row["symbol"]
-    if symbol == 0:
-        slot = market.slots[row["venue"] & 0xFF]
-        if slot >= 0 and row["venue_state"] == _STALE:
-            return take_down(book, market, BY_VENUE, venue_bit(row["venue"]), statuses, i, out, count)
-        if slot >= 0 and row["venue_state"] == _LIVE:
-            book.down[BY_VENUE] &= ~venue_bit(row["venue"])
-        return count
+    book.lines[SYMBOLS] = max(book.lines[SYMBOLS], symbol)
     top = book.tops[symbol]
-    state = top["state"]
-    if row["trading"] == _HALTED:
-        state |= STATE_HALTED
-    elif row["trading"] == _TRADING:
-        state &= ~STATE_HALTED
-    if state != top["state"]:
+    facts = book.facts[symbol]
+    quoted = book.quoted[symbol]
+    learn_tape(top, row["tape"])
+    bit = venue_bit(row["venue"]) if 65 <= row["venue"] <= 90 else 0
+    slot = market.codes[SLOTS, row["venue"] & 0xFF]
+    trading = row["trading"]
+    meaning = market.codes[STATES, trading] if 0 < trading <= 0xFF else 0
+    for reason in market.alone:
+        if meaning == HALTS and row["reason"] == reason:
+            meaning = SHUTS
+    lot = int64(top["lot"] if top["lot"] > 0 else market.lot)
+    told = 0
+    is_new = 0
+    if meaning == TRADES or meaning == HALTS or meaning == SHUTS:
+        halting = facts["halting"] | bit if meaning == HALTS else facts["halting"] & ~bit
+        shut = top["shut"] | bit if meaning == SHUTS and slot >= 0 else top["shut"] & ~bit
+        is_new |= shut ^ top["shut"]
+        told |= halting ^ facts["halting"]
+        facts["halting"] = halting
+        top["shut"] = shut
+    if 0 < row["round_lot"] <= SIZE_MAX:
+        is_new |= row["round_lot"] ^ lot
+        lot = row["round_lot"]
+        top["lot"] = lot
+    if bit & market.tapes:
+        told |= (facts["upper_px"] ^ row["upper_px"]) | (facts["lower_px"] ^ row["lower_px"])
+        facts["upper_px"] = row["upper_px"]
+        facts["lower_px"] = row["lower_px"]
+        top["has"] &= ~HAS_BANDS
+        if row["upper_px"] != NULL or row["lower_px"] != NULL:
+            top["has"] |= HAS_BANDS
+    changed = False
+    if is_new:
+        grade(top, quoted, market.venues, lot)
+        changed = settle(top, quoted, market.venues)
+    halted = STATE_HALTED if facts["halting"] else 0
+    state = state_of(top, facts, halted, market.national, book.lines[LIVE])
+    if changed or state != top["state"]:
         top["state"] = state
-        count = publish(book, market, symbol, statuses, i, out, count)
+        count = publish(book.counters, top, quoted, market.venues, symbol, row, out.nbbos, count)
+    if is_new or (top["has"] & HAS_ODD_LOTS and changed):
+        count = tell_odd_lots(
+            book.counters, top, facts, quoted, market.venues, market.tells, symbol, row, out.bolos, count
+        )
+    if (told or is_new) and market.tells & TELLS_WHY:
+        closed = book.lines[BY_CLOSE]
+        count = tell_reasons(
+            book.counters, top, facts, quoted, market.venues, closed, lot, symbol, row, out.whys, count
+        )
     return count
 
 
 @lean_kernel
-def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, i: int, out: Any, count: int) -> int:
-    """Withdraw every quote of the venues in ``mask``: none counts again until the line is up and it has quoted anew."""
-    fresh = mask & ~(book.down[BY_VENUE] | book.down[BY_LINK])
-    book.down[reason] |= mask
-    if fresh == 0:
+def grade(top: Any, quoted: Any, venues: Any, lot: int) -> None:
+    """Mark the standing quotes of a symbol anew: its round lot has changed, or who is shut."""
+    for slot in range(venues.size):
+        mine = quoted[slot]
+        stamp = mine["stamp"]
+        is_open = top["shut"] & venue_bit(venues[slot]) == 0
+        marks = 0
+        for side in range(2):
+            barred = (stamp >> side) & BARRED
+            slow = (stamp >> side) & SLOW
+            marks |= marks_of(mine["rank"][side], mine["size"][side], lot, not barred, not slow, is_open) << side
+        mine["stamp"] = (stamp & ~MARKS) | marks
+
+
+@lean_kernel
+def settle(top: Any, quoted: Any, venues: Any) -> bool:
+    """Find the best of both sides anew among all venues; say whether it has changed."""
+    changed = False
+    for side in range(2):
+        slot, mask = best_of(quoted, venues, side, 0)
+        changed |= put_best(top, quoted, side, slot, mask)
+    return changed
+
+
+@lean
+def venue_status(book: Any, market: Any, row: Any, out: Any, count: int) -> int:
+    """Apply the state of a whole venue: of its line, as its feed sees it, and of its day."""
+    if market.codes[SLOTS, row["venue"] & 0xFF] < 0 or row["venue"] > 0xFF:
         return count
-    for symbol in range(book.symbols[0] + 1):
+    bit = venue_bit(row["venue"])
+    event = row["trading"]
+    happens = market.codes[EVENTS, event] if 0 < event <= 0xFF else 0
+    is_live = row["venue_state"] == _LIVE
+    if is_live:
+        book.lines[BY_VENUE] &= ~bit
+        book.lines[LIVE] |= bit
+    if happens < 0 or (is_live and (event == NULL or event == 0)):
+        book.lines[BY_CLOSE] &= ~bit
+    sum_up(book.lines)
+    if row["venue_state"] == _STALE:
+        count = take_down(book, market, BY_VENUE, bit, row, out, count)
+    elif happens > 0:
+        count = take_down(book, market, BY_CLOSE, bit, row, out, count)
+    return count
+
+
+@lean
+def sum_up(lines: Any) -> None:
+    """Keep the mask of all venues whose quotes are not taken."""
+    lines[DOWN] = lines[BY_VENUE] | lines[BY_LINK] | lines[BY_CLOSE]
+
+
+@lean_kernel
+def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, out: Any, count: int) -> int:
+    """Withdraw every quote of the venues in ``mask``: none counts again until the line is up and it has quoted anew.
+
+    A publisher that comes back says again what it knows of halts, so what it said is forgotten; so is what a venue
+    said on the day that it has closed. No value is called national any longer when one of the market's venues is lost.
+    """
+    fresh = mask & ~book.lines[DOWN]
+    book.lines[reason] |= mask
+    if reason != BY_CLOSE:
+        book.lines[LIVE] &= ~mask
+    sum_up(book.lines)
+    if fresh == 0 and mask & market.national == 0:
+        return count
+    for symbol in range(1, book.lines[SYMBOLS] + 1):
         top = book.tops[symbol]
+        facts = book.facts[symbol]
+        quoted = book.quoted[symbol]
         gone = top["scope"] & fresh
-        if gone == 0:
-            continue
+        halted = top["state"] & STATE_HALTED
         for slot in range(market.venues.size):
             if venue_bit(market.venues[slot]) & gone:
+                mine = quoted[slot]
+                mine["rank"][0] = NULL
+                mine["rank"][1] = NULL
+                mine["size"][0] = 0
+                mine["size"][1] = 0
+                mine["stamp"] = 0
                 book.counters[WITHDRAWN] += 1
-                offer(book, market, symbol, slot, 0, NULL, 0, 0)
-                offer(book, market, symbol, slot, 1, NULL, 0, 0)
-        top["scope"] &= ~gone
-        top["lost"] |= gone
-        top["state"] = state_of(top)
-        count = publish(book, market, symbol, cause, i, out, count)
+        if gone:
+            settle(top, quoted, market.venues)
+            top["scope"] &= ~gone
+            if reason != BY_CLOSE:
+                top["lost"] |= gone
+            if reason != BY_VENUE:
+                facts["halting"] &= ~gone
+                top["shut"] &= ~gone
+                halted = STATE_HALTED if facts["halting"] else 0
+        state = state_of(top, facts, halted, market.national, book.lines[LIVE])
+        if gone or state != top["state"]:
+            top["state"] = state
+            count = publish(book.counters, top, quoted, market.venues, symbol, cause, out.nbbos, count)
+        if gone:
+            count = tell_odd_lots(
+                book.counters, top, facts, quoted, market.venues, market.tells, symbol, cause, out.bolos, count
+            )
+        if gone and market.tells & TELLS_WHY:
+            closed = book.lines[BY_CLOSE]
+            lot = int64(top["lot"] if top["lot"] > 0 else market.lot)
+            count = tell_reasons(
+                book.counters, top, facts, quoted, market.venues, closed, lot, symbol, cause, out.whys, count
+            )
     return count
 
 
@@ -336,10 +659,10 @@ def venue_bit(venue: int) -> int:
     return 1 << (venue - 65)
 
 
-@lean
-def state_of(top: Any) -> int:
+@lean_kernel
+def state_of(top: Any, facts: Any, halted: int, national: int, live: int) -> int:
     """The state bits of a symbol. Without any side it is not one-sided; stale when no venue that fed it is left."""
-    state = top["state"] & STATE_HALTED
+    state = halted
     bid = top["rank"][0]
     ask = top["rank"][1]
     if bid == NULL or ask == NULL:
@@ -351,39 +674,181 @@ def state_of(top: Any) -> int:
         state |= STATE_CROSSED
     if top["lost"]:
         state |= STATE_PARTIAL if top["scope"] else STATE_STALE
+    elif national and top["scope"] and national & ~live == 0:
+        state |= STATE_NATIONAL
+    if top["slow"][0] | top["slow"][1]:
+        state |= STATE_SLOW
+    if top["has"] & HAS_BANDS:
+        upper = facts["upper_px"]
+        lower = facts["lower_px"]
+        if (bid != NULL and ((upper != NULL and bid >= upper) or bid < lower)) or (
+            ask != NULL and (-ask <= lower or (upper != NULL and -ask > upper))
+        ):
+            state |= STATE_LULD
     return state
 
 
 @lean
-def publish(book: Any, market: Any, symbol: int, cause: Any, i: int, out: Any, count: int) -> int:
-    """Write the symbol's row, with the times and the sequence of the row that caused it; return the new count."""
-    top = book.tops[symbol]
-    row = out[count]
-    row["kind"] = KIND_NBBO
+def put_header(row: Any, kind: int, symbol: int, cause: Any) -> None:
+    """Write what every row has: the times and the sequence of the row that caused it."""
+    row["kind"] = kind
     row["symbol"] = symbol
     row["venue"] = 0
     row["seq"] = row["epoch"] = row["position"] = row["proc_ns"] = NULL  # the outbox's to fill
-    row["exchange_seq"] = cause[i]["exchange_seq"]
-    row["event_ns"] = cause[i]["event_ns"]
-    row["recv_ns"] = cause[i]["recv_ns"]
-    row["feed_ns"] = cause[i]["feed_ns"]
+    row["exchange_seq"] = cause["exchange_seq"]
+    row["event_ns"] = cause["event_ns"]
+    row["recv_ns"] = cause["recv_ns"]
+    row["feed_ns"] = cause["feed_ns"]
+
+
+@lean_kernel
+def publish(counters: Any, top: Any, quoted: Any, venues: Any, symbol: int, cause: Any, nbbos: Any, count: int) -> int:
+    """Write the symbol's NBBO row; return the new count."""
+    row = nbbos[count]
+    put_header(row, KIND_NBBO, symbol, cause)
+    bid = top["slot"][0]
+    ask = top["slot"][1]
     row["bid_px"] = top["rank"][0]
-    row["ask_px"] = NULL if top["rank"][1] == NULL else -top["rank"][1]
-    row["bid_size"] = top["size"][0] if top["slot"][0] >= 0 else NULL
-    row["ask_size"] = top["size"][1] if top["slot"][1] >= 0 else NULL
-    row["bid_venue"] = market.venues[top["slot"][0]] if top["slot"][0] >= 0 else NULL
-    row["ask_venue"] = market.venues[top["slot"][1]] if top["slot"][1] >= 0 else NULL
+    row["ask_px"] = NULL if ask < 0 else -top["rank"][1]
+    row["bid_size"] = top["size"][0] if bid >= 0 else NULL
+    row["ask_size"] = top["size"][1] if ask >= 0 else NULL
+    row["bid_venue"] = venues[bid] if bid >= 0 else NULL
+    row["ask_venue"] = venues[ask] if ask >= 0 else NULL
     row["bid_mask"] = top["mask"][0]
     row["ask_mask"] = top["mask"][1]
     row["last_px"] = top["last_px"]
     row["state"] = top["state"]
     row["scope"] = top["scope"]
-    book.counters[CHANGES] += 1
+    row["bid_total"] = total_of(top, quoted, venues, 0)
+    row["ask_total"] = total_of(top, quoted, venues, 1)
+    counters[CHANGES] += 1
     if top["state"] & STATE_LOCKED:
-        book.counters[LOCKED] += 1
+        counters[LOCKED] += 1
     if top["state"] & STATE_CROSSED:
-        book.counters[CROSSED] += 1
+        counters[CROSSED] += 1
     return count + 1
+
+
+@lean
+def total_of(top: Any, quoted: Any, venues: Any, side: int) -> int:
+    """The shares of all venues at the best price together; NULL without a side."""
+    mask = top["mask"][side]
+    if mask == 0:
+        return NULL
+    total = int64(top["size"][side])
+    if mask & (mask - 1):
+        total = int64(0)
+        for slot in range(venues.size):
+            size = int64(quoted[slot]["size"][side])
+            total += size if mask & venue_bit(venues[slot]) else 0
+    return total
+
+
+@lean_kernel
+def tell_odd_lots(
+    counters: Any,
+    top: Any,
+    facts: Any,
+    quoted: Any,
+    venues: Any,
+    tells: int,
+    symbol: int,
+    cause: Any,
+    bolos: Any,
+    count: int,
+) -> int:
+    """Find the best odd lots anew and write a BOLO row if they have changed; return the new count.
+
+    An odd lot is told while its price is better than that of the best bid or offer (17 CFR 242.600(b)(69)(iii)); among
+    odd lots the order is that of round ones.
+    """
+    changed = False
+    top["has"] &= ~HAS_ODD_LOTS
+    for side in range(2):
+        best = -1
+        best_rank = top["rank"][side]
+        best_size = 0
+        best_stamp = 0
+        for slot in range(venues.size):
+            stamp = quoted[slot]["stamp"]
+            if stamp & (ODD_LOT << side) == 0:
+                continue
+            top["has"] |= HAS_ODD_LOTS
+            rank = quoted[slot]["rank"][side]
+            size = quoted[slot]["size"][side]
+            if rank < best_rank or (rank == best_rank and best < 0) or top["shut"] & venue_bit(venues[slot]):
+                continue
+            if rank > best_rank or size > best_size or (size == best_size and stamp < best_stamp):
+                best, best_rank, best_size, best_stamp = slot, rank, size, stamp
+        if best < 0:
+            best_rank = NULL
+        changed |= (
+            best != facts["odd_slot"][side]
+            or best_rank != facts["odd_rank"][side]
+            or best_size != facts["odd_size"][side]
+        )
+        facts["odd_slot"][side] = best
+        facts["odd_rank"][side] = best_rank
+        facts["odd_size"][side] = best_size
+    if not changed or tells & TELLS_BOLO == 0:
+        return count
+    row = bolos[count]
+    put_header(row, KIND_BOLO, symbol, cause)
+    bid = facts["odd_slot"][0]
+    ask = facts["odd_slot"][1]
+    row["bid_px"] = facts["odd_rank"][0]
+    row["bid_size"] = facts["odd_size"][0] if bid >= 0 else NULL
+    row["bid_venue"] = venues[bid] if bid >= 0 else NULL
+    row["ask_px"] = -facts["odd_rank"][1] if ask >= 0 else NULL
+    row["ask_size"] = facts["odd_size"][1] if ask >= 0 else NULL
+    row["ask_venue"] = venues[ask] if ask >= 0 else NULL
+    counters[ODD_LOTS] += 1
+    return count + 1
+
+
+@lean_kernel
+def tell_reasons(
+    counters: Any,
+    top: Any,
+    facts: Any,
+    quoted: Any,
+    venues: Any,
+    closed: int,
+    lot: int,
+    symbol: int,
+    cause: Any,
+    whys: Any,
+    count: int,
+) -> int:
+    """Write the symbol's WHY row; return the new count."""
+    facts["told"] = 1
+    row = whys[count]
+    put_header(row, KIND_WHY, symbol, cause)
+    row["round_lot"] = lot
+    row["bid_condition"] = venues_marked(quoted, venues, BARRED)
+    row["ask_condition"] = venues_marked(quoted, venues, BARRED << 1)
+    row["bid_odd_lot"] = venues_marked(quoted, venues, ODD_LOT)
+    row["ask_odd_lot"] = venues_marked(quoted, venues, ODD_LOT << 1)
+    row["bid_slow"] = venues_marked(quoted, venues, SLOW)
+    row["ask_slow"] = venues_marked(quoted, venues, SLOW << 1)
+    row["shut"] = top["shut"]
+    row["lost"] = top["lost"]
+    row["closed"] = closed
+    row["halting"] = facts["halting"]
+    row["upper_px"] = facts["upper_px"]
+    row["lower_px"] = facts["lower_px"]
+    counters[TOLD] += 1
+    return count + 1
+
+
+@lean_kernel
+def venues_marked(quoted: Any, venues: Any, mark: int) -> int:
+    """The mask of the venues whose quote of a symbol has a mark."""
+    mask = 0
+    for slot in range(venues.size):
+        if quoted[slot]["stamp"] & mark:
+            mask |= venue_bit(venues[slot])
+    return mask
 
 
 def views(rows: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -391,7 +856,13 @@ def views(rows: Any) -> tuple[Any, Any, Any, Any, Any]:
     return rows, rows.view(QUOTE), rows.view(TRADE), rows.view(STATUS), rows.view(LINK)
 
 
+def make_out(rows: Any) -> Out:
+    """The three views of ``rows`` (EVENT) that `step` writes."""
+    return Out(rows.view(NBBO), rows.view(BOLO), rows.view(WHY))
+
+
 def warm_up() -> None:
     """Compile, or load, with the array types of the live path."""
-    ones = (np.zeros(n, np.int64) for n in (256, 1, 1, 256, 256))
-    step(no_book(1, 1), Market(*ones), *views(empty(0, EVENT)), empty(1, NBBO))
+    one = np.zeros(1, np.int64)
+    market = Market(np.zeros((7, 256), np.int64), one, one, one, tapes=0, national=0, lot=1, tells=0)
+    step(no_book(1, 1), market, *views(empty(0, EVENT)), make_out(empty(1, EVENT)))

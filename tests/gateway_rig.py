@@ -23,10 +23,14 @@ from fabric.records import (
     KIND_BAR_1M,
     KIND_LINK,
     KIND_NBBO,
+    KIND_QUOTE,
     KIND_TRADE,
+    KIND_WHY,
     LINK,
     NBBO,
+    QUOTE,
     TRADE,
+    WHY,
     Rows,
     empty,
     pack,
@@ -157,6 +161,7 @@ class Rig:
         """A best bid and offer of now."""
         now_ns = self.runtime.clock.now_ns()
         values = {"bid_px": 185_500_000_000, "ask_px": 185_520_000_000, "bid_size": 300, "ask_size": 100, "state": 0}
+        values |= {"bid_total": 300, "ask_total": 100, "bid_mask": venue_mask("V"), "ask_mask": venue_mask("V")}
         values |= {"bid_venue": pack("V"), "ask_venue": pack("V"), "event_ns": now_ns, "recv_ns": now_ns, "epoch": 1}
         return self._row(NBBO, KIND_NBBO, name, values | {"scope": venue_mask("V"), "seq": seq} | columns)
 
@@ -174,6 +179,17 @@ class Rig:
             rows[column] = price * 1_000_000_000
         rows["volume"], rows["trades"], rows["rev"], rows["final"], rows["gap"] = 700, 7, 1, 1, 0
         return rows.view(EVENT)
+
+    def quote(self, name: str = "AAPL", seq: int = 1, **columns: int) -> Rows:
+        """What the venue quotes itself."""
+        now_ns = self.runtime.clock.now_ns()
+        values = {"bid_px": 185_500_000_000, "ask_px": 185_520_000_000, "bid_size": 300, "ask_size": 100, "seq": seq}
+        values |= {"venue": ord("V"), "condition": pack("R"), "event_ns": now_ns, "recv_ns": now_ns, "epoch": 1}
+        return self._row(QUOTE, KIND_QUOTE, name, values | columns)
+
+    def why(self, name: str = "AAPL", **columns: int) -> Rows:
+        """Who is left out, with round lots of 40."""
+        return self._row(WHY, KIND_WHY, name, {"seq": 1, "epoch": 1, "round_lot": 40} | columns)
 
     def link(self, up: int) -> Rows:
         return self._row(LINK, KIND_LINK, "", {"publisher": 0, "up": up})

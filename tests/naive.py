@@ -13,7 +13,20 @@ from typing import Any
 from unittest.mock import patch
 
 from fabric.clock import SECOND_NS
-from fabric.records import DTYPES, KIND_GAP, KIND_LINK, KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, Rows, unpack
+from fabric.records import (
+    DTYPES,
+    KIND_BOLO,
+    KIND_GAP,
+    KIND_LINK,
+    KIND_NBBO,
+    KIND_QUOTE,
+    KIND_STATUS,
+    KIND_TRADE,
+    KIND_WHY,
+    NULL,
+    Rows,
+    unpack,
+)
 
 MINUTE_NS = 60 * SECOND_NS
 LENGTHS_NS = (MINUTE_NS, 5 * MINUTE_NS, 60 * MINUTE_NS)
@@ -53,9 +66,16 @@ def mask_of(letters: Iterable[str]) -> int:
     return sum(1 << (ord(letter) - ord("A")) for letter in set(letters))
 
 
-# The condition tables once more, a line for each row of the plan's tables, and the rule "any no wins".
+# The condition tables once more, a line for each row of the plans' tables, and the rule "any no wins".
 
-QUOTE_SIDES = {"A": "bo", "B": "bo", "H": "bo", "O": "bo", "R": "bo", "W": "bo", "E": "o", "F": "b", " ": "bo"}
+QUOTES = {
+    "cta": dict.fromkeys(" ABHORW", "bo") | dict.fromkeys("Ee", "o") | dict.fromkeys("Ff", "b"),
+    "utp": dict.fromkeys(" ABHORY", "bo") | {"e": "o", "f": "b"},
+}
+"""Plan -> code -> sides that count; other codes: none."""
+SLOW = {"cta": {"A": "o", "B": "b", "H": "bo", "W": "bo"}, "utp": {"A": "o", "B": "b", "H": "bo"}}
+"""Of those that count, the sides that are slow."""
+PLAN = {"A": "cta", "B": "cta", "C": "utp"}
 SALES = {
     " ": "hlv", "@": "hlv", "E": "hlv", "F": "hlv", "K": "hlv", "O": "hlv", "X": "hlv", "5": "hlv", "6": "hlv",
     "P": "h1v", "Z": "h1v", "4": "h1v", "L": "h1v",
@@ -66,8 +86,16 @@ SALES = {
 """h: open, high and low; l: last; 1: last if no other trade sets it; v: volume."""
 
 
-def quote_sides(condition: str) -> set[str]:
-    return set("bo").intersection(*(QUOTE_SIDES.get(code, "") for code in condition))
+def quote_sides(condition: str, plan: str | None = "cta") -> set[str]:
+    """The sides that count; without a plan those that count in both."""
+    if plan is None:
+        return quote_sides(condition, "cta") & quote_sides(condition, "utp")
+    return set("bo").intersection(*(QUOTES[plan].get(code, "") for code in condition))
+
+
+def slow_sides(condition: str, plan: str | None) -> set[str]:
+    plans = [plan] if plan else ["cta", "utp"]
+    return {side for plan in plans for code in condition for side in SLOW[plan].get(code, "")}
 
 
 def sale_rights(condition: str) -> set[str]:
@@ -79,17 +107,30 @@ def sale_rights(condition: str) -> set[str]:
 
 
 class NaiveNbbo:
-    """The composite: every venue's last quote in a dict, sorted at every row."""
+    """The composite: every venue's last quote in a dict, judged and sorted at every row."""
 
-    def __init__(self, venues: str, publishers: tuple[str, ...]) -> None:
-        self.venues, self.publishers = venues, publishers
-        self.quotes: dict[int, dict[str, Any]] = {}  # symbol -> venue -> its last quote
+    def __init__(
+        self, venues: str, publishers: tuple[str, ...], lot: int = 100, market: str = "", beside: bool = False
+    ) -> None:
+        """``beside``: tell the best odd lots and who is left out, too."""
+        self.venues, self.publishers, self.default_lot = venues, publishers, lot
+        self.market, self.beside = set(market), beside
+        self.quotes: dict[int, dict[str, dict[str, Any]]] = {}  # symbol -> venue -> its last quote
+        self.tapes: dict[int, str] = {}
+        self.lots: dict[int, int] = {}
+        self.shut: dict[int, set[str]] = {}
+        self.halting: dict[int, set[str]] = {}
+        self.bands: dict[int, tuple[int, int]] = {}
         self.lost: dict[int, set[str]] = {}
-        self.halted: set[int] = set()
         self.last: dict[int, int] = {}
         self.shown: dict[int, tuple[Any, int]] = {}
+        self.shown_odd: dict[int, Any] = {}
+        self.explained: set[int] = set()
+        self.met = 0
         self.line_down: set[str] = set()
         self.link_down: set[str] = set()
+        self.closed: set[str] = set()
+        self.live: set[str] = set()
         self.arrivals = 0
 
     def step(self, rows: Rows) -> list[Row]:
@@ -102,21 +143,33 @@ class NaiveNbbo:
 
     def _quote(self, row: Row, out: list[Row]) -> None:
         venue, symbol = chr(row["venue"]), row["symbol"]
-        if venue not in self.venues or venue in self.line_down | self.link_down:
+        if venue not in self.venues or venue in self.line_down | self.link_down | self.closed:
             return
         self.arrivals += 1
-        sides = quote_sides(unpack(row["condition"]))
-        exists = {
-            side: letter in sides and row[f"{side}_px"] > 0 and row[f"{side}_size"] > 0
-            for side, letter in (("bid", "b"), ("ask", "o"))
-        }
-        self.quotes.setdefault(symbol, {})[venue] = {
-            "bid": (row["bid_px"], row["bid_size"]) if exists["bid"] else None,
-            "ask": (row["ask_px"], row["ask_size"]) if exists["ask"] else None,
-            "arrival": self.arrivals,
-        }
+        self.met = max(self.met, symbol)
+        self._learn_tape(row)
+        plan = self.tapes.get(symbol)
+        condition = unpack(row["condition"]) or " "
+        sides, slow = quote_sides(condition, plan), slow_sides(condition, plan)
+        before = self._reasons(symbol)
+        fresh = venue not in self.quotes.setdefault(symbol, {})
+        self.quotes[symbol][venue] = {
+            name: (row[f"{name}_px"], row[f"{name}_size"], letter in sides, letter in slow)
+            if row[f"{name}_px"] > 0 and 0 < row[f"{name}_size"] < 2**31
+            else None
+            for name, letter in (("bid", "b"), ("ask", "o"))
+        } | {"arrival": self.arrivals}
         self.lost.setdefault(symbol, set()).discard(venue)
         self._show(symbol, row, out, force=False)
+        self._show_odd(symbol, row, out)
+        after = self._reasons(symbol)
+        of_quotes = ("bid_condition", "ask_condition", "bid_odd_lot", "ask_odd_lot", "bid_slow", "ask_slow")
+        if any(before[name] != after[name] for name in of_quotes) or (fresh and symbol in self.explained):
+            self._explain(symbol, row, out)
+
+    def _learn_tape(self, row: Row) -> None:
+        if unpack(row["tape"]) in PLAN:
+            self.tapes[row["symbol"]] = PLAN[unpack(row["tape"])]
 
     def _trade(self, row: Row, out: list[Row]) -> None:
         if unpack(row["mark"]) or row["price"] <= 0:
@@ -126,19 +179,43 @@ class NaiveNbbo:
             self.last[row["symbol"]] = row["price"]
 
     def _status(self, row: Row, out: list[Row]) -> None:
-        venue, symbol = chr(row["venue"]), row["symbol"]
+        venue, symbol, trading = chr(row["venue"]), row["symbol"], unpack(row["trading"])
         if symbol == 0:
-            state = unpack(row["venue_state"])
-            if venue in self.venues and state == "stale":
-                self._down(self.line_down, {venue}, row, out)
-            elif state == "live":
-                self.line_down.discard(venue)
+            self._venue_status(venue, trading, unpack(row["venue_state"]), row, out)
             return
-        if unpack(row["trading"]) == "H":
-            self.halted.add(symbol)
-        elif unpack(row["trading"]) == "T":
-            self.halted.discard(symbol)
+        self.met = max(self.met, symbol)
+        self._learn_tape(row)
+        before = self._reasons(symbol)
+        halting, shut = self.halting.setdefault(symbol, set()), self.shut.setdefault(symbol, set())
+        if trading in {"T", "H", "P", "Q", "S", "C"}:
+            halting.discard(venue)
+            shut.discard(venue)
+        if trading in {"H", "P", "Q"} and unpack(row["reason"]) not in {"OPER", "I", "X"}:
+            halting.add(venue)
+        elif trading in {"H", "P", "Q", "S", "C"} and venue in self.venues:
+            shut.add(venue)
+        if row["round_lot"] > 0:
+            self.lots[symbol] = row["round_lot"]
+        if venue in {"S", "E"}:
+            self.bands[symbol] = (row["upper_px"], row["lower_px"])
         self._show(symbol, row, out, force=False)
+        self._show_odd(symbol, row, out)
+        after = self._reasons(symbol)
+        if {**before, "lost": 0, "closed": 0} != {**after, "lost": 0, "closed": 0}:
+            self._explain(symbol, row, out)
+
+    def _venue_status(self, venue: str, event: str, state: str, row: Row, out: list[Row]) -> None:
+        if venue not in self.venues:
+            return
+        if state == "live":
+            self.line_down.discard(venue)
+            self.live.add(venue)
+        if event in {"O", "S", "Q", "R"} or (state == "live" and not event):
+            self.closed.discard(venue)
+        if state == "stale":
+            self._down(self.line_down, {venue}, row, out)
+        elif event in {"E", "C"}:
+            self._down(self.closed, {venue}, row, out)
 
     def _link(self, row: Row, out: list[Row]) -> None:
         venues = set(self.publishers[row["publisher"]])
@@ -149,46 +226,121 @@ class NaiveNbbo:
 
     def _down(self, down: set[str], venues: set[str], row: Row, out: list[Row]) -> None:
         down |= venues
-        for symbol in sorted(self.quotes):
-            gone = venues & set(self.quotes[symbol])
+        if down is not self.closed:
+            self.live -= venues
+        for symbol in range(1, self.met + 1):
+            quotes = self.quotes.setdefault(symbol, {})
+            gone = venues & set(quotes)
             for venue in gone:
-                del self.quotes[symbol][venue]
-            self.lost[symbol] |= gone
+                del quotes[venue]
+            if gone and down is not self.closed:
+                self.lost[symbol] |= gone
+            if gone and down is not self.line_down:
+                self.halting.setdefault(symbol, set()).difference_update(gone)
+                self.shut.setdefault(symbol, set()).difference_update(gone)
+            self._show(symbol, row, out, force=bool(gone))
             if gone:
-                self._show(symbol, row, out, force=True)
+                self._show_odd(symbol, row, out)
+                self._explain(symbol, row, out)
+
+    def _is_odd(self, symbol: int, side: Any) -> bool:
+        return side is not None and side[2] and side[1] < self.lots.get(symbol, self.default_lot)
+
+    def _best(self, symbol: int, name: str, odd: bool) -> tuple[str, int, int] | None:
+        sign = -1 if name == "bid" else 1
+        present = {
+            venue: (sign * quote[name][0], -quote[name][1], quote["arrival"])
+            for venue, quote in self.quotes.get(symbol, {}).items()
+            if quote[name] is not None
+            and quote[name][2]
+            and self._is_odd(symbol, quote[name]) == odd
+            and venue not in self.shut.get(symbol, set())
+        }
+        if not present:
+            return None
+        venue = min(present, key=lambda v: present[v])
+        return (venue, sign * present[venue][0], -present[venue][1])
+
+    def _state(self, symbol: int, bid: Any, ask: Any) -> int:
+        quotes, lost = self.quotes.get(symbol, {}), bool(self.lost.get(symbol))
+        upper, lower = self.bands.get(symbol, (NULL, NULL))
+        upper = 2**63 if upper == NULL else upper
+        names = {
+            "locked": bid is not None and ask is not None and bid[1] == ask[1],
+            "crossed": bid is not None and ask is not None and bid[1] > ask[1],
+            "one_sided": (bid is None) != (ask is None),
+            "halted": bool(self.halting.get(symbol)),
+            "stale": lost and not quotes,
+            "partial": lost and bool(quotes),
+            "luld": (bid is not None and not lower <= bid[1] < upper)
+            or (ask is not None and not lower < ask[1] <= upper),
+            "slow": any(best and quotes[best[0]][side][3] for side, best in (("bid", bid), ("ask", ask))),
+            "national": bool(self.market) and not lost and bool(quotes) and self.market <= self.live,
+        }
+        return sum(2**place for place, holds in enumerate(names.values()) if holds)
+
+    def _row(self, kind: int, symbol: int, row: Row) -> Row:
+        times = {name: row[name] for name in ("exchange_seq", "event_ns", "recv_ns", "feed_ns")}
+        return {"kind": kind, "symbol": symbol, "venue": 0} | times
 
     def _show(self, symbol: int, row: Row, out: list[Row], force: bool) -> None:
         quotes = self.quotes.get(symbol, {})
-        sides = {}
-        for side, sign in (("bid", -1), ("ask", 1)):
-            present = {venue: q for venue, q in quotes.items() if q[side] is not None}
-            order = sorted(
-                present, key=lambda v: (sign * present[v][side][0], -present[v][side][1], present[v]["arrival"])
-            )
-            sides[side] = (order[0], *present[order[0]][side]) if order else None
-        bid, ask = sides["bid"], sides["ask"]
-        names = {
-            "one_sided": (bid is None) != (ask is None),
-            "locked": bid is not None and ask is not None and bid[1] == ask[1],
-            "crossed": bid is not None and ask is not None and bid[1] > ask[1],
-            "halted": symbol in self.halted,
-            "stale": bool(self.lost.get(symbol)) and not quotes,
-            "partial": bool(self.lost.get(symbol)) and bool(quotes),
-        }
-        bits = {"locked": 1, "crossed": 2, "one_sided": 4, "halted": 8, "stale": 16, "partial": 32}
-        state = sum(bits[name] for name, holds in names.items() if holds)
+        bid, ask = (self._best(symbol, name, odd=False) for name in ("bid", "ask"))
+        state = self._state(symbol, bid, ask)
         if not force and self.shown.get(symbol, ((None, None), 0)) == ((bid, ask), state):
             return
         self.shown[symbol] = ((bid, ask), state)
-        published = {"kind": 4, "symbol": symbol, "venue": 0, "last_px": self.last.get(symbol, NULL)}
-        published |= {name: row[name] for name in ("exchange_seq", "event_ns", "recv_ns", "feed_ns")}
-        for side, best in (("bid", bid), ("ask", ask)):
-            published[f"{side}_venue"] = ord(best[0]) if best else NULL
-            published[f"{side}_px"] = best[1] if best else NULL
-            published[f"{side}_size"] = best[2] if best else NULL
-            at_best = [v for v, q in quotes.items() if best and q[side] is not None and q[side][0] == best[1]]
-            published[f"{side}_mask"] = mask_of(at_best)
+        published = self._row(KIND_NBBO, symbol, row) | {"last_px": self.last.get(symbol, NULL)}
+        for name, best in (("bid", bid), ("ask", ask)):
+            published[f"{name}_venue"] = ord(best[0]) if best else NULL
+            published[f"{name}_px"] = best[1] if best else NULL
+            published[f"{name}_size"] = best[2] if best else NULL
+            at_best = [
+                venue
+                for venue, quote in quotes.items()
+                if best
+                and quote[name] is not None
+                and quote[name][0] == best[1]
+                and quote[name][2]
+                and not self._is_odd(symbol, quote[name])
+                and venue not in self.shut.get(symbol, set())
+            ]
+            published[f"{name}_mask"] = mask_of(at_best)
+            published[f"{name}_total"] = sum(quotes[venue][name][1] for venue in at_best) if best else NULL
         out.append(published | {"state": state, "scope": mask_of(quotes)})
+
+    def _show_odd(self, symbol: int, row: Row, out: list[Row]) -> None:
+        found: dict[str, int] = {}
+        for name, sign in (("bid", 1), ("ask", -1)):
+            odd, best = self._best(symbol, name, odd=True), self._best(symbol, name, odd=False)
+            if odd is not None and best is not None and sign * odd[1] <= sign * best[1]:
+                odd = None
+            found[f"{name}_venue"] = ord(odd[0]) if odd else NULL
+            found[f"{name}_px"] = odd[1] if odd else NULL
+            found[f"{name}_size"] = odd[2] if odd else NULL
+        if found != self.shown_odd.get(symbol, dict.fromkeys(found, NULL)):
+            self.shown_odd[symbol] = found
+            if self.beside:
+                out.append(self._row(KIND_BOLO, symbol, row) | found)
+
+    def _reasons(self, symbol: int) -> Row:
+        quotes = self.quotes.get(symbol, {})
+        found = {"round_lot": self.lots.get(symbol, self.default_lot)}
+        for name in ("bid", "ask"):
+            present = {venue: quote[name] for venue, quote in quotes.items() if quote[name] is not None}
+            may = {venue for venue, side in present.items() if side[2]}
+            found[f"{name}_condition"] = mask_of(set(present) - may)
+            found[f"{name}_odd_lot"] = mask_of(v for v in may if self._is_odd(symbol, present[v]))
+            found[f"{name}_slow"] = mask_of(v for v in may if present[v][3])
+        upper, lower = self.bands.get(symbol, (NULL, NULL))
+        sets = {"shut": self.shut, "lost": self.lost, "halting": self.halting}
+        found |= {name: mask_of(by_symbol.get(symbol, set())) for name, by_symbol in sets.items()}
+        return found | {"closed": mask_of(self.closed), "upper_px": upper, "lower_px": lower}
+
+    def _explain(self, symbol: int, row: Row, out: list[Row]) -> None:
+        if self.beside:
+            self.explained.add(symbol)
+            out.append(self._row(KIND_WHY, symbol, row) | self._reasons(symbol))
 
 
 class NaiveCandles:

@@ -199,7 +199,7 @@ class NaiveTape:
             if is_long and status not in " 123":
                 raw = b"N" + raw
             if is_long and body[84:85] in (b"A", b"B"):
-                raw = (b"E" if body[84:85] == b"A" else b"F") + raw
+                raw = (b"e" if body[84:85] == b"A" else b"f") + raw
             self.quote(name, who, bid, ask, raw.rstrip(b"\0").decode("latin-1"))
             if is_long:
                 self._cta_learn(state, name, who, status, text(body[80:81]) or "0")
@@ -293,9 +293,8 @@ class NaiveTape:
             bid_px, ask_px = bid_px * 10**4, ask_px * 10**4
         bid, ask = self.side(price(bid_px), bid_size), self.side(price(ask_px), ask_size)
         condition = text(body[72:73] if is_long else body[42:43])
-        condition = "NF" if condition == "F" else condition
         outside = chr(body[74] if is_long else body[44])
-        self.quote(name, who, bid, ask, {"A": "E", "B": "F", "C": "N"}.get(outside, "") + condition)
+        self.quote(name, who, bid, ask, {"A": "e", "B": "f", "C": "N"}.get(outside, "") + condition)
         if says == "quote":
             self.say(name, (*bid, who) if bid else None, (*ask, who) if ask else None)
         elif says == "none":

@@ -89,8 +89,8 @@ def command(
     def placed(base: int, http: int) -> Topology:
         wire = "" if info.wire in ("taq", "pitch-ascii") else info.wire
         return topology.with_source(
-            loaded, source, base_port=base, http_port=http, venues=info.venues, wire=wire, speed=speed,
-            from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns,
+            loaded, source, base_port=base, http_port=http, venues=info.venues, market=info.market, wire=wire,
+            speed=speed, from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns,
         )  # fmt: skip
 
     replayed = _on_free_ports(placed, port_base, http_port)

@@ -1,6 +1,7 @@
 // The page: a watchlist that is fed by /stream and knows from REST what the stream has not said yet.
 
 import { Connection } from "./connection.js";
+import { Explain } from "./explain.js";
 import * as format from "./format.js";
 import { MarketClock, Quote } from "./quotes.js";
 import { Search } from "./search.js";
@@ -188,7 +189,17 @@ async function showTopology() {
   element("source").textContent = `Best bid and offer of ${names} · ${format.rate(symbols)} symbols · gateway ${gateway}`;
 }
 
-const table = new Table({ body: element("rows"), template: element("row"), onRemove: unwatch, onMove: move });
+const explain = new Explain({
+  dialog: element("explain"),
+  ask: (symbol) => ask(`quotes/${encodeURIComponent(symbol)}/explain`),
+});
+const table = new Table({
+  body: element("rows"),
+  template: element("row"),
+  onRemove: unwatch,
+  onMove: move,
+  onOpen: (symbol) => explain.open(symbol),
+});
 const connection = new Connection("stream", { onState: showConnection, onMessages: receive });
 new Search({
   form: element("search"),

@@ -6,8 +6,9 @@ export const ONE_SIDED = 4;
 export const HALTED = 8;
 export const STALE = 16;
 export const PARTIAL = 32;
+export const LULD = 64; // a side is at or beyond its price band
 
-const BITS = { locked: LOCKED, crossed: CROSSED, "one-sided": ONE_SIDED, halted: HALTED, stale: STALE, partial: PARTIAL };
+const BITS = { locked: LOCKED, crossed: CROSSED, "one-sided": ONE_SIDED, halted: HALTED, stale: STALE, partial: PARTIAL, luld: LULD };
 const TREND_MS = 120_000;
 const TREND_STEP_MS = 400;
 

@@ -1,7 +1,7 @@
 // The watchlist on the screen: one row a symbol, written only where something has changed.
 
 import * as format from "./format.js";
-import { CROSSED, HALTED, LOCKED, ONE_SIDED, STALE } from "./quotes.js";
+import { CROSSED, HALTED, LOCKED, LULD, ONE_SIDED, STALE } from "./quotes.js";
 import { draw } from "./sparkline.js";
 
 const BADGES = [
@@ -9,6 +9,7 @@ const BADGES = [
   [HALTED, "halted"],
   [CROSSED, "crossed"],
   [LOCKED, "locked"],
+  [LULD, "at limit"],
   [ONE_SIDED, "one side"],
 ];
 const PROBLEMS = { unknown_symbol: "unknown", no_quote: "no quote yet" };
@@ -95,12 +96,13 @@ function write(element, text) {
 }
 
 export class Table {
-  /** `onRemove(symbol)`, `onMove(symbol, steps)`. */
-  constructor({ body, template, onRemove, onMove }) {
+  /** `onRemove(symbol)`, `onMove(symbol, steps)`, `onOpen(symbol)`. */
+  constructor({ body, template, onRemove, onMove, onOpen }) {
     this.body = body;
     this.template = template;
     this.onRemove = onRemove;
     this.onMove = onMove;
+    this.onOpen = onOpen;
     this.rows = new Map();
     this.dirty = new Set();
     this.venues = new Map();
@@ -171,7 +173,9 @@ export class Table {
 
   clicked(event) {
     const button = event.target.closest(".remove");
-    if (button) this.removeRow(button.closest("tr"));
+    const element = event.target.closest("tr");
+    if (button) this.removeRow(element);
+    else if (element) this.onOpen(element.dataset.symbol);
   }
 
   pressed(event) {
@@ -186,6 +190,8 @@ export class Table {
       (steps < 0 ? element.previousElementSibling : element.nextElementSibling)?.focus();
     } else if (event.key === "Home" || event.key === "End") {
       (event.key === "Home" ? this.body.firstElementChild : this.body.lastElementChild).focus();
+    } else if (event.key === "Enter" && event.target === element) {
+      this.onOpen(symbol);
     } else if (event.key === "Delete" || event.key === "Backspace") {
       this.removeRow(element);
     } else {

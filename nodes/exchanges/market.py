@@ -10,7 +10,7 @@ import heapq
 import random
 from bisect import bisect_right
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fabric.clock import SECOND_NS
 from fabric.records import pack
+from nodes import round_lots
 from nodes.exchanges import market_events_kernel, market_kernel
 from nodes.exchanges.market_events_kernel import (
     ADD,
@@ -112,7 +113,7 @@ def list_symbols(names: tuple[str, ...], seed: int) -> npt.NDArray[np.void]:
     rows["volatility"] = 1.2e-4 * np.exp(draw.normal(0.0, 0.3, len(names)))  # about 2 % in a trading day
     rows["spread"] = 0.5e-4 * rank**0.45  # half a basis point for the first, 23 for number 5,000
     rows["depth"] = (2.0 + 400.0 / dollars) / (1.0 + np.log10(rank))
-    rows["round_lot"] = np.select([dollars <= 250, dollars <= 1_000, dollars <= 10_000], [100, 40, 10], 1)
+    rows["round_lot"] = round_lots.lots(rows["base_px"], date.max)
     share = np.asarray(1.0 / (rank + POPULARITY_SHIFT) ** POPULARITY_EXPONENT, np.float64)
     share /= share.sum()
     rows["margin"] = rows["volatility"] * np.sqrt(1.0 / (share * USUAL_RATE))

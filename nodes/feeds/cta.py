@@ -2,7 +2,7 @@
 
 The condition of a quote is the plan's own letter, with another before it where the plan keeps the quote, or a side of
 it, from the NBBO for a reason that is not its condition: ``N`` (not firm) for a security status other than a
-market-wide circuit breaker, ``E`` (offer only) for a bid above the upper price band, ``F`` (bid only) for an offer
+market-wide circuit breaker, ``e`` (offer only) for a bid above the upper price band, ``f`` (bid only) for an offer
 below the lower one. STATUS: ``trading`` is H or T, ``reason`` the plan's letter (D I M P X Y 1 2 3 ...),
 ``short_sale`` A C D E, or 0 for none, ``indicator`` the price band's (CTS: A to J; CQS: 0 or 9). A trade's id is the
 participant's reference number.

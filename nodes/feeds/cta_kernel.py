@@ -42,7 +42,7 @@ _TAPE_A, _TAPE_B = pack("A"), pack("B")
 _BLANK, _RESUME = ord(" "), ord("T")
 _BAND, _BAND_AGAIN = ord("0"), ord("9")
 _NYSE = ord("N")
-_NOT_FIRM, _OFFER_ONLY, _BID_ONLY = ord("N"), ord("E"), ord("F")
+_NOT_FIRM, _OFFER_ONLY, _BID_ONLY = ord("N"), ord("e"), ord("f")
 _BID_OUTSIDE, _OFFER_OUTSIDE = ord("A"), ord("B")
 
 

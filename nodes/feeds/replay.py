@@ -51,6 +51,7 @@ class SourceInfo:
 
     wire: str
     venues: str
+    market: str = ""  # the venues again where those are all that quoted: a consolidated tape
 
 
 def inspect(source: str) -> SourceInfo:
@@ -62,8 +63,9 @@ def inspect(source: str) -> SourceInfo:
         return SourceInfo(ITCH, itch.NASDAQ)
     if pitch_ascii.is_pitch_ascii(paths[0]):
         return SourceInfo(PITCH_ASCII, pitch_ascii.VENUE)
-    venues = np.unique(taq.load(paths, symbol=0)["venue"])
-    return SourceInfo(TAQ, "".join(map(chr, venues)))
+    tape = taq.load(paths, symbol=0)
+    venues, quoting = ("".join(map(chr, np.unique(rows["venue"]))) for rows in (tape, tape[tape["kind"] == KIND_QUOTE]))
+    return SourceInfo(TAQ, venues, quoting)
 
 
 def _paths(source: str) -> list[Path]:

@@ -1,8 +1,8 @@
 """UQDF and UTDF, the UTP plan's consolidated tape of what Nasdaq lists (tape C): see `tape`.
 
 The condition of a quote is the plan's own letter, with another before it where that keeps the quote, or a side of it,
-from the NBBO: ``N`` (not firm) for fast trading (F), which on the other tape is another condition, and for both sides
-outside of the price bands; ``E`` (offer only) for a bid above them, ``F`` (bid only) for an offer below them.
+from the NBBO: ``N`` (not firm) for both sides outside of the price bands, ``e`` (offer only) for a bid above them,
+``f`` (bid only) for an offer below them.
 STATUS: ``trading`` is the plan's action (H halt, Q quotes resume, T trading, P volatility pause) and ``reason`` its
 code; the action of one market is that market's row, with the reason OPER. ``short_sale`` is 0, 1 or 2, ``indicator`` A
 to F of the price bands. The combined quotes QC and QD are read as the QE and QF that they replace; odd lots are counted

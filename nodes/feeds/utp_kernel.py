@@ -35,7 +35,7 @@ _AH, _AK = ord("A") << 8 | ord("H"), ord("A") << 8 | ord("K")
 _AB, _AV = ord("A") << 8 | ord("B"), ord("A") << 8 | ord("V")
 
 _TAPE_C = pack("C")
-_FAST, _NOT_FIRM, _OFFER_ONLY, _BID_ONLY = (ord(c) for c in "FNEF")
+_NOT_FIRM, _OFFER_ONLY, _BID_ONLY = (ord(c) for c in "Nef")
 _BID_OUTSIDE, _OFFER_OUTSIDE, _BOTH_OUTSIDE = (ord(c) for c in "ABC")
 _HERE_ALONE = pack("OPER")
 _NONE, _SHORT, _LONG, _WHOLE = (ord(c) for c in "1234")  # 0 is no change
@@ -117,8 +117,6 @@ def quote_message(
         ask_px = NULL
         ask_size = NULL
     condition = tape.letter(data, at + (72 if is_long else 42))
-    if condition == _FAST:  # not eligible here; on the other tape the letter is another condition
-        condition = condition << 8 | _NOT_FIRM
     outside = u8(data, at + (74 if is_long else 44))
     if outside == _BID_OUTSIDE:
         condition = condition << 8 | _OFFER_ONLY

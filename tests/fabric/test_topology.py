@@ -279,6 +279,15 @@ def test_what_is_wrong_with_a_feed_is_named(text: str, problem: str) -> None:
 # What nodes read and publish.
 
 
+def test_the_market_is_told_to_processors_and_may_have_venues_that_are_not_read() -> None:
+    text = "market: VQN\nprocessors: {nbbo: {run: nodes.nbbo:main, reads: [quote], publishes: [nbbo]}}"
+    assert load(text).node("nbbo").settings == ProcessorSettings("", "V", "VQN")
+    with pytest.raises(TopologyError, match=r"market: 'VQV' names a venue twice"):
+        load("market: VQV")
+    with pytest.raises(TopologyError, match=r"market: expected letters of all venues"):
+        load("market: all")
+
+
 def test_shards_read_their_letters_and_the_states_of_whole_venues() -> None:
     found = load("shards: [A-B, C-Z 0-9]\nprocessors:\n  " + NBBO)
     assert reads(found, "nbbo-1") == {"iex": ("quote.A", "quote.B", "status.A", "status.B", "status.|")}
@@ -429,7 +438,9 @@ def test_a_secret_that_others_may_read_or_that_is_none_is_refused_and_not_shown(
 
 def test_a_replay_has_the_source_in_place_of_the_feeds_and_meets_nothing_that_runs() -> None:
     base = topology.load(ROOT / "topology.yaml", {})
-    found = topology.with_source(base, "day.csv", base_port=6000, http_port=9090, venues="NP", speed=10.0, to_ns=5)
+    found = topology.with_source(
+        base, "day.csv", base_port=6000, http_port=9090, venues="NP", market="N", speed=10.0, to_ns=5
+    )
     assert [n.name for n in found.nodes] == [
         *("redis", "nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3", "redis-writer", "web"),
         "replay",
@@ -441,7 +452,7 @@ def test_a_replay_has_the_source_in_place_of_the_feeds_and_meets_nothing_that_ru
     assert sorted(ports) == list(range(6000, 6014))
     assert found.cache.servers == ("redis://127.0.0.1:6014/0",)
     assert found.node("redis-writer").settings == found.cache
-    assert found.node("nbbo-1").settings == ProcessorSettings("ABCDEFGH", "NP")
+    assert found.node("nbbo-1").settings == ProcessorSettings("ABCDEFGH", "NP", "N")
     assert [venue.name for venue in found.venues] == ["NYSE", "NYSE Arca"]
     assert (found.clock, found.lossless) == ("event", True)
     web = found.node("web").settings
@@ -487,7 +498,7 @@ def test_endpoints_of_a_topic(topic: str, ports: list[int]) -> None:
     [
         ("quotes.A", "no node publishes channel 'quotes'; did you mean 'quote'?"),
         ("bar.2m.A", "channel 'bar.2m'; did you mean 'bar.5m'?"),
-        ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, nbbo, quote, status, trade, node"),
+        ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, bolo, nbbo, quote, status, trade, why, node"),
         ("quote.AAPL|P", "no node publishes it, though 'quote' is a channel"),
         ("nbbo.aapl|", "no node publishes it, though 'nbbo' is a channel"),
     ],
@@ -507,7 +518,7 @@ def test_check_prints_nodes_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0].endswith("valid, 17 nodes, in start order:")
-    assert lines[6].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5508", "nbbo", "[ABCDEFGH]"]
+    assert lines[6].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5508", "nbbo,", "bolo,", "why", "[ABCDEFGH]"]
     assert "http://127.0.0.1:8080" in result.output
     assert lines[-1] == "cache: embedded redis://127.0.0.1:5520/0"
     data = json.loads(CliRunner().invoke(check.command, [str(ROOT / "topology.yaml"), "--json"]).output)

@@ -92,6 +92,7 @@ def test_a_live_quote_in_the_words_of_the_contract(latest: Latest) -> None:
     put(latest)
     assert rest.quote(latest, "AAPL", NOW_NS) == {
         "symbol": "AAPL",
+        "kind": "composite",
         "bid": 185.5,
         "ask": 185.52,
         "bid_size": 300,

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fabric import codec
 from fabric.bus import EVENTS_MAX
 from fabric.records import (
     EVENT,
+    KIND_BOLO,
     KIND_LINK,
+    KIND_NBBO,
     KIND_QUOTE,
     KIND_STATUS,
     KIND_TRADE,
+    KIND_WHY,
     LINK,
     NBBO,
     NULL,
@@ -26,8 +30,11 @@ from fabric.records import (
     STATE_CROSSED,
     STATE_HALTED,
     STATE_LOCKED,
+    STATE_LULD,
+    STATE_NATIONAL,
     STATE_ONE_SIDED,
     STATE_PARTIAL,
+    STATE_SLOW,
     STATE_STALE,
     STATUS,
     TRADE,
@@ -38,12 +45,20 @@ from fabric.records import (
     unpack,
     venue_letters,
 )
+from fabric.symbols import SymbolTable
 from naive import NaiveNbbo, as_dicts, uncompiled
 from nodes import nbbo
 from nodes.nbbo import Nbbo
 
 VENUES = "NPQV"
 PUBLISHERS = ("N", "PQ", "V")
+REASONS = (
+    "shut",
+    "lost",
+    "closed",
+    "halting",
+    *(f"{s}_{r}" for s in ("bid", "ask") for r in ("condition", "odd_lot", "slow")),
+)
 
 
 @pytest.fixture(params=["compiled", "uncompiled"])
@@ -55,8 +70,12 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def make(symbols_max: int = 8, batch_max: int = 1_000) -> Nbbo:
-    return Nbbo(symbols_max, VENUES, PUBLISHERS, batch_max)
+def make(symbols_max: int = 8, batch_max: int = 1_000, lot: int = 1, market: str = "", beside: bool = False) -> Nbbo:
+    """A node to which a share is a round lot, so that sizes can be small; ``beside``: it tells BOLO and WHY too."""
+    channels = ("nbbo", "bolo", "why") if beside else ("nbbo",)
+    node = Nbbo(symbols_max, VENUES, PUBLISHERS, batch_max, market, channels)
+    node.market = node.market._replace(lot=lot)
+    return node
 
 
 def row(dtype: np.dtype[np.void], kind: int, symbol: int, venue: str, values: dict[str, Any]) -> Rows:
@@ -82,8 +101,13 @@ def line(venue: str, state: str) -> Rows:
     return row(STATUS, KIND_STATUS, 0, venue, {"venue_state": state})
 
 
-def trading(code: str, symbol: int = 1) -> Rows:
-    return row(STATUS, KIND_STATUS, symbol, "N", {"trading": code})
+def trading(code: str, symbol: int = 1, venue: str = "N", reason: str = "", **values: Any) -> Rows:
+    return row(STATUS, KIND_STATUS, symbol, venue, {"trading": code, "reason": reason} | values)
+
+
+def event(venue: str, code: str, state: str = "") -> Rows:
+    """What a venue says of its day."""
+    return row(STATUS, KIND_STATUS, 0, venue, {"trading": code, "venue_state": state})
 
 
 def link(publisher: int, up: int) -> Rows:
@@ -92,11 +116,12 @@ def link(publisher: int, up: int) -> Rows:
 
 def step(node: Nbbo, *rows: Rows) -> list[dict[str, Any]]:
     """What the node publishes for these rows in one batch, as text where it is text."""
-    published = as_dicts(node.step(np.concatenate([np.empty(0, EVENT), *rows]), now_ns=0))
+    published: list[dict[str, Any]] = list(as_dicts(node.step(np.concatenate([np.empty(0, EVENT), *rows]), now_ns=0)))
+    texts, masks = {"bid_venue", "ask_venue"}, {"bid_mask", "ask_mask", "scope", *REASONS}
     for out in published:
-        out |= {name: unpack(out[name]) for name in ("bid_venue", "ask_venue")}  # type: ignore[dict-item]
-        out |= {name: venue_letters(out[name]) for name in ("bid_mask", "ask_mask", "scope")}  # type: ignore[dict-item]
-    return published  # type: ignore[return-value]
+        out |= {name: unpack(out[name]) for name in texts & set(out)}
+        out |= {name: venue_letters(out[name]) for name in masks & set(out)}
+    return published
 
 
 def best(out: dict[str, Any]) -> tuple[Any, ...]:
@@ -149,20 +174,122 @@ def test_a_side_without_price_or_size_is_withdrawn(kernel: str, side: Any) -> No
     assert out["state"] == 0  # not one-sided, and nothing is stale
 
 
+ELIGIBLE = {  # the two tables of the rules, row by row: code -> sides that count
+    "A": dict.fromkeys("ABHORW", "both") | {"E": "ask", "F": "bid"} | dict.fromkeys("CLNU4", "none"),
+    "B": dict.fromkeys("ABHORW", "both") | {"E": "ask", "F": "bid"} | dict.fromkeys("CLNU4", "none"),
+    "C": dict.fromkeys("ABHORY", "both") | dict.fromkeys("FILNUXZ", "none"),
+    "": dict.fromkeys("ABHOR", "both") | dict.fromkeys("EFWYCLNU4IXZ", "none"),  # not known: what both plans allow
+}
+
+
 @pytest.mark.parametrize(
-    ("condition", "bid", "ask"),
-    [(code, True, True) for code in ["", " ", "A", "B", "H", "O", "R", "W", "Y", "RA"]]
-    + [("E", False, True), ("F", True, False), ("RE", False, True), ("EF", False, False)]
-    + [(code, False, False) for code in ["C", "L", "N", "U", "4", "RC", "I", "X", "NF", "Z", "?", "r"]],
+    ("tape", "condition", "sides"),
+    [(tape, code, sides) for tape, codes in ELIGIBLE.items() for code, sides in codes.items()]
+    + [(tape, code, "both") for tape in ELIGIBLE for code in ("", " ", "RA")]
+    + [(tape, code, "none") for tape in ELIGIBLE for code in ("?", "r", "RN", "ef")]
+    + [(tape, code, side) for tape in ELIGIBLE for code, side in (("eR", "ask"), ("fR", "bid"))]
+    + [("A", "RE", "ask"), ("A", "EF", "none"), ("C", "RE", "none"), ("C", "W", "none"), ("A", "Y", "none")],
 )
-def test_quote_conditions(kernel: str, condition: str, bid: bool, ask: bool) -> None:
+def test_quote_conditions(kernel: str, tape: str, condition: str, sides: str) -> None:
     node = make()
     step(node, quote("N", (100, 5), (103, 5)), quote("P", (99, 5), (104, 5)))
-    step(node, quote("N", (101, 6), (102, 6), condition=condition))
+    step(node, quote("N", (101, 6), (102, 6), condition=condition, tape=tape))
     top = node.book.tops[1]
-    assert bool(top["slot"][0] == VENUES.index("N")) is bid
-    assert bool(top["slot"][1] == VENUES.index("N")) is ask
-    assert node.counters()["ineligible"] == (not (bid and ask))
+    assert bool(top["slot"][0] == VENUES.index("N")) is (sides in ("both", "bid"))
+    assert bool(top["slot"][1] == VENUES.index("N")) is (sides in ("both", "ask"))
+    assert node.counters()["ineligible"] == (sides != "both")
+
+
+@pytest.mark.parametrize(
+    ("tape", "condition", "slow"),
+    [("A", code, {"A": "ask", "B": "bid", "H": "both", "W": "both"}.get(code, "")) for code in "ABHORW"]
+    + [("C", code, {"A": "ask", "B": "bid", "H": "both"}.get(code, "")) for code in "ABHORY"]
+    + [("A", "E", ""), ("A", "F", "")],  # the slow side of these does not count at all
+)
+def test_a_slow_side_counts_and_is_flagged_while_it_is_the_best(
+    kernel: str, tape: str, condition: str, slow: str
+) -> None:
+    node = make(beside=True)
+    step(node, quote("N", (100, 5), (103, 5), condition=condition, tape=tape))
+    top = node.book.tops[1]
+    assert [bool(top["slow"][side]) for side in (0, 1)] == [slow in ("both", "bid"), slow in ("both", "ask")]
+    assert bool(top["state"] & STATE_SLOW) is bool(slow)
+    step(node, quote("P", (101, 5), (102, 5), tape=tape))
+    assert not node.book.tops[1]["state"] & STATE_SLOW
+
+
+def test_a_side_that_turns_slow_is_published(kernel: str) -> None:
+    node = make(beside=True)
+    step(node, quote("N", condition="R"))
+    slow, reasons = step(node, quote("N", condition="B"))
+    assert (slow["state"], reasons["bid_slow"], reasons["ask_slow"]) == (STATE_SLOW, "N", "")
+    assert [out["state"] for out in step(node, quote("N", condition="R"))[:1]] == [0]
+
+
+def test_unknown_conditions_are_counted_by_plan_and_code(kernel: str) -> None:
+    node = make()
+    conditions = [("?", "A"), ("Y", "B"), ("RY", "A"), ("W", "C"), ("\x01\x02", "C"), ("E", ""), ("C", "A"), ("N", "C")]
+    for symbol, (condition, tape) in enumerate(conditions):
+        step(node, quote("N", symbol=symbol, condition=condition, tape=tape))
+    counted = {name: count for name, count in node.counters().items() if name.startswith("unknown_condition")}
+    assert counted == {
+        "unknown_condition_cta_0x3f": 1,
+        "unknown_condition_cta_Y": 2,
+        "unknown_condition_utp_W": 1,
+        "unknown_condition_utp_0x01": 1,
+        "unknown_condition_utp_0x02": 1,
+        "unknown_condition_either_E": 1,
+    }
+    assert node.counters()["ineligible"] == len(conditions)
+
+
+def test_a_condition_is_read_by_the_tape_that_any_message_of_the_symbol_told(kernel: str) -> None:
+    node = make()
+    assert step(node, quote("N", condition="W")) == []
+    (out,) = step(node, trading("T", tape="A"), quote("N", condition="W"))
+    assert out["bid_px"] == 100
+    assert step(node, quote("P", (101, 1), condition="W", tape="C")) == []
+
+
+def test_a_side_below_the_round_lot_is_an_odd_lot_and_stands_beside(kernel: str) -> None:
+    node = make(lot=100, beside=True)
+    step(node, quote("N", (100, 200), (110, 100)))
+    odd, reasons = step(node, quote("P", (102, 99), (111, 100)))
+    assert (odd["kind"], *best(odd)) == (KIND_BOLO, "P", 102, 99, "", NULL, NULL)
+    assert (reasons["kind"], reasons["round_lot"], reasons["bid_odd_lot"], reasons["ask_odd_lot"]) == (
+        KIND_WHY, 100, "P", ""
+    )  # fmt: skip
+    (reasons,) = step(node, quote("Q", (102, 50), None))  # smaller, and so not the best odd lot
+    assert reasons["bid_odd_lot"] == "PQ"
+    round_lot, odd = [out for out in step(node, quote("V", (102, 100), None)) if out["kind"] != KIND_WHY]
+    assert best(round_lot)[:3] == ("V", 102, 100)
+    assert best(odd) == ("", NULL, NULL, "", NULL, NULL)  # no better than the best bid
+
+
+def test_a_directory_brings_the_round_lot_and_standing_quotes_are_judged_anew(kernel: str) -> None:
+    node = make(lot=100, beside=True)
+    step(node, quote("N", (100, 100), (110, 100)), quote("P", (101, 40), (111, 100)))
+    best_row, odd, reasons = step(node, trading("", venue="Q", round_lot=40))
+    assert best(best_row)[:3] == ("P", 101, 40)
+    assert best(odd) == ("", NULL, NULL, "", NULL, NULL)
+    assert (reasons["round_lot"], reasons["bid_odd_lot"]) == (40, "")
+    assert step(node, trading("", venue="Q", round_lot=40)) == []
+    back = step(node, trading("", venue="Q", round_lot=100))
+    assert [best(out)[:3] for out in back[:2]] == [("N", 100, 100), ("P", 101, 40)]
+
+
+def test_the_total_is_that_of_all_venues_at_the_best(kernel: str) -> None:
+    node = make()
+    first, second = step(
+        node,
+        quote("N", (100, 5), None),
+        quote("P", (100, 7), None),
+        quote("Q", (99, 9), None),
+        quote("V", (100, 1), None),
+    )
+    assert (first["bid_total"], first["ask_total"], second["bid_total"]) == (5, NULL, 12)
+    (out,) = step(node, quote("P", (99, 1), None))
+    assert (best(out)[:3], out["bid_mask"], out["bid_total"]) == (("N", 100, 5), "NV", 6)
 
 
 def test_locked_and_crossed_are_published_and_not_repaired(kernel: str) -> None:
@@ -182,13 +309,117 @@ def test_a_halt_is_a_bit_and_prices_stay(kernel: str) -> None:
     step(node, quote("N"))
     (halted,) = step(node, trading("H"))
     assert (halted["state"], halted["bid_px"]) == (STATE_HALTED, 100)
-    assert step(node, trading("H"), trading("P"), trading("")) == []
+    assert step(node, trading("H"), trading("P"), trading(""), trading("Q"), trading("A")) == []
     (moved,) = step(node, quote("N", (101, 1)))
     assert moved["state"] == STATE_HALTED
     (resumed,) = step(node, trading("T"))
     assert resumed["state"] == 0
     assert step(node, trading("T")) == []
     assert [out["symbol"] for out in step(node, trading("H", symbol=2))] == [2]  # though it has no quote yet
+
+
+def test_a_halt_lasts_until_the_last_venue_that_said_so_trades(kernel: str) -> None:
+    node = make(beside=True)
+    step(node, quote("N"))
+    halted, told = step(node, trading("H", venue="S", reason="P"))
+    assert (halted["state"], told["halting"]) == (STATE_HALTED, "S")
+    assert [out["halting"] for out in step(node, trading("H", venue="N"), trading("T", venue="S"))] == ["NS", "N"]
+    resumed, told = step(node, trading("T", venue="N"))
+    assert (resumed["state"], told["halting"]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [("H", "OPER"), ("H", "I"), ("H", "X"), ("P", "OPER"), ("S", ""), ("C", ""), ("C", "L")]
+)
+def test_a_halt_at_one_venue_takes_that_venue_out_and_nobody_else(kernel: str, code: str, reason: str) -> None:
+    node = make(beside=True)
+    step(node, quote("N", (100, 5), (103, 5)), quote("P", (101, 5), (104, 5)))
+    out, reasons = step(node, trading(code, venue="P", reason=reason))
+    assert (best(out), out["state"], out["scope"]) == (("N", 100, 5, "N", 103, 5), 0, "NP")
+    assert (reasons["shut"], reasons["halting"]) == ("P", "")
+    assert step(node, quote("P", (102, 5), (104, 5))) == []
+    assert step(node, trading("Q", venue="N", symbol=2), trading("T", venue="N")) != []  # another symbol's halt
+    out, reasons = step(node, trading("T", venue="P"))
+    assert best(out) == ("P", 102, 5, "N", 103, 5)
+    assert reasons["shut"] == ""
+
+
+def test_a_venue_that_is_not_read_cannot_be_shut(kernel: str) -> None:
+    node = make(beside=True)
+    assert step(node, quote("N"), trading("H", venue="Y", reason="OPER"))[1:] == []
+
+
+@pytest.mark.parametrize("ending", ["E", "C"])
+@pytest.mark.parametrize("beginning", [event("P", "O"), event("P", "S"), event("P", "Q"), line("P", "live")])
+def test_a_venue_that_ends_its_day_has_no_quotes_until_the_next_begins(
+    kernel: str, ending: str, beginning: Rows
+) -> None:
+    node = make(beside=True)
+    step(node, quote("N", (100, 5), (103, 5)), quote("P", (101, 5), (102, 5)), trading("H", venue="P"))
+    out, reasons = step(node, event("P", ending, "live"))
+    assert (best(out), out["state"], out["scope"]) == (("N", 100, 5, "N", 103, 5), 0, "N")
+    assert (reasons["closed"], reasons["lost"], reasons["halting"]) == ("P", "", "")
+    assert step(node, quote("P"), event("P", "M", "live"), event("P", ending), quote("P")) == []
+    assert step(node, beginning) == []
+    out, reasons = step(node, quote("P", (101, 5), (102, 5)))
+    assert (best(out), reasons["closed"]) == (("P", 101, 5, "P", 102, 5), "")
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask", "state"),
+    [
+        (95, 105, 0),
+        (90, 105, 0),
+        (89, 105, STATE_LULD),
+        (95, 110, 0),
+        (95, 111, STATE_LULD),
+        (109, 110, 0),
+        (110, 112, STATE_LULD),
+        (95, 90, STATE_LULD | STATE_CROSSED),
+        (None, 105, STATE_ONE_SIDED),
+        (89, None, STATE_ONE_SIDED | STATE_LULD),
+    ],
+)
+def test_a_side_at_or_beyond_its_band_is_flagged(kernel: str, bid: Any, ask: Any, state: int) -> None:
+    node = make(beside=True)
+    sides = [None if px is None else (px, 1) for px in (bid, ask)]
+    bands = trading("", venue="S", upper_px=110, lower_px=90)
+    _, out, *_ = step(node, bands, quote("N", *sides))
+    assert (out["kind"], out["state"]) == (KIND_NBBO, state)
+    out = step(node, trading("", venue="S", upper_px=None, lower_px=None))[0]
+    assert out["kind"] == (KIND_NBBO if state & STATE_LULD else KIND_WHY)
+    after = make()
+    step(after, quote("N", *sides))
+    assert bool(step(after, bands)) is bool(state & STATE_LULD)
+
+
+def test_collars_of_an_exchange_are_no_bands(kernel: str) -> None:
+    node = make(beside=True)
+    assert len(step(node, quote("N"), trading("", upper_px=90, lower_px=90))) == 1
+
+
+def test_it_is_national_only_while_every_venue_of_the_market_is_read_and_alive(kernel: str) -> None:
+    node = make(market="NP")
+    (out,) = step(node, line("N", "live"), quote("N"))
+    assert out["state"] == 0
+    first, second = step(node, line("P", "live"), quote("N", (101, 1)), quote("V", symbol=2))
+    assert (first["state"], second["state"]) == (STATE_NATIONAL, STATE_NATIONAL)
+    lost = step(node, line("P", "stale"))  # it had quoted neither, and might have begun to
+    assert [(out["symbol"], out["state"]) for out in lost] == [(1, 0), (2, 0)]
+    assert step(node, line("P", "live")) == []
+    (out,) = step(node, quote("N"))
+    assert out["state"] == STATE_NATIONAL
+    assert [out["state"] for out in step(node, link(0, 0))] == [STATE_STALE]
+    assert [out["state"] for out in step(node, link(0, 1), quote("N"), line("N", "live"), quote("N", (101, 1)))] == [
+        0, STATE_NATIONAL
+    ]  # fmt: skip
+
+
+def test_without_a_market_or_with_one_that_is_not_read_whole_it_is_a_composite(kernel: str) -> None:
+    for market in ("", "NPY"):
+        node = make(market=market)
+        rows = [line(venue, "live") for venue in VENUES + "Y"]
+        assert [out["state"] for out in step(node, *rows, quote("N"), quote("P", (101, 1)))] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -284,31 +515,39 @@ def test_a_batch_with_all_rows_about_links_fits(kernel: str) -> None:
 
 
 def random_stream(rng: random.Random, count: int, symbols: int) -> Rows:
-    """Quotes with many ties, withdrawals and odd conditions; trades, halts, lines and links that come and go."""
+    """Quotes with many ties, odd lots, withdrawals and odd conditions; trades, halts, lots, bands; lines, links and
+    days that come and go.
+    """
     rows = []
 
     def side(middle: int) -> Any:
-        return (
-            rng.choice([None, (0, 0)])
-            if rng.random() < 0.05
-            else (middle + rng.randrange(4), rng.randrange(1, 4) * 100)
-        )
+        if rng.random() < 0.05:
+            return rng.choice([None, (0, 0)])
+        return middle + rng.randrange(4), rng.choice([60, 100, 200, 300])
 
     for i in range(count):
         symbol = rng.randrange(1, symbols)
         chance = rng.random()
-        if chance < 0.85:
-            condition = rng.choice(["R", "R", "R", "", "A", "E", "F", "C", "X"])
-            venue = rng.choice(VENUES + "Z")
-            made = quote(venue, side(100), side(rng.choice([99, 101, 103])), symbol, condition=condition)
-        elif chance < 0.93:
+        if chance < 0.8:
+            condition = rng.choice(["R", "R", "R", "R", "", "A", "E", "F", "C", "X", "H", "eR", "RB", "?"])
+            venue, tape = rng.choice(VENUES + "Z"), rng.choice(["", "", "A", "C"])
+            made = quote(venue, side(100), side(rng.choice([99, 101, 103])), symbol, condition=condition, tape=tape)
+        elif chance < 0.86:
             made = trade(rng.randrange(99, 105), symbol, condition=rng.choice(["", "F", "I", "Z", "@  T", "M"]))
+        elif chance < 0.93:
+            values: dict[str, Any] = {"round_lot": rng.choice([None, None, 40, 100])}
+            if rng.random() < 0.5:
+                values |= {"upper_px": rng.choice([None, 102, 105]), "lower_px": rng.choice([None, 97, 100])}
+            reason = rng.choice(["", "T1", "OPER"])
+            made = trading(
+                rng.choice(["H", "T", "T", "P", "Q", "S", ""]), symbol, rng.choice(VENUES + "YSE"), reason, **values
+            )
         elif chance < 0.96:
-            made = trading(rng.choice("HTP"), symbol)
+            made = line(rng.choice(VENUES + "Z"), rng.choice(["stale", "live", "live", "gap"]))
         elif chance < 0.98:
-            made = line(rng.choice(VENUES + "Z"), rng.choice(["stale", "live", "gap"]))
-        else:
             made = link(rng.randrange(len(PUBLISHERS)), rng.choice([0, 1, 1]))
+        else:
+            made = event(rng.choice(VENUES), rng.choice("OSQREMC"), rng.choice(["live", ""]))
         made["event_ns"] = made["exchange_seq"] = i + 1
         rows.append(made)
     return np.concatenate(rows)
@@ -322,15 +561,26 @@ def batches(rng: random.Random, rows: Rows, most: int) -> Iterator[Rows]:
         start = end
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_it_agrees_with_its_twin_in_any_batching(kernel: str, seed: int) -> None:
     rng = random.Random(seed)
     symbols = rng.choice([2, 5, 20])
+    market = rng.choice(["", "NP", VENUES])
     rows = random_stream(rng, 1_500, symbols)
-    twin, node = NaiveNbbo(VENUES, PUBLISHERS), make(symbols, batch_max=200)
+    twin = NaiveNbbo(VENUES, PUBLISHERS, market=market, beside=True)
     expected = twin.step(rows)
-    published = np.concatenate([node.step(batch, 0).copy() for batch in batches(rng, rows, 200)])
-    compare(f"seed {seed}, {kernel}", expected, published)
+    kinds = {out["kind"] for out in expected}
+    assert kinds == {KIND_NBBO, KIND_BOLO, KIND_WHY}
+    names = SymbolTable(symbols)
+    for symbol in range(1, symbols):
+        names.intern(f"S{symbol}")
+    frames = []
+    for most in (200, 1):
+        node = make(symbols, 200, lot=100, market=market, beside=True)
+        published = np.concatenate([node.step(batch, 0).copy() for batch in batches(rng, rows, most)])
+        compare(f"seed {seed}, {kernel}, batches of up to {most}", expected, published)
+        frames.append(codec.encode(published, names))
+    assert frames[0] == frames[1]
 
 
 def compare(label: str, expected: list[dict[str, int]], published: Rows) -> None:
@@ -356,6 +606,7 @@ def test_a_recorded_day_agrees_with_the_official_indicator(recorded: list[dict[s
     rows["venue"] = [ord(line["ex"]) for line in recorded]
     rows["exchange_seq"] = [int(line["seq"]) for line in recorded]
     rows["condition"] = [pack(line["qu_cond"]) for line in recorded]
+    rows["tape"] = pack("A")
     cent = PRICE_UNIT // 100
     for side in ("bid", "ask"):
         rows[f"{side}_px"] = [int(line[side].replace(".", "")) * cent for line in recorded]  # two decimals each
@@ -399,9 +650,10 @@ def test_the_recorded_day_in_plain_python_agrees_where_it_is_busiest(
         [
             quote(
                 line["ex"],
-                (int(line["bid"].replace(".", "")), int(line["bid_size"])),
-                (int(line["ask"].replace(".", "")), int(line["ask_size"])),
+                (int(line["bid"].replace(".", "")), int(line["bid_size"]) * 100),
+                (int(line["ask"].replace(".", "")), int(line["ask_size"]) * 100),
                 condition=line["qu_cond"],
+                tape="A",
                 exchange_seq=int(line["seq"]),
             )
             for line in first

@@ -10,6 +10,7 @@ import pytest
 from tornado.websocket import WebSocketHandler
 
 import chromium
+from fabric.records import venue_mask
 from gateway_rig import Rig, running
 
 pytestmark = [
@@ -149,6 +150,8 @@ def test_what_is_stale_or_halted_is_marked_and_keeps_its_last_values(tmp_path: P
         await stage.shows("AAPL", ".badge", "halted")
         await stage.shows("AAPL", ".bid .price", "186.00")
         assert not await stage.page.evaluate(f"{classes}.contains('stale')")
+        await stage.say(quote("AAPL", 186, 186.01, st=64))
+        await stage.shows("AAPL", ".badge", "at limit")
 
     play(tmp_path, steps, USUAL)
 
@@ -234,5 +237,39 @@ def test_no_motion_for_who_wants_none(tmp_path: Path) -> None:
         price = "document.querySelector('tr[data-symbol=AAPL] .bid .price')"
         assert await stage.page.evaluate(f"{price}.getAnimations({{subtree: true}}).length") == 0
         assert await stage.page.evaluate(f"getComputedStyle({price}, '::before').opacity") == "1"
+
+    play(tmp_path, steps, USUAL)
+
+
+def test_a_row_explains_its_best_bid_and_offer(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        rig, page = stage.rig, stage.page
+        rig.put(rig.quote("AAPL", bid_size=300), rig.why("AAPL", ask_condition=venue_mask("V")))
+        await rig.taken()
+        await page.look_like(1280, 860, dark=True)
+        await stage.open()
+        await stage.shows("AAPL", ".bid .price", "185.50")
+        await page.evaluate("document.querySelector('tr[data-symbol=AAPL] .name').click()")
+        side = "document.querySelector('#explain [data-side={}] li[data-venue=V]')"
+        await page.until(f"{side.format('bid')}?.dataset.standing === 'best'")
+        assert await page.evaluate(f"{side.format('ask')}.dataset.standing") == "out"
+        text = await page.evaluate("document.querySelector('#explain').innerText")
+        assert "AAPL" in text
+        assert "not the NBBO" in text
+        assert "the condition of the quote is not eligible" in text
+        assert "round lot 40" in text
+        await page.screenshot(ARTEFACTS / "page-explain-dark.png")
+        rig.put(rig.quote("AAPL", seq=2, bid_px=185_400_000_000), rig.nbbo("AAPL", seq=12, bid_px=185_400_000_000))
+        await rig.taken()
+        await page.until(f"{side.format('bid')}.querySelector('.at').textContent === '185.40'")
+        await page.look_like(390, 844, scale=2)
+        await page.screenshot(ARTEFACTS / "page-explain-phone.png")
+        await page.press("Escape")
+        await page.until("!document.querySelector('#explain').open")
+        await page.evaluate("document.querySelector('tr[data-symbol=MSFT]').focus()")
+        await page.press("Enter")
+        await page.until("document.querySelector('#explain h2').textContent === 'MSFT'")
+        await page.evaluate("document.querySelector('#explain .close').click()")
+        await page.until("!document.querySelector('#explain').open")
 
     play(tmp_path, steps, USUAL)

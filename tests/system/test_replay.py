@@ -28,6 +28,7 @@ import zmq
 
 import naive_iex
 from fabric import topology as topologies
+from fabric.records import STATE_NATIONAL, STATE_PARTIAL, STATE_STALE
 from fabric.topology import Topology
 from support import free_port, product_environment
 from topologies import ROOT, free_range
@@ -107,7 +108,11 @@ def test_a_raw_subscriber_sees_every_nbbo_change_of_the_tape(shared_data: Path, 
     lines = [_tape_line(change) for change in changes]
     assert all(a != b for a, b in itertools.pairwise(lines)), "each is a change of venue, price or size"
     assert {change["S"] for change in changes} == {"XXX"}
-    assert _after_each_row(doors.source, changes) == TAPE_ANSWER
+    assert {bool(change["st"] & STATE_NATIONAL) for change in changes} == {True}, "all venues that quoted are read"
+    assert {change["st"] & (STATE_PARTIAL | STATE_STALE) for change in changes} == {0}
+    agreed, answer = _after_each_row(doors.source, changes)
+    assert agreed == 220_557, "rows of the file whose official indicator is what our changes say"
+    assert answer == TAPE_ANSWER
 
 
 def _numbered(socket: "zmq.Socket[bytes]", count: int) -> Iterator[dict[str, Any]]:
@@ -127,20 +132,32 @@ def _tape_line(change: dict[str, Any]) -> str:
     return ",".join(f"{x},{round(px * 100)},{size // 100}" if px is not None else ",0,0" for x, px, size in sides)
 
 
-def _after_each_row(path: Path, changes: list[dict[str, Any]]) -> str:
-    """SHA-256 over a line for each quote of the file: its number, and the change that is then in force."""
-    digest = hashlib.sha256()
+def _indicator(change: dict[str, Any] | None, venue: str) -> str:
+    """What the tape says of a quote of ``venue``: A no change, O no side left, G the quote is all of it, U else."""
+    if change is None:
+        return "A"
+    holders = {change["bx"], change["ax"]} - {None}
+    return "O" if not holders else "G" if holders == {venue} else "U"
+
+
+def _after_each_row(path: Path, changes: list[dict[str, Any]]) -> tuple[int, str]:
+    """How many rows of the file have the indicator that our changes give them; and SHA-256 over a line for each: its
+    number, and the change that is then in force.
+    """
+    agreed, digest = 0, hashlib.sha256()
     following = iter(changes)
     change = next(following, None)
     line = ",0,0,,0,0"
     with gzip.open(path, "rt") as rows:
         for row in csv.DictReader(rows):
-            if change is not None and change["X"] == int(row["seq"]):
-                line = _tape_line(change)
+            caused = change if change is not None and change["X"] == int(row["seq"]) else None
+            agreed += _indicator(caused, row["ex"]) == row["natbbo_ind"]
+            if caused is not None:
+                line = _tape_line(caused)
                 change = next(following, None)
             digest.update(f"{row['seq']},{line}\n".encode())
     assert change is None, "every change belongs to a row, in their order"
-    return digest.hexdigest()
+    return agreed, digest.hexdigest()
 
 
 # A morning of IEX

@@ -210,8 +210,8 @@ class TestMessages:
             ({"condition": "C"}, "C"),
             ({"status": "M"}, "NR"),
             ({"status": "2"}, "R"),
-            ({"outside": "A"}, "ER"),
-            ({"outside": "B", "status": "T"}, "FNR"),
+            ({"outside": "A"}, "eR"),
+            ({"outside": "B", "status": "T"}, "fNR"),
         ],
     )
     def test_what_the_plan_keeps_from_the_nbbo_shows_in_the_condition(

@@ -237,7 +237,7 @@ def test_a_daily_file_of_itch_is_a_recording(tmp_path: Path) -> None:
 
 def test_inspect(capture: Path, quotes: Path, tmp_path: Path) -> None:
     assert inspect(str(capture)) == replay.SourceInfo("iex-tops-1.6", "V")
-    assert inspect(str(quotes)) == replay.SourceInfo("taq", "NPV")
+    assert inspect(str(quotes)) == replay.SourceInfo("taq", "NPV", "NPV")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(CaptureError, match="expected recorded quotes in the folder"):

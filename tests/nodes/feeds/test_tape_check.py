@@ -187,7 +187,7 @@ class TestRecordedDay:
             _, made = cta_block_kernel.frame(*batch, GROUPS, 0, blocks, counters)
             assert made == count
             for decoded in wire.decode(batch.buffer, blocks[:made]):
-                changed = nbbo.step(decoded, 0)
+                changed = nbbo.step(decoded, 0).view(NBBO)
                 check.step(changed, wire.official)
                 texts.update({int(row["exchange_seq"]): text_of(row) for row in changed})
         check.finish(0)
