@@ -18,3 +18,8 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def random_count(few: int) -> int:
+    """How many random messages or packets a test makes: FABRIC_FUZZ, or few."""
+    return int(os.environ.get("FABRIC_FUZZ", few))
