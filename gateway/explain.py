@@ -30,7 +30,7 @@ BEST, AT_BEST, BEHIND, AHEAD, OUT, NONE = "best", "at_best", "behind", "ahead", 
 """What a side of a venue is to the best: holds it, is at its price, is behind it, is newer than it; is left out for a
 reason; or is not there."""
 
-_REASONS = {
+REASONS = {
     "lost": "the line or the publisher of this venue is lost, and it has not quoted since",
     "closed": "the venue has ended its day",
     "shut": "halted, suspended or closed at this venue alone",
@@ -102,7 +102,7 @@ def _side(letter: str, quote: Row, best: Row, why: Row, side: str) -> JsonObject
     standing, reason = _standing(letter, px, size, best, why, side)
     found: JsonObject = {"price": decimal(px), "size": number(size), "standing": standing}
     if standing == OUT:
-        found |= {"reason": reason, "why": _REASONS[reason]}
+        found |= {"reason": reason, "why": REASONS[reason]}
     elif reason:
         found["why"] = reason
     if _has(why[f"{side}_slow"], letter):
@@ -111,7 +111,7 @@ def _side(letter: str, quote: Row, best: Row, why: Row, side: str) -> JsonObject
 
 
 def _standing(letter: str, px: int, size: int, best: Row, why: Row, side: str) -> tuple[str, str]:
-    for reason in _REASONS:
+    for reason in REASONS:
         if _has(why[reason] if reason in why else why[f"{side}_{reason}"], letter):
             return OUT, reason
     if unpack(best[f"{side}_venue"]) == letter:

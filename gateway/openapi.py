@@ -64,6 +64,7 @@ SCHEMAS: Final[Json] = {
     "Quote": _object(
         {
             "symbol": _TEXT,
+            "kind": {"enum": ["nbbo", "composite"], "description": "nbbo only while every quoting venue is read and alive"},
             "bid": _PRICE,
             "ask": _PRICE,
             "bid_size": _SIZE,
@@ -80,10 +81,60 @@ SCHEMAS: Final[Json] = {
             "seq": _COUNT,
             "epoch": _nullable("integer"),
         },
-        ("bid_venue", "ask_venue", "t", "flags", "scope", "seq", "epoch"),
+        ("kind", "bid_venue", "ask_venue", "t", "flags", "scope", "seq", "epoch"),
     ),
     "Quotes": _object(
         {"quotes": _list(_ref("Quote")), "missing": _list(_object({"symbol": _TEXT, "code": _TEXT}))},
+    ),
+    "Explanation": _object(
+        {
+            "symbol": _TEXT,
+            "kind": {"enum": ["nbbo", "composite"]},
+            "state": {"enum": ["live", "halted", "stale"]},
+            "flags": _list({"enum": list(STATE_NAMES.values())}),
+            "t": _nullable("string"),
+            "scope": _TEXT,
+            "round_lot": _SIZE,
+            "halted_by": _TEXT | {"description": "letters of the venues whose halt is in force"},
+            "bands": _object({"lower": _PRICE, "upper": _PRICE}),
+            **dict.fromkeys(("bid", "ask"), _ref("ExplainedBest")),
+            "venues": _list(_ref("ExplainedVenue")),
+        }
+    ),
+    "ExplainedBest": _object(
+        {
+            "price": _PRICE,
+            "size": _SIZE,
+            "venue": _nullable("string"),
+            "total": _SIZE | {"description": "shares of all venues at this price"},
+            "venues": _TEXT | {"description": "letters of those at this price"},
+            "odd_lot": {
+                "anyOf": [_object({"price": _PRICE, "size": _SIZE, "venue": _TEXT}), {"type": "null"}],
+                "description": "the best odd lot, where it is better",
+            },
+        }
+    ),
+    "ExplainedVenue": _object(
+        {
+            "venue": _TEXT,
+            "name": _TEXT,
+            "t": _nullable("string"),
+            "age_ms": _nullable("integer"),
+            "conditions": _list(_TEXT),
+            "stale": _FLAG,
+            **dict.fromkeys(("bid", "ask"), _ref("ExplainedSide")),
+        }
+    ),
+    "ExplainedSide": _object(
+        {
+            "price": _PRICE,
+            "size": _SIZE,
+            "standing": {"enum": [BEST, AT_BEST, BEHIND, AHEAD, OUT, NONE]},
+            "reason": {"enum": list(REASONS), "description": "why it is left out"},
+            "why": _TEXT,
+            "slow": _FLAG,
+        },
+        ("reason", "why", "slow"),
     ),
     "Candle": _object(
         {
@@ -234,6 +285,8 @@ _PAGED: Final = {"next_page_token": _nullable("string")}
 OPERATIONS: Final = [
     _operation("/quotes/{symbol}", "The best bid and offer of one symbol", "Quote", also=_NO_DATA),
     _operation("/quotes", "The best bids and offers of several symbols", "Quotes", ("symbols",), also=_NO_DATA),
+    _operation("/quotes/{symbol}/explain", "Who holds each side, who else is there, who is left out and why",
+               "Explanation", also=_UNKNOWN),
     _operation(
         "/candles/{symbol}", "The newest candles of a range, oldest first", "Candles",
         ("interval", "start", "end", "limit"), also=_UNKNOWN | _UNCHANGED,

@@ -653,6 +653,8 @@ class ExplainHandler(DataHandler):
         self.parameters()
         service = self.service
         name = parse_symbol("symbol", symbol)
+        for feed in ("sip", *(venue.feed for venue in service.topology.venues)):
+            self.entitle("quotes", [name], feed)
         known = service.latest.find(name)
         if known < 0:
             raise unknown_symbol(service.latest, name)

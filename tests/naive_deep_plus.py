@@ -116,7 +116,7 @@ class NaiveDeepPlus:
             self.rows.append(("quote", symbol, *best))
 
     def trade(self, symbol: str, px: int, size: int, flags: int, trade_id: int, *, broken: bool) -> None:
-        if price(px) is not None:
+        if price(px) is not None and size > 0:
             ids = (None, "x", trade_id) if broken else (trade_id, "", None)
             self.rows.append(("trade", symbol, px, size, conditions(flags), *ids))
 

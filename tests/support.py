@@ -1,7 +1,9 @@
-"""What tests share that is no fixture: the product's own environment, free ports."""
+"""What tests share that is no fixture: the product's own environment, free ports, capture files."""
 
 import os
 import socket
+import struct
+from pathlib import Path
 
 TEST_ONLY = ("NUMBA_BOUNDSCHECK", "FABRIC_KERNEL_CACHE")
 """Set by `conftest.py` for kernels under test; a topology that a test starts runs as a user's does."""
@@ -18,3 +20,20 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def random_count(few: int) -> int:
+    """How many random messages or packets a test makes: FABRIC_FUZZ, or few."""
+    return int(os.environ.get("FABRIC_FUZZ", few))
+
+
+def capture_of(path: Path, *payloads: bytes, recv_ns: int = 5_000_000_007) -> Path:
+    """Write UDP payloads, all captured at ``recv_ns``, as a pcap file of raw IPv4."""
+    seconds, fraction = divmod(recv_ns, 10**9)
+    data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)
+    for payload in payloads:
+        udp = struct.pack(">HHHH", 1, 2, 8 + len(payload), 0) + payload
+        ip = struct.pack(">BBHHHBBH4B4B", 0x45, 0, 20 + len(udp), 0, 0, 9, 17, 0, 10, 0, 0, 1, 10, 0, 0, 2) + udp
+        data += struct.pack("<IIII", seconds, fraction, len(ip), len(ip)) + ip
+    path.write_bytes(data)
+    return path

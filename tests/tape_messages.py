@@ -1,6 +1,5 @@
 """Random messages of both consolidated tapes and the rows that must come of them: encoder and decoder must agree."""
 
-import os
 import random
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 
 from fabric.records import NULL, QUOTE, STATUS, TRADE, pack
 from fabric.symbols import SymbolTable
+from support import random_count
 
-MESSAGES = int(os.environ.get("FABRIC_FUZZ", "1000"))
+MESSAGES = random_count(1_000)
 """Of each type."""
 DAY_NS = 1_775_540_000 * 10**9
 NAMES = ["A", "IBM", "BRK.A", "LVWR.WS", "JENAr", "ABCDEFGHIJK"]

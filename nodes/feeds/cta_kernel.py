@@ -357,7 +357,7 @@ def decode(buffer: Any, blocks: Any, first: int, symbols: Any, state: Any, out: 
                 if log.used[0] >= log.rows.size:
                     break
                 tape.forget_official(state, block, log)
-            n = tape.withdraw(state, block, out, n)
+            n = tape.withdraw(state, block, tape.ALL_VENUES, out, n)
             if state.cursor[0] != 0:
                 break
         elif kind == GAP:

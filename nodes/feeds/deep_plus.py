@@ -12,7 +12,7 @@
 | I E | counted: no record has a place for them |
 
 A message about an order that is not in the book is counted (``orphans``); after a gap those are the orders from
-before it.
+before it. Quotes of a book that may lack such orders are not firm (``N``) until the next session.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ from nodes.feeds import iex_kernel as iex
 from nodes.feeds import order_book_kernel as order_book
 from nodes.feeds.order_book_kernel import ASK, BID
 from nodes.feeds.rows_kernel import Stamp, new_out, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, text, u8
+from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, read_symbol, text, u8
 
 PROTOCOL_DEEP_PLUS = 0x8005
 ROW_BYTES_MIN = 12
@@ -40,6 +40,7 @@ class State(NamedTuple):
     symbols: npt.NDArray[np.void]  # [symbols_max] iex_kernel.SYMBOL_STATE
     book: order_book.OrderBook
     withdraw: npt.NDArray[np.int64]  # [1] after a loss: the next symbol whose quote is to be withdrawn; 0 when done
+    loss: npt.NDArray[np.int64]  # [2] iex_kernel.LOSS_JOINED, LOSS_PARTIAL
     counters: npt.NDArray[np.int64]  # [iex_kernel.N_COUNTERS]
     types: npt.NDArray[np.int64]  # [256] messages by type byte
 
@@ -50,7 +51,8 @@ def new_state(symbols_max: int, orders_max: int, levels_max: int) -> State:
     for name in ("bid_px", "bid_size", "ask_px", "ask_size"):
         symbols[name] = NULL
     book = order_book.new_book(symbols_max, orders_max, levels_max)
-    return State(symbols, book, np.zeros(1, np.int64), np.zeros(iex.N_COUNTERS, np.int64), np.zeros(256, np.int64))
+    withdraw, loss = np.zeros(1, np.int64), np.zeros(2, np.int64)
+    return State(symbols, book, withdraw, loss, np.zeros(iex.N_COUNTERS, np.int64), np.zeros(256, np.int64))
 
 
 _ADD, _MODIFY, _DELETE, _EXECUTED, _CLEAR = (ord(c) for c in "aMRLC")
@@ -105,7 +107,7 @@ def tell_best(state: Any, stamp: Any, stream: int, row: Any) -> int:
     published["bid_size"] = bid_size
     published["ask_px"] = ask_px
     published["ask_size"] = ask_size
-    put_quote(row, stamp, bid_px, bid_size, ask_px, ask_size, _FIRM)
+    put_quote(row, stamp, bid_px, bid_size, ask_px, ask_size, iex.firmness(state))
     state.counters[iex.QUOTES] += 1
     return 1
 
@@ -130,7 +132,9 @@ def order_message(state: Any, data: Any, at: int, kind: int, stamp: Any, stream:
             return 0
         order_book.add(book, stamp.symbol, BID if side == _BUY else ASK, order_id, price, size)
     else:
-        if kind == _EXECUTED and price != NULL:
+        if kind == _EXECUTED and size == 0:
+            state.counters[iex.UNENCODABLE] += 1
+        elif kind == _EXECUTED and price != NULL:
             flags = u8(data, at + 1)
             put_trade(out.trades[n], stamp, price, size, iex.sale_condition(flags), le64(data, at + 38), NULL, NULL)
             state.counters[iex.TRADES] += 1
@@ -173,7 +177,7 @@ def message(symbols: Any, state: Any, data: Any, at: int, size: int, stream: int
         return 1
     if kind == _I or kind == _E:
         return 0  # nothing on the bus has a place for them
-    symbol = iex.read_symbol(symbols, data, at + 10)
+    symbol = read_symbol(symbols, data, at + 10, 8)
     if symbol < 0:
         state.counters[iex.REFUSED if symbol == -1 else iex.MESSAGE] += 1
         return 0
@@ -236,6 +240,7 @@ def decode(buffer: Any, blocks: Any, first: int, venue: int, symbols: Any, state
     while i < blocks.size:
         block = blocks[i]
         kind = block["kind"]
+        iex.note_loss(state, block)
         if kind == GAP or kind == RESTART:
             n = withdraw(state, block, venue, out, n)
             if state.withdraw[0] > 0:

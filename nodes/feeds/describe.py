@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from nodes.feeds import describe_pitch
-from nodes.feeds.capture import Capture
+from nodes.feeds import describe_itch, describe_pitch
+from nodes.feeds.capture import Capture, is_capture
 from nodes.feeds.iex import TYPE_NAMES
+from nodes.feeds.itch_file import is_itch_file
 from nodes.feeds.pitch_ascii import is_pitch_ascii
 
 Message = dict[str, Any]
@@ -51,8 +52,12 @@ _IEX_FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
 def describe(path: Path, counts: Counter[str]) -> Iterator[Message]:
     """Every message of a capture file, in its order; ``counts`` is kept by type; raises CaptureError.
 
-    A recording of ASCII PITCH is none, and shown line by line.
+    Recordings of ASCII PITCH and daily files of ITCH are none, and shown message by message too.
     """
+    if not is_capture(path) and is_itch_file(path):
+        yield from describe_itch.file_messages(path, counts)
+        return
+    itch = describe_itch.Itch()
     if is_pitch_ascii(path):
         yield from describe_pitch.lines(path, counts)
         return
@@ -67,6 +72,8 @@ def describe(path: Path, counts: Counter[str]) -> Iterator[Message]:
                 messages: Iterable[Message] = [_unknown(batch.addresses(i), payload, time_ns)]
                 if _is_iex(payload):
                     messages = _iex(payload, time_ns)
+                elif describe_itch.is_itch(payload):
+                    messages = itch.packet(payload, time_ns)
                 elif describe_pitch.is_pitch(payload):
                     messages = describe_pitch.packet(payload, time_ns)
                 for message in messages:

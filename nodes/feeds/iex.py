@@ -9,7 +9,7 @@
 | H, O, P, D | STATUS of the symbol when it changes: ``trading`` is H, O, P or T and ``reason`` IEX's own; |
 | | halted on IEX alone (O) is ``trading`` H with ``reason`` OPER, until it ends; ``short_sale`` 0 or 1; ``round_lot`` |
 | S | STATUS of the venue (empty symbol): ``trading`` is the system event (O S R M E C) |
-| a restart | QUOTE without sides for each symbol that had one |
+| a gap, a restart | QUOTE without sides for each symbol that had one |
 | I E X A | counted: no record has a place for them |
 
 A side with price 0 or size 0 does not exist (NULL). Quote condition is ``R``; ``N`` (not firm, and so not eligible
@@ -18,7 +18,9 @@ carries it, so a reader that came late, or lost the H message, still knows. Sale
 ``F`` intermarket sweep, ``T`` extended hours, ``I`` odd lot, ``X`` single-price cross, in this order, ``@`` when none;
 trade-through exempt (0x10) is not a sale condition on the tape. The tape is undefined: the wire does not say it.
 
-After a gap decoding goes on: a TOPS quote is whole in itself, and a DEEP level is right again at its next update.
+After a gap no quote can be known to hold: each is withdrawn and comes back when IEX tells it again. A TOPS quote is
+whole in itself. A book of DEEP levels may lack those that have not changed since the gap, or since who comes late came:
+its quotes are not firm (``N``) until the next session.
 Symbols are taken as sent, in the form of IEX's own directory (``BRK.B``).
 """
 

@@ -12,11 +12,10 @@ import numpy.typing as npt
 from fabric.compiled import lean, lean_kernel
 from fabric.records import EVENT, NULL, PRICE_MAX, empty, pack
 from fabric.symbols import SymbolTable
-from fabric.symbols_kernel import intern
 from nodes.feeds import level_book_kernel as level_book
 from nodes.feeds.level_book_kernel import ASK, BID
 from nodes.feeds.rows_kernel import CANCELS, Stamp, new_out, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import BLOCK, DATA, RESTART, le16, le32, le64, text, u8
+from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, read_symbol, text, u8
 
 PROTOCOL_TOPS = 0x8003
 PROTOCOL_DEEP = 0x8004
@@ -32,12 +31,18 @@ QUOTES = 1
 TRADES = 2
 BREAKS = 3
 STATUSES = 4
-WITHDRAWN = 5  # quotes withdrawn at a restart
+WITHDRAWN = 5  # quotes withdrawn after lost messages and at a restart
 UNKNOWN = 6  # messages of a type that the specification does not have
-UNENCODABLE = 7  # sides and trades with a price that is negative or beyond PRICE_MAX
+UNENCODABLE = 7  # sides and trades with a price that is negative or beyond PRICE_MAX, trades without shares
 REFUSED = 8  # messages whose symbol the full table refused
 MESSAGE = 9  # malformed: shorter than its type, or with an unreadable symbol or time
 N_COUNTERS = 10
+
+# Columns of `loss`.
+LOSS_JOINED = 0  # 1 once a message of the session has come
+LOSS_PARTIAL = 1  # 1 while the book may lack what was told before a loss: its quotes are not firm
+FIRST_NUMBER = 1
+"""Of a session's messages."""
 
 SYMBOL_STATE = np.dtype(
     [
@@ -64,7 +69,8 @@ class State(NamedTuple):
 
     symbols: npt.NDArray[np.void]  # [symbols_max] SYMBOL_STATE
     book: level_book.LevelBook  # DEEP only
-    withdraw: npt.NDArray[np.int64]  # [1] after a restart: next symbol whose quote is to be withdrawn; 0 when done
+    withdraw: npt.NDArray[np.int64]  # [1] after a loss or restart: next symbol whose quote is to go; 0 when done
+    loss: npt.NDArray[np.int64]  # [2] LOSS_JOINED, LOSS_PARTIAL
     counters: npt.NDArray[np.int64]  # [N_COUNTERS]
     types: npt.NDArray[np.int64]  # [256] messages by type byte
 
@@ -78,6 +84,7 @@ def new_state(symbols_max: int, levels_max: int) -> State:
         symbols=symbols,
         book=level_book.new_book(symbols_max, levels_max),
         withdraw=np.zeros(1, np.int64),
+        loss=np.zeros(2, np.int64),
         counters=np.zeros(N_COUNTERS, np.int64),
         types=np.zeros(256, np.int64),
     )
@@ -143,24 +150,6 @@ def sale_condition(flags: int) -> Any:
 
 
 @lean
-def read_symbol(symbols: Any, data: Any, at: int) -> int:
-    """Intern the eight-byte symbol at ``data[at]``: its id, -1 when the table is full, -2 when it is not a name.
-
-    A name is printable ASCII with neither a space inside nor ``|``, which ends the symbol in a topic.
-    """
-    length = 8
-    while length > 0 and data[at + length - 1] == 32:
-        length -= 1
-    if length == 0:
-        return -2
-    for i in range(length):
-        character = data[at + i]
-        if character <= 32 or character > 126 or character == 124:
-            return -2
-    return intern(symbols, data, at, length)
-
-
-@lean
 def read_price(state: Any, data: Any, at: int) -> int:
     """The price at ``data[at]`` in whole units; NULL for zero, and (counted) for what no record can hold."""
     price = le64(data, at)
@@ -193,6 +182,27 @@ def quote_message(state: Any, data: Any, at: int, stamp: Any, stream: int, row: 
 
 
 @lean
+def firmness(state: Any) -> int:
+    """The condition of a quote from a book: not firm while that may lack what was told before a loss."""
+    return _NOT_FIRM if state.loss[LOSS_PARTIAL] else _FIRM
+
+
+@lean
+def note_loss(state: Any, block: Any) -> None:
+    """Take note of what a block says of the book: lacking after a GAP and for who comes late, whole after a RESTART."""
+    if block["kind"] == DATA:
+        if state.loss[LOSS_JOINED] == 0:
+            state.loss[LOSS_JOINED] = 1
+            if block["first"] > FIRST_NUMBER:
+                state.loss[LOSS_PARTIAL] = 1
+    elif block["kind"] == GAP:
+        state.loss[LOSS_PARTIAL] = 1
+    elif block["kind"] == RESTART:
+        state.loss[LOSS_JOINED] = 0
+        state.loss[LOSS_PARTIAL] = 0
+
+
+@lean
 def level_message(state: Any, data: Any, at: int, side: int, stamp: Any, stream: int, row: Any) -> int:
     """DEEP ``8`` and ``5``: a level's whole size; a quote when the event is complete and the best has changed."""
     price = read_price(state, data, at + 22)
@@ -215,7 +225,7 @@ def level_message(state: Any, data: Any, at: int, side: int, stamp: Any, stream:
     published["bid_size"] = bid_size
     published["ask_px"] = ask_px
     published["ask_size"] = ask_size
-    put_quote(row, stamp, bid_px, bid_size, ask_px, ask_size, _FIRM)
+    put_quote(row, stamp, bid_px, bid_size, ask_px, ask_size, firmness(state))
     state.counters[QUOTES] += 1
     return 1
 
@@ -224,9 +234,12 @@ def level_message(state: Any, data: Any, at: int, side: int, stamp: Any, stream:
 def trade_message(state: Any, data: Any, at: int, is_break: bool, stamp: Any, row: Any) -> int:
     """``T`` and ``B``: the same layout, a break naming the trade it undoes."""
     price = read_price(state, data, at + 22)
+    size = le32(data, at + 18)
     if price == NULL:
         return 0
-    size = le32(data, at + 18)
+    if size == 0:
+        state.counters[UNENCODABLE] += 1
+        return 0
     trade_id = le64(data, at + 30)
     condition = sale_condition(u8(data, at + 1))
     if is_break:
@@ -297,7 +310,7 @@ def message(
         return 1
     if kind == _INTEREST or kind == _EVENT or kind == _PRICE or kind == _AUCTION:
         return 0  # nothing on the bus has a place for them
-    symbol = read_symbol(symbols, data, at + 10)
+    symbol = read_symbol(symbols, data, at + 10, 8)
     if symbol < 0:
         state.counters[REFUSED if symbol == -1 else MESSAGE] += 1
         return 0
@@ -323,7 +336,7 @@ def message(
 
 @lean
 def withdraw(state: Any, block: Any, venue: int, out: Any, n: int) -> int:
-    """Withdraw what a stream quoted before its restart, as far as there is room; return the rows written so far.
+    """Withdraw what a stream quoted before a loss or restart, as far as there is room; return the rows written so far.
 
     The old quotes would otherwise stand until each symbol is next quoted. ``withdraw`` is 0 when all is done.
     """
@@ -359,7 +372,8 @@ def decode(
     i = taken
     while i < blocks.size:
         block = blocks[i]
-        if block["kind"] == RESTART:
+        note_loss(state, block)
+        if block["kind"] == GAP or block["kind"] == RESTART:
             n = withdraw(state, block, venue, out, n)
             if state.withdraw[0] > 0:
                 break

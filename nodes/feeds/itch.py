@@ -22,7 +22,8 @@ Sale conditions are the tape's: ``T`` outside of market hours (by the system eve
 fewer shares than a round lot, ``@`` for neither; a cross has ``O`` at the opening, ``6`` at the close, ``5`` after a
 halt, ``X`` else. The tape is the directory's: C for NASDAQ's own listings, A for NYSE's, B for the others.
 
-After a gap the book starts empty: a quote then is the best of the orders that came since, until the session restarts.
+After a gap, and for who begins in the middle of a session, the book starts empty, and a side is told only while it is
+known to be whole: at better prices than the worst at which an order has been executed since (see the kernel).
 Symbols are taken as sent.
 """
 
@@ -135,6 +136,10 @@ class Itch:
     def counters(self) -> dict[str, int]:
         counts = {name: int(self.state.counters[column]) for column, name in _COUNTER_NAMES.items()}
         counts["malformed"] = counts["malformed_message"]
+        if self.state.progress[itch_kernel.PARTIAL]:
+            counts["sides_unknown"] = int((self.state.whole[2 : 2 * len(self._symbols)] == itch_kernel.UNPROVEN).sum())
+        else:
+            counts["sides_unknown"] = 0
         counts |= {name: int(self.state.book.counters[column]) for column, name in _BOOK_NAMES.items()}
         return counts
 

@@ -4,6 +4,12 @@ Blocks hold {length u16, message}; every message is passed over by its stated le
 unsigned, prices u32 in 1/10000 of a dollar, times nanoseconds since midnight in New York. An order message that
 changes the best of its symbol's side gives one QUOTE, an execution one TRADE before it.
 
+Who has lost messages, or begins in the middle of a session, does not know the orders that rested then, and no message
+of this protocol tells them. What can be known of a side follows from price priority: an execution says that no
+displayed order is left at a better price, and so it stays for those from before, as all later ones are known. At better
+prices than the worst of an execution a side is whole, and while its best lies there, the best is told; else none is.
+Only a replacement of an unknown order is a later order that is not known: its price is, and mostly its side.
+
 `decode` counts no references, and what most messages need is part of its own machine code; the others go through
 `rare_message`. Source: NASDAQ TotalView-ITCH 5.0, offsets as in its tables.
 """
@@ -16,11 +22,11 @@ import numpy.typing as npt
 from fabric.compiled import lean, lean_kernel
 from fabric.native import prefetch
 from fabric.records import EVENT, NULL, empty, pack
-from fabric.symbols_kernel import intern, make_symbols
+from fabric.symbols_kernel import make_symbols
 from nodes.feeds import order_book_kernel as order_book
 from nodes.feeds.order_book_kernel import ASK, BID, SIZE_BITS, SIZE_MAX
 from nodes.feeds.rows_kernel import CANCELS, Stamp, new_out, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, text, u8
+from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, read_symbol, text, u8
 
 int64: Any = np.int64
 
@@ -54,11 +60,18 @@ N_COUNTERS = 12
 # Columns of `progress`.
 PHASE = 0  # CLOSED or OPEN; UNTOLD until a system event says
 WITHDRAW = 1  # after a gap or restart: next symbol whose quote is to be withdrawn; 0 when done
-N_PROGRESS = 2
+JOINED = 2  # 1 once the first message of the session, or a later one, has come
+PARTIAL = 3  # 1 while sides may lack orders from before a loss: `whole` counts
+N_PROGRESS = 4
+
+UNPROVEN = (1 << 63) - 1
+"""In `whole`: nothing is known to be whole."""
 
 UNTOLD = 0
 OPEN = 1
 CLOSED = 2
+FIRST_NUMBER = 1
+"""Of a session's messages."""
 EXPECT_BYTES = 4_096
 """Messages whose memory is asked for at once: about a hundred; the first has come when the last is asked for."""
 ORDER_MESSAGE_BYTES = 19
@@ -94,6 +107,7 @@ class State(NamedTuple):
     statuses: npt.NDArray[np.void]  # [symbols_max] STATUS_STATE
     locates: npt.NDArray[np.int64]  # [LOCATES] symbol id, 0 where nothing has named it
     book: order_book.OrderBook
+    whole: npt.NDArray[np.int64]  # [symbols_max * 2] while PARTIAL: a side lacks nothing from that rank on
     progress: npt.NDArray[np.int64]  # [N_PROGRESS]
     counters: npt.NDArray[np.int64]  # [N_COUNTERS]
     types: npt.NDArray[np.int64]  # [256] messages by type byte
@@ -106,6 +120,7 @@ def new_state(symbols_max: int, orders_max: int, levels_max: int) -> State:
         statuses=np.zeros(symbols_max, STATUS_STATE),
         locates=np.zeros(LOCATES, np.int64),
         book=order_book.new_book(symbols_max, orders_max, levels_max),
+        whole=np.full(symbols_max * 2, UNPROVEN, np.int64),
         progress=np.zeros(N_PROGRESS, np.int64),
         counters=np.zeros(N_COUNTERS, np.int64),
         types=np.zeros(256, np.int64),
@@ -163,28 +178,10 @@ _TAPE_A, _TAPE_B, _TAPE_C = pack("A"), pack("B"), pack("C")
 _TIME_MASK = (1 << 48) - 1
 
 
-@lean
-def read_symbol(symbols: Any, data: Any, at: int) -> int:
-    """Intern the eight-byte symbol at ``data[at]``: its id, -1 when the table is full, -2 when it is not a name.
-
-    A name is printable ASCII with neither a space inside nor ``|``, which ends the symbol in a topic.
-    """
-    length = 8
-    while length > 0 and u8(data, at + length - 1) == 32:
-        length -= 1
-    if length == 0:
-        return -2
-    for i in range(length):
-        character = u8(data, at + i)
-        if character <= 32 or character > 126 or character == 124:
-            return -2
-    return intern(symbols, data, at, length)
-
-
 @lean_kernel
 def learn(symbols: Any, locates: Any, counters: Any, data: Any, locate: int, name_at: int) -> int:
     """Give a locate code the name at ``data[name_at]``; its symbol, or -1 (counted)."""
-    symbol = read_symbol(symbols, data, name_at)
+    symbol = read_symbol(symbols, data, name_at, 8)
     if symbol < 0:
         counters[REFUSED if symbol == -1 else MESSAGE] += 1
         return -1
@@ -377,6 +374,45 @@ def rare_message(
 
 
 @lean_kernel
+def lose(state: Any) -> None:
+    """Orders from before are unknown: no side is whole."""
+    for key in range(state.whole.size):
+        state.whole[key] = UNPROVEN
+    state.progress[PARTIAL] = 1
+
+
+@lean_kernel
+def doubt(state: Any, symbol: int, price: int, stamp: Any, row: Any) -> int:
+    """An unknown order has been given this price: no side is whole at it or worse; return the rows (a quote or none).
+
+    It is a bid if there are bids at its price or above, for it would cross if it were an ask, and the other way round.
+    """
+    known = state.symbols[symbol]
+    firm = known["condition"] == _FIRM
+    bid_px = order_book.best(state.book, symbol, BID)[0]
+    ask_px = order_book.best(state.book, symbol, ASK)[0]
+    changed = False
+    for side in range(2):
+        if firm and side == ASK and bid_px != NULL and price <= bid_px:
+            continue
+        if firm and side == BID and ask_px != NULL and price >= ask_px:
+            continue
+        key = symbol * 2 + side
+        rank = order_book.rank_of(key, price) + 1
+        if state.whole[key] == UNPROVEN or rank <= state.whole[key]:
+            continue
+        state.whole[key] = rank
+        if known["px"][side] != NULL and order_book.rank_of(key, known["px"][side]) < rank:
+            known["px"][side] = NULL
+            known["size"][side] = NULL
+            changed = True
+    if changed:
+        quote(state, stamp, row)
+        return 1
+    return 0
+
+
+@lean_kernel
 def withdraw(state: Any, block: Any, venue: int, out: Any, n: int) -> int:
     """Empty the book after a gap or restart and withdraw what stands on the bus, as far as there is room.
 
@@ -388,8 +424,11 @@ def withdraw(state: Any, block: Any, venue: int, out: Any, n: int) -> int:
     if progress[WITHDRAW] == 0:
         order_book.clear_all(state.book)
         progress[WITHDRAW] = 1
+        lose(state)
         if restart:
             progress[PHASE] = UNTOLD
+            progress[JOINED] = 0
+            progress[PARTIAL] = 0
             for locate in range(LOCATES):
                 state.locates[locate] = 0
     symbol = progress[WITHDRAW]
@@ -502,6 +541,11 @@ def decode(
         if out.quotes.size - n < (stop - pos) // ROW_BYTES_MIN:
             break
         i += 1
+        if phase[JOINED] == 0:
+            phase[JOINED] = 1
+            if block["first"] > FIRST_NUMBER:
+                lose(state)
+        is_partial = phase[PARTIAL] != 0
         sequence = block["first"] - 1
         wanted_from = block["first"] + block["skip"]
         while pos + 2 <= stop:
@@ -550,6 +594,11 @@ def decode(
                 slot = order_book.find(book, order_id)
                 if slot < 0:
                     book.counters[order_book.ORPHANS] += 1
+                    symbol = state.locates[be16(buffer, at + 1)]
+                    if is_partial and kind == _U and symbol > 0:
+                        tape = state.symbols[symbol]["tape"]
+                        stamp = Stamp(symbol, venue, tape, sequence, midnight_ns + since_midnight_ns, recv_ns)
+                        n += doubt(state, symbol, be32(buffer, at + 31) * WIRE_PRICE, stamp, out.quotes[n])
                     continue
                 word = book.orders[slot]["word"]
                 level = book.levels[word >> SIZE_BITS]
@@ -588,6 +637,12 @@ def decode(
             side = key & 1
             best_px = best["price"]
             best_size = best["size"]
+            if is_partial:
+                if kind == _E:
+                    state.whole[key] = min(state.whole[key], order_book.rank_of(key, trade_px) + 1)
+                if best_px != NULL and order_book.rank_of(key, best_px) < state.whole[key]:
+                    best_px = int64(NULL)
+                    best_size = int64(NULL)
             if trade_size > 0:
                 stamp = Stamp(symbol, venue, known["tape"], sequence, midnight_ns + since_midnight_ns, recv_ns)
                 condition = sale_condition(trade_size, known["round_lot"], phase[PHASE], since_midnight_ns)

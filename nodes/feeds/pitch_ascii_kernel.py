@@ -16,7 +16,7 @@ from fabric.symbols import SymbolTable
 from nodes.feeds import pitch_kernel as pitch
 from nodes.feeds.order_book_kernel import ASK, BID
 from nodes.feeds.rows_kernel import Stamp, new_out
-from nodes.feeds.wire_kernel import u8
+from nodes.feeds.wire_kernel import read_symbol, u8
 
 ADD = ord("A")
 ADD_LONG = ord("d")
@@ -154,7 +154,7 @@ def message(
         counters[pitch.MESSAGE] += 1
         return n
     if symbol_at > 0:
-        symbol = pitch.read_symbol(symbols, buffer, at + symbol_at, symbol_width)
+        symbol = read_symbol(symbols, buffer, at + symbol_at, symbol_width)
         if symbol < 0:
             counters[pitch.NO_SYMBOL if symbol == -1 else pitch.MESSAGE] += 1
             return n

@@ -15,11 +15,10 @@ import numpy.typing as npt
 from fabric.compiled import lean, lean_kernel
 from fabric.records import EVENT, NULL, PRICE_MAX, empty, pack
 from fabric.symbols import SymbolTable
-from fabric.symbols_kernel import find_word, learn
 from nodes.feeds import order_book_kernel as order_book
 from nodes.feeds.order_book_kernel import ASK, BID
 from nodes.feeds.rows_kernel import CANCELS, Stamp, new_out, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, u8
+from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, read_symbol, u8
 
 TIME = 0x20
 ADD_LONG = 0x21
@@ -321,32 +320,6 @@ def tell_status(
             n += 1
             state.counters[QUOTES] += 1
     return n
-
-
-@lean_kernel
-def read_symbol(symbols: Any, data: Any, at: int, width: int) -> int:
-    """Intern the name of ``width`` (6 or 8) bytes: its id, -1 when the table is full, -2 when it is no name.
-
-    A name is printable ASCII with neither a space inside nor ``|``, which ends the symbol in a topic.
-    """
-    word = le32(data, at) | le16(data, at + 4) << 32
-    if width == 8:
-        word |= le16(data, at + 6) << 48
-    length = width
-    while length > 0 and (word >> (8 * length - 8)) & 0xFF == 32:
-        length -= 1
-    if length < 8:
-        word &= (1 << (8 * length)) - 1
-    if length == 0:
-        return -2
-    found = find_word(symbols.ids, symbols.words, word, 0)
-    if found >= 0:
-        return found
-    for i in range(length):
-        character = (word >> (8 * i)) & 0xFF
-        if character <= 32 or character > 126 or character == 124:
-            return -2
-    return learn(symbols, -1 - found, word, 0, length)
 
 
 @lean

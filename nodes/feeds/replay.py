@@ -26,7 +26,7 @@ from fabric.node import Runtime
 from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
-from nodes.feeds import capture, itch, itch_file, pitch_ascii, taq, wires
+from nodes.feeds import capture, itch, itch_file, pitch_ascii, recognise, taq, wires
 from nodes.feeds.wire import Packets
 from nodes.feeds.wires import SequencedWire, venue_states
 
@@ -37,7 +37,6 @@ SKEW_MAX_NS: Final = 5 * SECOND_NS
 """An event stamped further than this ahead of its receipt does not move the clock."""
 TAPE_ROWS_MAX: Final = 4_096
 _NAP_MAX_NS: Final = 50 * MILLISECOND_NS
-_PROTOCOLS: Final = {0x8003: "iex-tops-1.6", 0x8004: "iex-deep-1.0"}
 _IDLE_S: Final = 0.05
 JOIN_MAX_NS: Final = 10 * SECOND_NS
 """The first row waits for the nodes that read us to subscribe, but no longer than this."""
@@ -58,7 +57,8 @@ def inspect(source: str) -> SourceInfo:
     """Look into a recording; raises CaptureError when it is not one that can be replayed."""
     paths = _paths(source)
     if len(paths) == 1 and capture.is_capture(paths[0]):
-        return SourceInfo(_wire_of(paths[0]), "V")
+        wire = _wire_of(paths[0])
+        return SourceInfo(wire, recognise.VENUES[wire])
     if len(paths) == 1 and itch_file.is_itch_file(paths[0]):
         return SourceInfo(ITCH, itch.NASDAQ)
     if pitch_ascii.is_pitch_ascii(paths[0]):
@@ -84,16 +84,15 @@ def _paths(source: str) -> list[Path]:
 
 def _wire_of(path: Path) -> str:
     """The wire of a capture's first packets that are of a known one."""
-    found: set[int] = set()
+    looked = 0
     with capture.Capture(path) as packets:
         for batch in packets:
             heads = batch.packets
             for start, length in zip(heads.offsets.tolist(), heads.lengths.tolist(), strict=True):
-                protocol = int.from_bytes(heads.buffer[start + 2 : start + 4].tobytes(), "little")
-                if length >= 40 and heads.buffer[start] == 1 and protocol in _PROTOCOLS:
-                    return _PROTOCOLS[protocol]
-                found.add(protocol)
-    raise CaptureError(f"{path}: expected packets of {', '.join(_PROTOCOLS.values())} in the capture; found none")
+                if wire := recognise.wire_of(heads.buffer[start : start + length].tobytes()):
+                    return wire
+                looked += 1
+    raise CaptureError(f"{path}: expected packets of {', '.join(recognise.VENUES)} in the capture; {looked} are others")
 
 
 class Section(Protocol):

@@ -7,6 +7,7 @@
 | cancel | TRADE with mark ``x`` and the ``original_id`` |
 | correction | TRADE with mark ``c``: what the trade ``original_id`` should have been |
 | trading status, price bands, short-sale restriction, directory | STATUS with all that is known of the symbol |
+| quote wipe-out (UTP) | QUOTE without sides for every quote of the participant that stood |
 | a restart | QUOTE without sides for every quote that stood |
 
 The venue is the participant's letter, or the processor's own where that speaks (CTA: S, UTP: E). A side with price 0 or

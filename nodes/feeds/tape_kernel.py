@@ -15,7 +15,7 @@ from fabric.compiled import lean, lean_kernel
 from fabric.records import KIND_NBBO, NULL, PRICE_MAX, STATE_STALE, Rows, pack
 from fabric.symbols_kernel import find_word, learn
 from nodes.feeds.rows_kernel import CANCELS, Stamp, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import be16, be32, be64, le16, le32, le64, text, u8
+from nodes.feeds.wire_kernel import be16, be32, be64, is_name, le16, le32, le64, text, u8
 
 LONG_PRICE = 1_000
 """Whole units in a millionth of a dollar, the price of long forms."""
@@ -33,7 +33,7 @@ CANCELLED = 3  # trades withdrawn
 CORRECTED = 4
 STATUSES = 5
 OFFICIALS = 6  # changes of the official NBBO
-WITHDRAWN = 7  # quotes withdrawn at a restart
+WITHDRAWN = 7  # quotes withdrawn at a restart and by wipe-outs
 FORGOTTEN = 8  # official NBBOs no longer known after lost messages
 UNKNOWN = 9  # messages of a type that the specification does not have
 FRACTIONAL = 10  # trades whose volume is not whole: rounded down, and left out below one share
@@ -93,7 +93,10 @@ SYMBOL_STATE = np.dtype(
 )
 
 # Columns of `cursor`.
-_SYMBOL = 0  # of the restart in progress: the next symbol whose quotes are to be withdrawn; 0 when none is
+_SYMBOL = 0  # of the restart or wipe-out in progress: the next symbol to be withdrawn; 0 when none is
+DONE = 1  # messages of the block that stopped early which are done
+N_CURSOR = 2
+ALL_VENUES = -1
 
 
 # Columns of `layouts`.
@@ -142,7 +145,7 @@ def new_state(symbols_max: int, units: npt.NDArray[np.int64], layouts: npt.NDArr
     official = np.zeros(symbols_max, OFFICIAL)
     for name in ("px", "size", "venue"):
         official[name] = NULL
-    counters, cursor = np.zeros(N_COUNTERS, np.int64), np.zeros(1, np.int64)
+    counters, cursor = np.zeros(N_COUNTERS, np.int64), np.zeros(N_CURSOR, np.int64)
     return State(symbols, official, counters, np.zeros(65_536, np.int64), cursor, units, layouts)
 
 
@@ -159,8 +162,7 @@ _REGULAR = pack("@")
 def read_symbol(symbols: Any, data: Any, at: int, width: int) -> int:
     """Intern the symbol in ``width`` (11 or 5) bytes at ``data[at]``: its id, -1 if the table is full, -2 for no name.
 
-    A name is printable ASCII with neither a space inside nor ``|``, which ends the symbol in a topic; blanks or zeros
-    follow it.
+    Blanks or zeros follow it.
     """
     if width == 11:
         low = le64(data, at)
@@ -179,10 +181,8 @@ def read_symbol(symbols: Any, data: Any, at: int, width: int) -> int:
     found = find_word(symbols.ids, symbols.words, low, high)
     if found >= 0:
         return found
-    for i in range(length):
-        character = u8(data, at + i)
-        if character <= 32 or character > 126 or character == 124:
-            return -2
+    if not is_name(data, at, length):
+        return -2
     return learn(symbols, -1 - found, low, high, length)
 
 
@@ -355,8 +355,8 @@ def note_quote(state: Any, symbol: int, venue: int, stream: int) -> None:
 
 
 @lean_kernel
-def withdraw(state: Any, block: Any, out: Any, n: int) -> int:
-    """Withdraw what a stream had quoted before its restart, as far as there is room; return the rows written so far.
+def withdraw(state: Any, block: Any, venues: int, out: Any, n: int) -> int:
+    """Withdraw what a stream has quoted for a mask of venues, as far as there is room; return the rows so far.
 
     All is done when the cursor is back at 0.
     """
@@ -365,8 +365,8 @@ def withdraw(state: Any, block: Any, out: Any, n: int) -> int:
         known = state.symbols[symbol]
         if known["stream"] == block["stream"]:
             venue = 0
-            while known["venues"] and n < out.quotes.size:
-                if known["venues"] >> venue & 1:
+            while known["venues"] & venues and n < out.quotes.size:
+                if known["venues"] & venues & 1 << venue:
                     known["venues"] &= ~(1 << venue)
                     event_ns = block["sent_ns"] if block["sent_ns"] else block["recv_ns"]
                     stamp = Stamp(symbol, venue + 65, known["tape"], NULL, event_ns, block["recv_ns"])
@@ -374,7 +374,7 @@ def withdraw(state: Any, block: Any, out: Any, n: int) -> int:
                     state.counters[WITHDRAWN] += 1
                     n += 1
                 venue += 1
-            if known["venues"]:
+            if known["venues"] & venues:
                 break
         symbol += 1
     state.cursor[_SYMBOL] = symbol if symbol < state.symbols.size else 0

@@ -6,7 +6,8 @@ from the NBBO: ``N`` (not firm) for both sides outside of the price bands, ``e``
 STATUS: ``trading`` is the plan's action (H halt, Q quotes resume, T trading, P volatility pause) and ``reason`` its
 code; the action of one market is that market's row, with the reason OPER. ``short_sale`` is 0, 1 or 2, ``indicator`` A
 to F of the price bands. The combined quotes QC and QD are read as the QE and QF that they replace; odd lots are counted
-only. Sale conditions are the plan's own letters: some mean another thing than on the other tape.
+only. Sale conditions are the plan's own letters: some mean another thing than on the other tape. A quote wipe-out
+withdraws the quotes of its originator, and those of all participants when that is the processor.
 """
 
 from typing import Final

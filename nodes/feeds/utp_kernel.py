@@ -34,6 +34,9 @@ _TY, _TP = ord("T") << 8 | ord("Y"), ord("T") << 8 | ord("P")
 _AH, _AK = ord("A") << 8 | ord("H"), ord("A") << 8 | ord("K")
 _AB, _AV = ord("A") << 8 | ord("B"), ord("A") << 8 | ord("V")
 
+_WIPE_OUT = ord("C") << 8 | ord("P")
+_PROCESSOR = ord("E")
+
 _TAPE_C = pack("C")
 _NOT_FIRM, _OFFER_ONLY, _BID_ONLY = (ord(c) for c in "Nef")
 _BID_OUTSIDE, _OFFER_OUTSIDE, _BOTH_OUTSIDE = (ord(c) for c in "ABC")
@@ -265,12 +268,21 @@ def message(
     return status_message(state, data, at, kind, stamp, out.statuses[n])
 
 
+@lean
+def wiped(venue: int) -> int:
+    """The mask of the venues whose quotes a wipe-out of this originator voids: its own; the processor's voids all."""
+    if venue == _PROCESSOR:
+        return tape.ALL_VENUES
+    return 1 << (venue - 65) if tape.is_venue(venue) else 0
+
+
 @lean_kernel
 def decode(buffer: Any, blocks: Any, first: int, symbols: Any, state: Any, out: Any, log: Any) -> tuple[int, int]:
     """Decode blocks from number ``first``; return the first not taken and the rows written to ``out``.
 
-    Stops early, before a block whose rows or changes of the official NBBO might not fit: empty ``out`` and ``log`` and
-    call again. Both must hold the rows of the longest block: its bytes // ROW_BYTES_MIN + 1.
+    Stops early, before a block whose rows or changes of the official NBBO might not fit, and within one that wipes out
+    more quotes than there is room for: empty ``out`` and ``log`` and call again. Both must hold the rows of the longest
+    block: its bytes // ROW_BYTES_MIN + 1.
     """
     n: Any = np.int64(0)
     i = first
@@ -282,7 +294,7 @@ def decode(buffer: Any, blocks: Any, first: int, symbols: Any, state: Any, out: 
                 if log.used[0] >= log.rows.size:
                     break
                 tape.forget_official(state, block, log)
-            n = tape.withdraw(state, block, out, n)
+            n = tape.withdraw(state, block, tape.ALL_VENUES, out, n)
             if state.cursor[0] != 0:
                 break
         elif kind == GAP:
@@ -294,11 +306,23 @@ def decode(buffer: Any, blocks: Any, first: int, symbols: Any, state: Any, out: 
             if n + room > out.quotes.size or log.used[0] + room > log.rows.size:
                 break
             at = block["start"]
+            done = max(block["skip"], state.cursor[tape.DONE])
             for number in range(block["count"]):
                 size = be16(buffer, at)
-                if number >= block["skip"]:
-                    n += message(symbols, state, buffer, at + 2, size, block["first"] + number, block, out, n, log)
+                if number >= done:
+                    if state.cursor[0] == 0:
+                        n += message(symbols, state, buffer, at + 2, size, block["first"] + number, block, out, n, log)
+                    if size >= HEADER_BYTES and be16(buffer, at + 3) == _WIPE_OUT:
+                        venue = u8(buffer, at + 5)
+                        n = tape.withdraw(state, block, wiped(venue), out, n)
+                        if state.cursor[0] != 0:
+                            state.cursor[tape.DONE] = number
+                            return i, n
+                        if n + room > out.quotes.size:
+                            state.cursor[tape.DONE] = number + 1
+                            return i, n
                 at += 2 + size
+            state.cursor[tape.DONE] = 0
         i += 1
     return i, n
 

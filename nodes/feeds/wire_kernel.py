@@ -1,4 +1,4 @@
-"""What all wires share in compiled code (pure): blocks of messages, and integers read from bytes at any alignment.
+"""What all wires share in compiled code (pure): blocks of messages, integers at any alignment, names of symbols.
 
 A packet of any transport becomes one `BLOCK`: which stream of numbers it belongs to, the number of its first message,
 how many there are and where they lie. Framing makes blocks, the sequencer puts them in order and drops what
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fabric.compiled import lean
+from fabric.symbols_kernel import find_word, learn
 
 BLOCK = np.dtype(
     [
@@ -99,6 +100,37 @@ def text(data: Any, at: int, length: int) -> Any:
             return np.int64(0)
         packed |= character << (8 * i)
     return packed
+
+
+@lean
+def is_name(data: Any, at: int, length: int) -> bool:
+    """Whether these bytes can name a symbol: printable ASCII without a space, or ``|``, which ends it in a topic."""
+    for i in range(length):
+        character = u8(data, at + i)
+        if character <= 32 or character > 126 or character == 124:
+            return False
+    return length > 0
+
+
+@lean
+def read_symbol(symbols: Any, data: Any, at: int, width: int) -> int:
+    """Intern the name in ``width`` (6 or 8) bytes, padded with blanks: its id, -1 if the table is full, -2 if none."""
+    word = le32(data, at) | le16(data, at + 4) << 32
+    if width == 8:
+        word |= le16(data, at + 6) << 48
+    length = width
+    while length > 0 and (word >> (8 * length - 8)) & 0xFF == 32:
+        length -= 1
+    if length == 0:
+        return -2
+    if length < 8:
+        word &= (1 << (8 * length)) - 1
+    found = find_word(symbols.ids, symbols.words, word, 0)
+    if found >= 0 and symbols.words[found, 2] == length:  # else there are zeros at its end
+        return found
+    if not is_name(data, at, length):
+        return -2
+    return learn(symbols, -1 - found, word, 0, length)
 
 
 @lean

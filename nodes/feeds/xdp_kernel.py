@@ -31,7 +31,7 @@ from nodes.feeds import order_book_kernel as order_book
 from nodes.feeds.order_book_kernel import ASK, BID
 from nodes.feeds.pillar_kernel import MESSAGE_HEADER_BYTES, REFRESH, SECOND_NS
 from nodes.feeds.rows_kernel import CANCELS, CORRECTS, Stamp, new_out, put_quote, put_status, put_trade
-from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, text, u8
+from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, is_name, le16, le32, le64, text, u8
 
 int64: Any = np.int64
 
@@ -345,7 +345,7 @@ def read_name(state: Any, data: Any, at: int) -> int:
                 i += 2
             else:
                 state.name[n] = 46  # .
-        elif character <= 32 or character > 126 or character == 124:  # | ends the symbol in a topic
+        elif not is_name(data, at + i, 1):
             return 0
         else:
             state.name[n] = character

@@ -23,6 +23,7 @@ from nodes.exchanges.cboe import PitchEncoder
 from nodes.exchanges.encoder import Encoder
 from nodes.exchanges.iex import TopsEncoder
 from nodes.exchanges.nasdaq import ItchEncoder
+from nodes.exchanges.nyse import XdpEncoder
 from nodes.exchanges.request_server import IexTpServer, MoldUdp64Server, SoupServer
 from nodes.exchanges.request_server_pitch import GrpServer
 from nodes.exchanges.request_server_xdp import XdpServer
@@ -361,6 +362,15 @@ EXCHANGES = {
         lambda store: IexTpServer(LOOPBACK, store, 0x8003, 1, 99),
         "udp",
     ),
+    "nyse": Exchange(
+        "nyse-pillar",
+        XdpEncoder,
+        {"venue": "N", "corrects": True},
+        PILLAR,
+        lambda store: XdpServer(LOOPBACK, store, 3, 1, ["FIRM"]),
+        "tcp",
+        {"login": ("FIRM", ""), "product": 3, "channel": 1},
+    ),
 }
 
 
@@ -413,7 +423,7 @@ def test_the_rows_of_a_feed_that_loses_packets_are_those_of_an_undisturbed_one(n
     running = market(**exchange.market)
     encoder = exchange.encoder(running.names, 99)
     _, packets = stream(running, encoder, 10_000)
-    encoder.heartbeat(RECEIVED_NS)
+    encoder.heartbeat(RECEIVED_NS + 10 * SECOND_NS)  # after all that it has sent
     heartbeat = encoder.packets[0, : encoder.lengths[0]].tobytes()
     seed = random.randrange(1 << 32)
     random_ = random.Random(seed)

@@ -141,7 +141,10 @@ def test_an_exchange_that_stops_is_withdrawn_within_two_seconds_and_comes_back(t
 
 
 def test_a_feed_that_slept_does_not_pass_on_what_is_old(tmp_path: Path) -> None:
-    """Fault 2: the breaker sees its own sleep, so that the backlog of five seconds is not told as live."""
+    """Fault 2: the breaker sees its own sleep, so that the backlog of five seconds is not told as live.
+
+    Leans on `Breaker.update` looking at the clock before it takes in what came (``slept``).
+    """
     with market(tmp_path, "") as rig:
         rig.wait(1)
         rig.signal("feed", signal.SIGSTOP)
@@ -174,7 +177,10 @@ def test_a_line_that_flaps_makes_no_storm(tmp_path: Path, flap: str, changes: in
 
 
 def test_what_is_lost_is_told_once_with_its_range(tmp_path: Path) -> None:
-    """Fault 5: one line, nobody to ask. The ranges told are what was counted; nothing else is missing or twice."""
+    """Fault 5: one line, nobody to ask. The ranges told are what was counted; nothing else is missing or twice.
+
+    Leans on the STATUS rows that `SequencedWire` puts in the place of a GAP.
+    """
     with market(tmp_path, "drop: 0.001, after: 2s, for: 4s") as rig:
         feed = rig.settled(8)
         gaps = [status for _, status in rig.told if status["vs"] == "gap"]
@@ -189,7 +195,7 @@ def test_what_is_lost_is_told_once_with_its_range(tmp_path: Path) -> None:
 
 
 def test_what_both_lines_lose_is_asked_for_and_comes(tmp_path: Path) -> None:
-    """Fault 5: `recovery:` asks the exchange for it."""
+    """Fault 5: `recovery:` asks the exchange for it. Leans on `wires.clients`: without them nothing is filled."""
     more = "    recovery: ['udp://127.0.0.1:{port}']"
     with market(tmp_path, "drop: 0.01, drop_both: 0.01, after: 2s, for: 6s", 2, more) as rig:
         feed = rig.settled(9)
@@ -199,7 +205,10 @@ def test_what_both_lines_lose_is_asked_for_and_comes(tmp_path: Path) -> None:
 
 
 def test_packets_out_of_order_come_out_in_order(tmp_path: Path) -> None:
-    """Fault 6: packets that came too early are held until what they overtook is there."""
+    """Fault 6: packets that came too early are held until what they overtook is there.
+
+    Leans on the sequencer's patience: without it each packet that was overtaken is lost.
+    """
     with market(tmp_path, "reorder: 8, after: 2s, for: 4s") as rig:
         feed = rig.settled(7)
         assert feed["held_blocks"] > 1_000

@@ -1,23 +1,32 @@
-"""The IEX-TP encoder against bytes taken from the specification."""
+"""The IEX-TP encoder against bytes taken from the specification, and the decoder that reads what it writes."""
 
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fabric.records import pack
+from fabric import records
+from fabric.records import NULL, pack
+from fabric.symbols import SymbolTable
 from nodes.exchanges import iex_encoder_kernel as kernel
 from nodes.exchanges.encoder_kernel import PACKET_BYTES, STREAM
 from nodes.exchanges.market_events_kernel import (
+    BREAK,
     DIRECTORY,
     EVENT,
     EXTENDED_HOURS,
     ODD_LOT,
     QUOTE,
+    SHORT_SALE,
     STATUS,
     SYSTEM,
     TRADE,
 )
+from nodes.feeds import iex, iex_kernel, iextp_kernel
+from nodes.feeds.wire_kernel import BLOCK
+from support import random_count
 
 GOLDEN = Path(__file__).parents[2] / "data" / "iex" / "tops16.hex"
 QUOTED_NS = 1_471_980_632_572_715_948
@@ -130,3 +139,103 @@ def test_an_event_of_no_known_kind_is_a_broken_promise():
     events["kind"] = 99
     with pytest.raises(AssertionError):
         encode(events, stream_of_the_specification())
+
+
+def random_events(chance: np.random.Generator, count: int, start_ns: int, symbols: int) -> np.ndarray:
+    """Events of every kind that the wire has, in the order of their times, with fields from all of their ranges."""
+    events = np.zeros(count, EVENT)
+    events["kind"] = chance.choice([QUOTE, TRADE, BREAK, STATUS, DIRECTORY, SHORT_SALE, SYSTEM], count)
+    events["event_ns"] = start_ns + np.cumsum(chance.integers(0, 100_000, count))
+    events["symbol"] = chance.integers(0, symbols, count)
+    for name in ("bid_px", "ask_px", "price"):
+        events[name] = chance.integers(1, records.PRICE_MAX // 100_000 + 1, count) * 100_000
+    for name in ("bid_size", "ask_size"):
+        events[name] = chance.integers(0, 1 << 32, count) * (chance.random(count) < 0.9)
+    for side in ("bid", "ask"):
+        events[f"{side}_px"][events[f"{side}_size"] == 0] = 0
+    events["size"] = chance.integers(1, 1 << 32, count)
+    events["trade_id"] = chance.integers(0, 1 << 62, count)
+    codes = {QUOTE: [0, EXTENDED_HOURS], STATUS: b"HOPT", SHORT_SALE: b"01", SYSTEM: b"OSRMEC"}
+    codes[TRADE] = codes[BREAK] = [0, ODD_LOT, EXTENDED_HOURS, ODD_LOT | EXTENDED_HOURS]
+    for kind, letters in codes.items():
+        mine = events["kind"] == kind
+        events["code"][mine] = chance.choice(list(letters), mine.sum())
+    reasons = np.array([pack(text) for text in ("", "T1", "IPO1", "MCB3")])
+    events["reason"] = chance.choice(reasons, count) * (events["kind"] == STATUS)
+    return events
+
+
+def row_of(event: Any, known: list[Any]) -> tuple[Any, ...] | None:
+    """What must reach the bus of an event; ``known`` is its symbol's status, and the one told last, or None."""
+    kind, code = event["kind"], int(event["code"])
+    if kind == QUOTE:
+        sides = [
+            (int(event[f"{side}_px"]), int(event[f"{side}_size"])) if event[f"{side}_size"] else (NULL, NULL)
+            for side in ("bid", "ask")
+        ]
+        return (*sides, pack("R") if event["bid_size"] or event["ask_size"] else pack("N"))
+    if kind in (TRADE, BREAK):
+        flags = ("T" if code & EXTENDED_HOURS else "") + ("I" if code & ODD_LOT else "")
+        ids = (NULL, pack("x"), int(event["trade_id"])) if kind == BREAK else (int(event["trade_id"]), NULL, NULL)
+        return (int(event["price"]), int(event["size"]), pack(flags or "@"), *ids)
+    if kind == SYSTEM:
+        return (code, NULL, NULL, NULL)
+    status, told = known
+    if kind == STATUS:
+        status[:2] = code, int(event["reason"])
+    elif kind == SHORT_SALE:
+        status[2] = code
+    else:
+        status[3] = int(event["size"])
+    known[1] = list(status)
+    return None if status == told else (*status[:3], status[3] or NULL)
+
+
+def told_by(row: Any) -> tuple[Any, ...]:
+    """A row of the bus in the form of `row_of`."""
+    if row["kind"] == records.KIND_QUOTE:
+        row = row.view(records.QUOTE)
+        return ((row["bid_px"], row["bid_size"]), (row["ask_px"], row["ask_size"]), row["condition"])
+    names = ("price", "size", "condition", "trade_id", "mark", "original_id")
+    if row["kind"] == records.KIND_STATUS:
+        names = ("trading", "reason", "short_sale", "round_lot")
+    return tuple(int(row.view(records.TRADE if len(names) == 6 else records.STATUS)[name]) for name in names)
+
+
+@pytest.mark.timeout(0)
+def test_encoder_and_decoder_agree_on_seeded_messages_of_every_type():
+    seed = random.randrange(1 << 32)
+    chance, total, at_once = np.random.default_rng(seed), random_count(20_000), 5_000
+    names = ["A", "BRK.B", "ZVZZT", "SEVENTH", "EIGHTH.X"]
+    packed = np.array([int.from_bytes(name.ljust(8).encode(), "little") for name in names], np.int64)
+    symbols = SymbolTable(16)
+    wire, ids = iex.tops(symbols), {symbols.intern(name): i for i, name in enumerate(names)}
+    stream, known = stream_of_the_specification(), [[[0, 0, 0, 0], [0, 0, 0, 0]] for _ in names]
+    stream["tick_ns"], stream["grid_ns"], number = 2_000_000, QUOTED_NS, int(stream["sequence"][0])
+    packets, blocks = np.zeros((at_once, PACKET_BYTES), np.uint8), np.zeros(at_once, BLOCK)
+    lengths, due_ns, stamps, offsets = (np.zeros(at_once, np.int64) for _ in range(4))
+    offsets[:] = np.arange(at_once) * PACKET_BYTES
+    counters, start_ns, compared = np.zeros(iextp_kernel.N_COUNTERS, np.int64), QUOTED_NS, 0
+    for _ in range(0, total, at_once):
+        events = random_events(chance, at_once, start_ns, len(names))
+        start_ns = int(events["event_ns"][-1])
+        taken, made = kernel.encode(events, 0, 0, packed, stream, packets, lengths, due_ns)
+        assert taken == at_once
+        arrays = (packets.reshape(-1), offsets[:made], lengths[:made], stamps[:made], stamps[:made])
+        framed = iextp_kernel.frame(*arrays, np.zeros(1, np.int64), 0, blocks, counters, iex_kernel.PROTOCOL_TOPS)
+        assert framed == (made, made), f"seed {seed}"
+        rows = np.concatenate([part.copy() for part in wire.decode(arrays[0], blocks[:made])])
+        wanted = [(number + i, event, row_of(event, known[event["symbol"]])) for i, event in enumerate(events)]
+        wanted = [found for found in wanted if found[2] is not None]
+        number += at_once
+        assert rows["exchange_seq"].tolist() == [found[0] for found in wanted], f"seed {seed}"
+        assert rows["event_ns"].tolist() == [int(found[1]["event_ns"]) for found in wanted], f"seed {seed}"
+        for row, (at, event, expected) in zip(rows, wanted, strict=True):
+            assert told_by(row) == expected, f"seed {seed}, message {at}"
+            assert event["kind"] == SYSTEM or ids[int(row["symbol"])] == event["symbol"], f"seed {seed}, message {at}"
+        compared += rows.size
+    counts = wire.counters()
+    assert (counts["messages"], counts["malformed_message"], counts["unknown"]) == (total, 0, 0)
+    assert counters[iextp_kernel.SHORT :].sum() == 0
+    assert len(wire.messages_by_type()) == 7
+    assert compared > total // 2

@@ -1,6 +1,5 @@
 """ITCH messages as bytes: field by field as the tables have them, and what the decoder makes of them."""
 
-import os
 import random
 from collections import Counter
 from typing import Any
@@ -17,8 +16,9 @@ from nodes.exchanges import itch_messages_kernel as kernel
 from nodes.feeds import itch, moldudp64_kernel
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK
+from support import random_count
 
-MESSAGES = int(os.environ.get("FABRIC_FUZZ", "20000")) // 10
+MESSAGES = random_count(2_000)
 T0 = 1_692_711_000_000_000_000  # 2023-08-22 09:30:00 in New York
 PUT: dict[str, Any] = {
     "S": kernel.put_system_event,
@@ -84,9 +84,10 @@ def test_the_header_is_that_of_the_table() -> None:
     assert packet.tobytes() == b"20261122AB" + bytes.fromhex("0000000000000102 ffff") + bytes(4)
 
 
-def test_the_decoder_reads_what_was_written() -> None:
+@pytest.mark.timeout(0)
+def test_encoder_and_decoder_agree_on_seeded_messages_of_every_type() -> None:
     """Random messages of every type in packets of every fill: as many, of the same types, with the twin's rows."""
-    seed = 20_261_122
+    seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     symbols = SymbolTable(16)
     wire, twin = itch.Itch(symbols, orders_max=4_096, levels_max=4_096), naive_itch.NaiveItch()

@@ -1,6 +1,5 @@
 """CQS and CTS: golden bytes from the specification's tables, the twin, the official NBBO, recordings, mutations."""
 
-import os
 import random
 import struct
 from collections import Counter
@@ -9,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mutation
+from fabric.compiled import kernel
 from fabric.records import KIND_QUOTE, NULL, PRICE_MAX, QUOTE, STATE_STALE, STATUS, TRADE, unpack
 from fabric.symbols import SymbolTable
 from naive_tape import NaiveTape, cta_blocks
 from nodes.feeds import cta, cta_block_kernel, cta_kernel, tape, tape_kernel, wires
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, GAP, RESTART
+from support import random_count
 from tape_support import DAY_S, as_dicts, changes, cta_block, decode, frame, joined, manifest, plainly
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 
 # Written by hand from the specification's tables: header (length, category, type, participant, seconds, nanoseconds,
 # number in the block, transaction, reference), then the body field by field.
@@ -415,56 +417,31 @@ def test_random_messages_become_what_the_twin_says(use: Any) -> None:
     assert state.counters[tape_kernel.MESSAGE] == twin.bad, f"seed {seed}"
 
 
-def mutated(chance: random.Random, payload: bytes) -> bytes:
-    """A block with bytes changed, cut, doubled or taken out, and its checksum right again."""
-    raw = bytearray(payload)
-    for _ in range(chance.randrange(1, 5)):
-        at = chance.randrange(20, max(21, len(raw)))
-        match chance.randrange(6):
-            case 0 | 1 | 2 if at < len(raw):
-                raw[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-            case 3:
-                del raw[at:]
-            case 4:
-                raw[at:at] = raw[at : at + chance.randrange(60)]
-            case 5:
-                del raw[at : at + chance.randrange(60)]
-    if len(raw) >= 20:
-        struct.pack_into(">H", raw, 1, min(len(raw), 65_535))
-        raw[18:20] = struct.pack(">H", (sum(raw) - raw[18] - raw[19]) % 65_536)
-    return bytes(raw)
+@kernel
+def sealed(packet: Any, size: int) -> None:
+    """Make length and checksum of a mutated block right again."""
+    if size < 20:
+        return
+    packet[1], packet[2] = size >> 8, size & 0xFF
+    total = 0
+    for i in range(size):
+        total += packet[i]
+    total = (total - packet[18] - packet[19]) & 0xFFFF
+    packet[18], packet[19] = total >> 8, total & 0xFF
 
 
-def fuzz(seed: int, rounds: int) -> Counter[str]:
-    """Decode mutated blocks, each followed by a sound one that must come through whole; return what was counted."""
-    chance = random.Random(seed)
-    wire = cta.Cta(SymbolTable(256))
-    total: Counter[str] = Counter()
-    at_once = 50
-    for _ in range(rounds // at_once):
-        payloads = []
-        for _ in range(at_once):
-            some = [chance.choice(GOLDEN) for _ in range(chance.randrange(1, 4))]
-            payloads += [mutated(chance, cta_block(*some)), SOUND]
-        buffer, blocks, counters = frame(cta_block_kernel, *payloads)
-        total.update(dict(zip(cta_block_kernel.NAMES, counters, strict=True)))
-        for rows in wire.decode(buffer, blocks):
-            total["sound"] += int((rows["exchange_seq"] >= SOUND_SEQUENCE).sum())
-            assert rows["symbol"].max(initial=0) < 256, f"seed {seed}"
-            assert set(rows["kind"].tolist()) <= {1, 2, 3}, f"seed {seed}"
-    total.update(wire.counters())
-    assert total["sound"] == 2 * (rounds // at_once) * at_once, f"seed {seed}"
-    return total
-
-
-SOUND_SEQUENCE = 1_000_000
-SOUND = cta_block(TRADE_LONG, TRADE_SHORT, sequence=SOUND_SEQUENCE)
-
-
+@pytest.mark.timeout(0)
 def test_no_mutation_crashes_or_costs_the_next_block() -> None:
-    counts = fuzz(seed=random.randrange(1 << 32), rounds=FUZZ)
-    assert counts["packets"] > FUZZ
+    chance = random.Random(seed := random.randrange(1 << 32))
+    pool = [*GOLDEN, *shuffled(chance, 5_000)]
+    samples = [cta_block(*chance.choices(pool, k=chance.randrange(1, 5))) for _ in range(5_000)]
+    sound = cta_block(*[TRADE_LONG[:26] + b"ZZ".ljust(11) + TRADE_LONG[37:]] * 2)
+    symbols = SymbolTable(256)
+    symbols.intern("ZZ")
+    mutations = mutation.Mutations(seed, samples, sound, sealed)
+    counts = mutation.fuzz("cta", cta.Cta(symbols), symbols, mutations, FUZZ, 77, "ZZ")
     assert min(counts[name] for name in ("malformed_length", "malformed_message", "unknown", "unencodable")) > 0
+    assert counts["packets"] > FUZZ
 
 
 def test_warming_up_compiles_what_the_live_path_calls(wire: cta.Cta) -> None:

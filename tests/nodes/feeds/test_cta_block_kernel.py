@@ -1,6 +1,5 @@
 """Blocks of the CTA plan: golden bytes from the specification's table, heartbeats, retransmissions, lies, mutations."""
 
-import os
 import random
 import struct
 from collections.abc import Callable
@@ -12,9 +11,10 @@ import naive_tape
 from nodes.feeds import cta_block_kernel as kernel
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, DATA, HEARTBEAT
+from support import random_count
 from tape_support import DAY_S, GROUPS, cta_block, frame
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 CONTROL = bytes.fromhex("001a 43 41 53 69d49658 0001a632 01 00000000 0000000000000000")  # C A, start of day
 INTEGRITY = CONTROL[:3] + b"T" + CONTROL[4:]
 

@@ -1,6 +1,5 @@
 """DEEP+: golden bytes from the tables, the twin, gaps and restarts, recordings, mutations."""
 
-import os
 import random
 import struct
 from collections import Counter
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mutation
 from fabric.records import EVENT, NULL, QUOTE, STATUS, TRADE, Rows, unpack
 from fabric.symbols import SymbolTable
 from naive_deep_plus import NaiveDeepPlus
@@ -17,9 +17,10 @@ from nodes.feeds import deep_plus, deep_plus_kernel, iex_kernel, iextp_kernel, o
 from nodes.feeds.rows_kernel import new_out
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, GAP, RESTART
+from support import random_count
 from tape_support import GROUPS, manifest
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 T0 = 1_727_787_282_000_000_000
 
 # By hand from the tables: type, flag, time, symbol, order id, then the fields.
@@ -246,56 +247,19 @@ def test_random_messages_become_what_the_twin_says(use: Any) -> None:
     assert book[order_book_kernel.ORDERS] == len(twin.orders), f"seed {seed}"
 
 
-def mutated(chance: random.Random, payload: bytes) -> bytes:
-    """A packet with bytes changed, cut, doubled or taken out behind its header."""
-    raw = bytearray(payload)
-    for _ in range(chance.randrange(1, 5)):
-        at = chance.randrange(12, max(13, len(raw)))
-        match chance.randrange(6):
-            case 0 | 1 | 2 if at < len(raw):
-                raw[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-            case 3:
-                del raw[at:]
-            case 4:
-                raw[at:at] = raw[at : at + chance.randrange(60)]
-            case 5:
-                del raw[at : at + chance.randrange(60)]
-    if len(raw) > 40 and chance.random() < 0.7:
-        struct.pack_into("<H", raw, 12, min(len(raw) - 40, 65_535))
-    return bytes(raw)
-
-
-SOUND_SEQUENCE = 987_654_321
-SOUND = packet(TRADE_HIDDEN, TRADE_HIDDEN, sequence=SOUND_SEQUENCE)
-
-
-def fuzz(seed: int, rounds: int) -> Counter[str]:
-    """Decode mutated packets, each followed by a sound one that must come through whole; return what was counted."""
-    chance = random.Random(seed)
-    wire = deep_plus.DeepPlus(SymbolTable(256), orders_max=128, levels_max=64)
-    total: Counter[str] = Counter()
-    at_once = 50
-    for _ in range(rounds // at_once):
-        payloads = []
-        for _ in range(at_once):
-            some = [chance.choice(GOLDEN) for _ in range(2)] + some_messages(chance, 2)
-            payloads += [mutated(chance, packet(*some)), SOUND]
-        buffer, blocks, counters = blocks_of(*payloads)
-        total["packets"] += counters[iextp_kernel.PACKETS]
-        for rows in wire.decode(buffer, blocks):
-            numbers = rows["exchange_seq"]
-            total["sound"] += int(((numbers == SOUND_SEQUENCE) | (numbers == SOUND_SEQUENCE + 1)).sum())
-            assert rows["symbol"].max(initial=0) < 256, f"seed {seed}"
-            assert set(rows["kind"].tolist()) <= {1, 2, 3}, f"seed {seed}"
-    total.update(wire.counters())
-    assert total["sound"] == 2 * (rounds // at_once) * at_once, f"seed {seed}"
-    return total
-
-
+@pytest.mark.timeout(0)
 def test_no_mutation_crashes_or_costs_the_next_packet() -> None:
-    counts = fuzz(seed=random.randrange(1 << 32), rounds=FUZZ)
-    assert counts["packets"] > FUZZ
+    chance = random.Random(seed := random.randrange(1 << 32))
+    pool = GOLDEN + some_messages(chance, 5_000)
+    samples = [packet(*chance.choices(pool, k=chance.randrange(1, 6))) for _ in range(5_000)]
+    sound = packet(*[TRADE_HIDDEN[:10] + b"ZZ".ljust(8) + TRADE_HIDDEN[18:]] * 2)
+    symbols = SymbolTable(256)
+    symbols.intern("ZZ")
+    wire = deep_plus.DeepPlus(symbols, orders_max=128, levels_max=64)
+    mutations = mutation.Mutations(seed, samples, sound, mutation.iextp_length)
+    counts = mutation.fuzz("iex-deep-plus-1.0", wire, symbols, mutations, FUZZ, T0, "ZZ")
     assert min(counts[name] for name in ("malformed_message", "unknown", "unencodable", "orphans")) > 0
+    assert counts["packets"] > FUZZ
 
 
 def test_warming_up_compiles_what_the_live_path_calls(wire: deep_plus.DeepPlus) -> None:

@@ -8,20 +8,13 @@ from pathlib import Path
 import pytest
 
 import naive_iex
+from itch_tables import assemble
+from lobster import framed
 from nodes.feeds.describe import describe
+from support import capture_of
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 recorded = pytest.mark.skipif(not SAMPLES.exists(), reason="the recorded samples (../shared/data) are not here")
-
-
-def capture_of(path: Path, *payloads: bytes) -> Path:
-    data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)
-    for payload in payloads:
-        udp = struct.pack(">HHHH", 1, 2, 8 + len(payload), 0) + payload
-        ip = struct.pack(">BBHHHBBH4B4B", 0x45, 0, 20 + len(udp), 0, 0, 9, 17, 0, 10, 0, 0, 1, 10, 0, 0, 2) + udp
-        data += struct.pack("<IIII", 5, 7, len(ip), len(ip)) + ip
-    path.write_bytes(data)
-    return path
 
 
 def iex(count: int, body: bytes) -> bytes:
@@ -47,6 +40,19 @@ def test_fields_and_what_cannot_be_read(tmp_path: Path) -> None:
     }  # fmt: skip
     assert counts["packets"] == 3
     assert counts["malformed"] == 2
+
+
+def test_a_daily_file_of_itch_message_by_message(tmp_path: Path) -> None:
+    path, opens_ns = tmp_path / "12302019.NASDAQ_ITCH50", 34_200 * 10**9
+    path.write_bytes(framed([assemble("A", 7, opens_ns + 5, 9, "B", 100, "ZVZZT", 10_000), assemble("D", 7, 6, 9)]))
+    counts: Counter[str] = Counter()
+    found = list(describe(path, counts))
+    assert found[0] == {
+        "t": 1_577_716_200_000_000_005, "sequence": 1, "type": "add", "symbol": "ZVZZT", "locate": 7,
+        "order_id": 9, "side": "B", "shares": 100, "price": 1.0,
+    }  # fmt: skip
+    assert (found[1]["type"], found[1]["symbol"], found[1]["order_id"]) == ("delete", "ZVZZT", 9)
+    assert counts == {"add": 1, "delete": 1}
 
 
 @recorded

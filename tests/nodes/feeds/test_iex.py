@@ -2,13 +2,13 @@
 
 import random
 import struct
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import mutation
 import naive_iex
 from fabric.records import (
     EVENT,
@@ -30,6 +30,7 @@ from nodes.feeds.lines import Lines
 from nodes.feeds.wire import Packets, from_payloads
 from nodes.feeds.wire_kernel import BLOCK, RESTART
 from nodes.feeds.wires import SequencedWire
+from support import random_count
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 recorded = pytest.mark.skipif(not SAMPLES.exists(), reason="the recorded samples (../shared/data) are not here")
@@ -155,9 +156,10 @@ class TestMessages:
         row = decode(tops, packet(trade(kind="B", trade_id=77))).view(TRADE)[0]
         assert (unpack(row["mark"]), row["original_id"], row["trade_id"]) == ("x", 77, NULL)
 
-    def test_a_trade_without_a_price_is_counted_and_left_out(self, tops: SequencedWire) -> None:
-        assert decode(tops, packet(trade(price=-5))).size == 0
-        assert tops.counters()["unencodable"] == 1
+    def test_a_trade_without_a_price_or_shares_is_counted_and_left_out(self, tops: SequencedWire) -> None:
+        nothing = trade()[:18] + bytes(4) + trade()[22:]
+        assert decode(tops, packet(trade(price=-5), nothing)).size == 0
+        assert tops.counters()["unencodable"] == 2
 
     def test_status_of_a_symbol_is_told_when_it_changes(self, tops: SequencedWire) -> None:
         sent = [status("T"), halt("N"), status("T"), status("H", "T1"), status("T"), halt("O"), halt("O"), halt("N")]
@@ -213,7 +215,27 @@ class TestSequence:
             ("gap", 11, 14, 0)
         ]
         assert [tops.counters()[name] for name in ("gaps", "lost", "duplicates")] == [1, 4, 0]
-        assert rows["kind"].tolist() == [KIND_QUOTE, KIND_STATUS, KIND_QUOTE, KIND_QUOTE]
+        assert rows["kind"].tolist() == [KIND_QUOTE, KIND_STATUS, KIND_QUOTE, KIND_QUOTE, KIND_QUOTE]
+
+    def test_a_gap_withdraws_what_may_not_hold_any_more(self, tops: SequencedWire) -> None:
+        rows = of_kind(decode(tops, packet(quote("A"), quote("B")), packet(quote("B"), sequence=5)), KIND_QUOTE)
+        assert rows.view(QUOTE)["bid_px"].tolist() == [100 * CENT, 100 * CENT, NULL, NULL, 100 * CENT]
+        assert rows["symbol"].tolist() == [1, 2, 1, 2, 2]
+        assert {unpack(row["condition"]) for row in rows.view(QUOTE)} == {"R"}
+        assert tops.counters()["withdrawn"] == 2
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_book_that_may_lack_levels_is_not_firm_until_the_next_session(
+        self, deep: SequencedWire, late: bool
+    ) -> None:
+        first = [] if late else [packet(level("8", 9_900, 5), protocol=0x8004)]
+        update = packet(level("8", 9_800, 4), sequence=7, protocol=0x8004)
+        rows = of_kind(decode(deep, *first, update), KIND_QUOTE).view(QUOTE)
+        told = [(row["bid_size"], unpack(row["condition"])) for row in rows]
+        assert told == ([] if late else [(5, "R"), (NULL, "R")]) + [(4, "N")]
+        again = [packet(level("8", 9_800, n), sequence=n, protocol=0x8004, session=10) for n in (1, 2)]
+        rows = of_kind(decode(deep, *again), KIND_QUOTE).view(QUOTE)
+        assert [(row["bid_size"], unpack(row["condition"])) for row in rows] == [(NULL, "R"), (1, "R"), (2, "R")]
 
     def test_a_heartbeat_shows_what_was_lost_before_it(self, tops: SequencedWire) -> None:
         decode(tops, packet(quote(), sequence=1), packet(sequence=2), packet(sequence=5), packet(quote(), sequence=5))
@@ -302,7 +324,7 @@ class TestLies:
     def test_a_message_that_runs_over_the_end_is_lost_and_shows_as_a_gap(self, tops: SequencedWire) -> None:
         cut = packet(quote("A"), quote("B"), sequence=1)[:-1]
         rows = decode(tops, cut, packet(quote("C"), sequence=3))
-        assert rows["exchange_seq"].tolist() == [1, NULL, 3]
+        assert rows["exchange_seq"].tolist() == [1, NULL, NULL, 3]  # the gap, and what it withdraws
         gap = of_kind(rows, KIND_STATUS)[0]
         assert (gap["gap_from"], gap["gap_to"]) == (2, 2)
         assert tops.counters()["malformed_length"] == 1
@@ -320,53 +342,24 @@ class TestLies:
         assert tops.counters()["malformed_message"] == 1
 
 
-def mutated(chance: random.Random, payload: bytes) -> bytes:
-    """A packet with bytes changed, cut, doubled or taken out."""
-    raw = bytearray(payload)
-    for _ in range(chance.randrange(1, 4)):
-        at = chance.randrange(len(raw)) if raw else 0
-        match chance.randrange(5):
-            case 0 | 1 if raw:
-                raw[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-            case 2:
-                del raw[at:]
-            case 3:
-                raw[at:at] = raw[at : at + chance.randrange(60)]
-            case 4:
-                del raw[at : at + chance.randrange(60)]
-    return bytes(raw)
-
-
-def fuzz(seed: int, rounds: int) -> Counter[str]:
-    """Decode mutated packets, each followed by a sound one that must come through whole; return what was counted."""
-    chance = random.Random(seed)
-    total: Counter[str] = Counter()
-    for protocol in (0x8003, 0x8004):
-        wire = deep_wire(SymbolTable(256), 64) if protocol == 0x8004 else tops_wire(SymbolTable(256))
-        kinds = [quote("A"), trade("B"), trade("C", kind="B"), level("8", 10000, 5), level("5", 10100, 5)]
-        kinds += [status("H", "T1"), halt("O"), event("R")]
-        session = 1
-        for _ in range(rounds // 2):
-            some = [chance.choice(kinds) for _ in range(chance.randrange(1, 5))]
-            bad = mutated(chance, packet(*some, sequence=4, protocol=protocol, session=session))
-            session = chance.getrandbits(32)
-            sound = [
-                packet(trade("ZZ"), trade("ZZ"), sequence=1, protocol=protocol, session=session),
-                packet(trade("ZZ"), sequence=3, protocol=protocol, session=session),
-            ]
-            parts = [part.copy() for part in wire.decode(from_payloads([bad, *sound], recv_ns=T0))]
-            rows = np.concatenate(parts)
-            assert rows["exchange_seq"][-3:].tolist() == [1, 2, 3], f"seed {seed}: {bad.hex()}"
-            assert rows["symbol"].max(initial=0) < 256
-            assert set(rows["kind"].tolist()) <= {KIND_QUOTE, KIND_TRADE, KIND_STATUS}
-        total.update(wire.counters())
-    return total
-
-
-def test_no_mutation_crashes_or_costs_the_next_packet() -> None:
-    counts = fuzz(seed=20_260_701, rounds=10_000)
-    assert counts["packets"] > 10_000
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", ["iex-tops-1.6", "iex-deep-1.0"])
+def test_no_mutation_crashes_or_costs_the_next_packet(name: str) -> None:
+    chance = random.Random(seed := random.randrange(1 << 32))
+    protocol = iex_kernel.PROTOCOL_TOPS if "tops" in name else iex_kernel.PROTOCOL_DEEP
+    pool = [status("H", "T1"), halt("O"), event("R"), trade("C", kind="B"), trade("A", 0)]
+    for symbol in "ABC":
+        pool += [quote(symbol), trade(symbol), level("8", 10_000, 5, symbol=symbol), level("5", 10_100, 5)]
+        pool += [level(side, px, chance.randrange(3), symbol=symbol) for side in "85" for px in range(9_990, 10_000)]
+    samples = [packet(*chance.choices(pool, k=chance.randrange(1, 6)), protocol=protocol) for _ in range(5_000)]
+    sound = packet(trade("ZZ"), trade("ZZ"), protocol=protocol)
+    symbols = SymbolTable(256)
+    symbols.intern("ZZ")
+    wire = iex.Iex(protocol, symbols, levels_max=64)
+    mutations = mutation.Mutations(seed, samples, sound, mutation.iextp_length)
+    counts = mutation.fuzz(name, wire, symbols, mutations, random_count(20_000), T0, "ZZ")
     assert min(counts[f"malformed_{what}"] for what in ("short", "version", "protocol", "length", "message")) > 0
+    assert counts["packets"] > 10_000
 
 
 def test_compiled_and_plain_python_decode_alike() -> None:
@@ -490,11 +483,3 @@ class TestRecorded:
         assert deep.messages_by_type() == {"price_level_buy": 1, "price_level_sell": 1}
         assert deep.counters()["heartbeats"] == 1
         assert tops.counters()["malformed"] == deep.counters()["malformed"] == 0
-
-
-if __name__ == "__main__":  # a longer hunt: python -m test_iex [millions of packets] [seed]
-    import sys
-
-    millions = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
-    sys.stdout.write(f"seed {seed}\n{dict(fuzz(seed, int(millions * 1e6)))}\n")

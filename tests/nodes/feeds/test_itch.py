@@ -1,9 +1,9 @@
 """ITCH 5.0: golden bytes from the specification's offsets, the twin, recordings, LOBSTER's flow, lies, mutations."""
 
-import os
 import random
 import socket
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,23 @@ import pytest
 
 import itch_tables
 import lobster
+import mutation
 import naive_itch
-from fabric.records import EVENT, KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, QUOTE, STATUS, TRADE, Rows, columns, unpack
+from fabric.records import EVENT, KIND_QUOTE, KIND_TRADE, NULL, QUOTE, STATUS, TRADE, Rows, columns, unpack
 from fabric.symbols import SymbolTable
+from nodes.exchanges.market import NEVER_NS, Market
+from nodes.exchanges.nasdaq import ItchEncoder
 from nodes.feeds import itch, itch_kernel, moldudp64_kernel, rows_kernel
 from nodes.feeds.capture import Capture
 from nodes.feeds.lines import Lines
 from nodes.feeds.trading_day import TradingDay
 from nodes.feeds.wire import Packets, from_payloads
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, HEARTBEAT, RESTART
+from support import random_count
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 recorded = pytest.mark.skipif(not SAMPLES.exists(), reason="the recorded samples (../shared/data) are not here")
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 T0 = 1_692_711_000_000_000_000  # 2023-08-22 09:30:00 in New York
 MIDNIGHT = T0 - 34_200 * 10**9
 TICK = 100_000
@@ -249,9 +253,66 @@ class TestGaps:
         assert [(row[3], row[4], row[5]) for row in told(rows, symbols)] == [("AAPL", None, None), ("MSFT", None, None)]
         assert rows["exchange_seq"].tolist() == [NULL, NULL]
         assert (wire.counters()["withdrawn"], wire.counters()["orders"]) == (2, 0)
-        rows = decode(wire, EXECUTED, itch_tables.assemble("A", 7, AT, 5, "B", 10, "", 30))  # the name is known
-        assert [row[3:5] for row in told(rows, symbols)] == [("AAPL", (30, 10))]
-        assert wire.counters()["orders_orphaned"] == 1
+        assert decode(wire, EXECUTED).size == 0
+        assert (wire.counters()["orders_orphaned"], wire.counters()["sides_unknown"]) == (1, 6)
+
+    def test_after_a_gap_a_side_is_told_where_it_is_better_than_an_execution(
+        self, wire: itch.Itch, symbols: SymbolTable
+    ) -> None:
+        def after(*message: itch_tables.Value) -> list[Any]:
+            kind, *values = message
+            return [row[3:5] for row in told(decode(wire, itch_tables.assemble(str(kind), 7, AT, *values)), symbols)]
+
+        decode(wire, ADD_BUY)
+        run(wire, np.zeros(1, np.uint8), gap())
+        assert after("A", 5, "B", 10, "", 30) == []  # an older one may be better, or before it; the name is known
+        assert after("A", 6, "B", 10, "", 29) == []
+        assert after("E", 5, 4, 1) == [("AAPL", 30)]  # none was better, but some may be left beside it
+        assert after("A", 7, "B", 3, "", 31) == [("AAPL", (31, 3))]
+        assert after("D", 7) == [("AAPL", None)]
+        assert after("D", 5) == []
+        assert after("E", 6, 1, 2) == [("AAPL", 29)]
+        assert after("A", 9, "B", 2, "", 30) == [("AAPL", (30, 2))]
+        assert after("U", 70, 71, 5, 28) == []  # unknown, and a bid
+        assert after("U", 71, 72, 5, 31) == [("AAPL", None)]  # a bid or an ask, and as a bid the best
+        assert after("E", 6, 1, 3) == [("AAPL", 29), ("AAPL", (30, 2))]
+        assert after("A", 8, "S", 3, "", 32) == []  # the other side is still unknown
+        assert wire.counters()["sides_unknown"] == 1
+
+    def test_who_comes_late_tells_nothing_that_is_not_so(self) -> None:
+        """The market model matches by price and time, as an exchange does."""
+        market = Market(symbols=20, seed=5, start_ns=T0, rate=20_000, venue="Q", by_orders=True, renumbers=True)
+        encoder = ItchEncoder(market.names, session=1)
+        whole, late = (itch.Itch(SymbolTable(64), orders_max=4_096, levels_max=4_096) for _ in range(2))
+        late_from, known = 700, [0, 0]
+        for number, payload in enumerate(simulated(market, encoder, 1_500)):
+            for wire in (whole, late) if number >= late_from else (whole,):
+                packets = from_payloads([payload], recv_ns=T0)
+                run(wire, packets.buffer, frame(packets).tolist())
+            if number >= late_from:
+                mine, theirs = (by_name(wire) for wire in (late, whole))
+                for name, sides in mine.items():
+                    for side, other in zip(sides, theirs[name], strict=True):
+                        assert side in (None, other), (number, name)
+                        known[number >= 1_100] += side is not None
+        assert whole.counters()["sides_unknown"] == 0
+        assert known[1] > known[0] > 0
+        assert late.counters()["sides_unknown"] < 20
+
+    @recorded
+    def test_who_comes_late_to_lobsters_hour_tells_nothing_that_is_not_so(self) -> None:
+        _, _, _, messages = lobster_messages("message_50")
+        whole, late = small(SymbolTable(4)), small(SymbolTable(4))
+        known = []
+        for number, payload in enumerate(lobster.packets(messages, bytes_max=120)):
+            packets = from_payloads([payload], recv_ns=T0)
+            for wire in (whole, late) if number >= 100 else (whole,):
+                run(wire, packets.buffer, frame(packets).tolist())
+            if number >= 100:
+                for side, other in zip(by_name(late).get("AAPL", ()), by_name(whole)["AAPL"], strict=False):
+                    assert side in (None, other), number
+                    known.append(side is not None)
+        assert np.mean(known) > 0.9
 
     def test_a_restart_forgets_names_and_statuses_too(self, wire: itch.Itch, symbols: SymbolTable) -> None:
         decode(wire, DIRECTORY, ACTION, ADD_BUY)
@@ -269,7 +330,7 @@ class TestGaps:
         assert decode(wire, *adds).size == 28_999
         rows = run(wire, np.zeros(1, np.uint8), gap())
         assert np.unique(rows["symbol"]).size == rows.size == 28_999
-        assert decode(wire, adds[0]).size == 1
+        assert (decode(wire, adds[0]).size, wire.counters()["orders"]) == (0, 1)
 
 
 class TestLies:
@@ -314,56 +375,19 @@ def test_times_count_from_the_midnight_of_each_block(wire: itch.Itch) -> None:
     assert events == [T0 + 1, T0 + 1 + 86_400 * 10**9]
 
 
-def fuzz(seed: int, rounds: int) -> Counter[str]:
-    """Frame and decode mutated packets, each followed by a sound one that must come through whole."""
-    chance = random.Random(seed)
-    symbols = SymbolTable(4_096)
-    wire = itch.Itch(symbols, orders_max=256, levels_max=64)
-    framed = np.zeros(moldudp64_kernel.N_COUNTERS, np.int64)
-    pool = [itch_tables.assemble(m[0], m[1], m[3], *m[4]) for m in itch_tables.random_messages(chance, 2_000)]
-    sound = lobster.packets([itch_tables.assemble("P", 60_000, AT, 0, "B", 100, "ZZ", 30, 1)] * 2)[0]
-    blocks = np.zeros(200, BLOCK)
-    for _ in range(0, rounds, 100):
-        payloads = []
-        for _ in range(100):
-            some = lobster.packets(chance.sample(pool, chance.randrange(1, 6)))[0]
-            payloads += [mutated(chance, some), sound]
-        packets = from_payloads(payloads, recv_ns=T0)
-        taken, made = moldudp64_kernel.frame(*packets, np.zeros(1, np.int64), 0, blocks, framed)
-        kinds = (DATA, DATA, DATA, DATA, GAP, RESTART)
-        odd = chance.randrange(made)
-        if not np.any(packets.offsets[1::2] + 20 == blocks["start"][odd]):
-            blocks["kind"][odd] = chance.choice(kinds)
-        rows = run(wire, packets.buffer, blocks[:made].tolist())
-        prints = rows.view(TRADE)[(rows["kind"] == KIND_TRADE) & (rows["symbol"] == symbols.find("ZZ"))]
-        assert taken == 200, f"seed {seed}"
-        assert prints.size >= 200, f"seed {seed}: {[payload.hex() for payload in payloads]}"
-        assert rows["symbol"].max(initial=0) < 4_096
-        assert set(rows["kind"].tolist()) <= {KIND_QUOTE, KIND_TRADE, KIND_STATUS}
-    return Counter({**wire.counters(), "short": int(framed[moldudp64_kernel.SHORT])})
-
-
-def mutated(chance: random.Random, payload: bytes) -> bytes:
-    """A packet with bytes changed, cut, doubled or taken out."""
-    raw = bytearray(payload)
-    for _ in range(chance.randrange(1, 4)):
-        at = chance.randrange(len(raw)) if raw else 0
-        match chance.randrange(6):
-            case 0 | 1 | 2 if raw:
-                raw[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-            case 3:
-                del raw[at:]
-            case 4:
-                raw[at:at] = raw[at : at + chance.randrange(60)]
-            case 5:
-                del raw[at : at + chance.randrange(60)]
-    return bytes(raw)
-
-
+@pytest.mark.timeout(0)
 def test_no_mutation_crashes_or_costs_the_next_packet() -> None:
-    counts = fuzz(seed=20_260_701, rounds=FUZZ)
-    assert counts["messages"] > 20_000
-    assert min(counts[name] for name in ("malformed_message", "unknown", "short", "withdrawn", "orders_orphaned")) > 0
+    chance = random.Random(seed := random.randrange(1 << 32))
+    pool = [itch_tables.assemble(m[0], m[1], m[3], *m[4]) for m in itch_tables.random_messages(chance, 5_000)]
+    samples = [lobster.packets(chance.sample(pool, chance.randrange(1, 6)))[0] for _ in range(5_000)]
+    sound = lobster.packets([itch_tables.assemble("P", 60_000, AT, 0, "B", 100, "ZZ", 30, 1)] * 2)[0]
+    symbols = SymbolTable(4_096)
+    symbols.intern("ZZ")
+    wire = itch.Itch(symbols, orders_max=256, levels_max=64)
+    mutations = mutation.Mutations(seed, samples, sound)
+    counts = mutation.fuzz("nasdaq-itch-5.0", wire, symbols, mutations, FUZZ, T0, "ZZ")
+    assert min(counts[name] for name in ("malformed_message", "unknown", "malformed_short", "orders_orphaned")) > 0
+    assert counts["messages"] > FUZZ
 
 
 def test_warming_up_compiles_what_the_live_path_calls(wire: itch.Itch) -> None:
@@ -476,6 +500,29 @@ class TestRecorded:
                     at_best += trade["price"] == best["bid_px" if sides[int(row["exchange_seq"])] else "ask_px"]
         assert (executed, at_best) == (4_067, 4_067)
         assert shares == 533_629
+
+
+def simulated(market: Market, encoder: ItchEncoder, count: int) -> Iterator[bytes]:
+    """The first packets of a market."""
+    while count > 0:
+        events, taken = market.take(NEVER_NS), 0
+        while taken < events.size and count > 0:
+            taken, made = encoder.encode(events, taken)
+            for i in range(min(made, count)):
+                yield encoder.packets[i, : encoder.lengths[i]].tobytes()
+            count -= made
+
+
+def by_name(wire: itch.Itch) -> dict[str, list[tuple[int, int] | None]]:
+    """Bid and ask of each symbol as they were told last."""
+    symbols = wire._symbols
+    return {
+        symbols.name(i): [
+            None if px == NULL else (px, size)
+            for px, size in zip(wire.state.symbols[i]["px"], wire.state.symbols[i]["size"], strict=True)
+        ]
+        for i in range(1, len(symbols))
+    }
 
 
 SIDES = ("ask_px", "ask_size", "bid_px", "bid_size")

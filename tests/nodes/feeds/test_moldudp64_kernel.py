@@ -1,6 +1,5 @@
 """MoldUDP64 framing: golden bytes from the specification's table, heartbeats, ends, lies, mutations."""
 
-import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,11 @@ import pytest
 from nodes.feeds import moldudp64_kernel as kernel
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, DATA, END, HEARTBEAT
+from support import random_count
 
 # Written by hand from the specification's table: session, number 7, two messages of 3 and 0 bytes.
 GOLDEN = bytes.fromhex("53455353494f4e303031 0000000000000007 0002 0003 414243 0000")
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 
 
 def fnv1a(text: bytes) -> int:

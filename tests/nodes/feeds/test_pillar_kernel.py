@@ -1,6 +1,5 @@
 """Framing of NYSE packets: golden bytes from the specification's table, flags, resets, lies, mutations, twin."""
 
-import os
 import random
 import struct
 
@@ -11,6 +10,7 @@ import naive_xdp
 from nodes.feeds import pillar_kernel as pillar
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, DATA, HEARTBEAT
+from support import random_count
 
 GROUPS = np.array([0, 0, 1, 1], np.int64)
 NAMES = {
@@ -222,7 +222,7 @@ def test_mutated_packets_give_what_the_twin_gives(kernel) -> None:
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     framing, twin = Framing(blocks_max=3, frame=kernel), naive_xdp.NaiveFraming()
-    total = int(os.environ.get("FABRIC_FUZZ", "20000")) if kernel is pillar.frame else 300
+    total = random_count(20_000) if kernel is pillar.frame else 300
     done = 0
     while done < total:
         payloads = [random_packet(rng) for _ in range(50)]

@@ -1,20 +1,16 @@
 """Multicast PITCH: golden bytes from the specification's tables, a plain twin, gaps, lies, mutations, real packets."""
 
-import os
 import random
-from collections import Counter
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import mutation
 import naive_pitch as naive
 from fabric.records import (
     EVENT,
-    KIND_QUOTE,
-    KIND_STATUS,
-    KIND_TRADE,
     Rows,
     columns,
     empty,
@@ -26,8 +22,9 @@ from nodes.feeds.rows_kernel import new_out
 from nodes.feeds.trading_day import midnight_ns
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, GAP, HEARTBEAT, RESTART
+from support import random_count
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 GOLDEN = naive.golden(Path(__file__).resolve().parents[2] / "data/pitch/pitch241.hex")
 DAY = midnight_ns(date(2026, 11, 20))
 OPEN = DAY + 34_200 * SECOND_NS
@@ -393,50 +390,21 @@ class TestTwin:
         assert results[0][0] == blocks.size
 
 
-def mutated(chance: random.Random, payload: bytes) -> bytes:
-    """A packet with bytes changed, cut, doubled or taken out."""
-    raw = bytearray(payload)
-    for _ in range(chance.randrange(1, 4)):
-        at = chance.randrange(len(raw)) if raw else 0
-        match chance.randrange(6):
-            case 0 | 1 | 2 if raw:
-                raw[at] = chance.choice((0, 1, 2, 0x20, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-            case 3:
-                del raw[at:]
-            case 4:
-                raw[at:at] = raw[at : at + chance.randrange(60)]
-            case 5:
-                del raw[at : at + chance.randrange(60)]
-    return bytes(raw)
-
-
-def fuzz(seed: int, rounds: int) -> Counter[str]:
-    """Decode mutated packets, with a sound one after each hundred that must come through; return what was counted."""
-    chance = random.Random(seed)
-    market = Decoder(symbols_max=256, orders_max=512)
-    counters = np.zeros(sequenced_unit_kernel.N_COUNTERS, np.int64)
-    blocks, groups = np.zeros(128, BLOCK), np.zeros(1, np.int64)
+@pytest.mark.timeout(0)
+def test_no_mutation_crashes_or_costs_the_next_packet() -> None:
+    chance = random.Random(seed := random.randrange(1 << 32))
     flow = naive.Flow(chance, ["A", "BRK.B", "SEVENTH7"])
-    pool = [flow.next() for _ in range(2_000)] + list(GOLDEN.values())
-    for number in range(rounds // 100):
-        payloads = [mutated(chance, packet(*chance.choices(pool, k=chance.randrange(1, 5)))) for _ in range(100)]
-        sound = packet(naive.time(34_200), naive.trade_long(number + 1, "OK", 10_000, number), sequence=5, unit=77)
-        packets = from_payloads([*payloads, sound], OPEN)
-        taken, made = sequenced_unit_kernel.frame(*packets, groups, 0, blocks, counters)
-        assert taken == 101
-        rows = market.rows(packets.buffer, blocks[:made])
-        assert (rows["event_ns"][-1], rows["exchange_seq"][-1]) == (OPEN, 6), f"seed {seed}, round {number}"
-        assert set(rows["kind"].tolist()) <= {KIND_QUOTE, KIND_TRADE, KIND_STATUS}
-        assert rows["symbol"].max() < 256
-    counts = Counter(market.pitch.counters())
-    counts.update(dict(zip(("packets", "", "", "short", "length"), counters.tolist(), strict=True)))
-    return counts
-
-
-def test_no_mutation_crashes_or_costs_later_packets() -> None:
-    counts = fuzz(seed=20_261_122, rounds=FUZZ)
-    assert counts["packets"] > FUZZ // 2
-    assert min(counts[name] for name in ("short", "length", "unknown", "malformed_message", "unencodable")) > 0
+    pool = [flow.next() for _ in range(5_000)] + list(GOLDEN.values())
+    samples = [packet(*chance.choices(pool, k=chance.randrange(1, 6))) for _ in range(5_000)]
+    prints = [naive.trade_long(number, "ZZ", 10_000, number) for number in (1, 2)]
+    sound = packet(naive.time(34_200), *prints, sequence=5, unit=77)
+    market = Decoder(symbols_max=256, orders_max=512)
+    market.symbols.intern("ZZ")
+    mutations = mutation.Mutations(seed, samples, sound)
+    counts = mutation.fuzz("cboe-pitch-2.41", market.pitch, market.symbols, mutations, FUZZ, OPEN, "ZZ")
+    seen = ("malformed_short", "malformed_length", "malformed_message", "unknown", "unencodable", "orders_orphaned")
+    assert min(counts[name] for name in seen) > 0
+    assert counts["packets"] > FUZZ
 
 
 def test_warming_up_compiles_what_the_live_path_calls(market: Decoder) -> None:

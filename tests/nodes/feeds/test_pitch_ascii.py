@@ -1,7 +1,6 @@
 """Lines of ASCII PITCH: golden lines from the specification's tables, a plain twin, lies, and the recorded flow."""
 
 import gzip
-import os
 import random
 from collections.abc import Iterator
 from datetime import date
@@ -18,8 +17,9 @@ from nodes.feeds import pitch_ascii, pitch_ascii_kernel, pitch_kernel
 from nodes.feeds.pitch_ascii import PitchAscii
 from nodes.feeds.rows_kernel import new_out
 from nodes.feeds.trading_day import midnight_ns
+from support import random_count
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 DAY = date(2008, 5, 1)
 MIDNIGHT = midnight_ns(DAY)
 OPEN_MS, OPEN = 34_200_000, MIDNIGHT + 34_200 * naive.SECOND_NS

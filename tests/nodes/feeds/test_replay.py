@@ -18,8 +18,12 @@ from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
 from itch_tables import assemble
 from lobster import framed
+from nodes.exchanges import cboe, nasdaq, nyse
+from nodes.exchanges.exchange import Program
+from nodes.exchanges.market import Market
 from nodes.feeds import replay
 from nodes.feeds.replay import Pacer, Recording, Replay, inspect
+from support import capture_of
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 recorded = pytest.mark.skipif(not SAMPLES.exists(), reason="the recorded samples (../shared/data) are not here")
@@ -235,6 +239,22 @@ def test_a_daily_file_of_itch_is_a_recording(tmp_path: Path) -> None:
     assert report["last_ns"] == rows["event_ns"][-1] == 1_577_716_200 * SECOND_NS + 29 * SECOND_NS
 
 
+@pytest.mark.parametrize("program", [cboe.PROGRAM, nyse.PROGRAM, nasdaq.PROGRAM], ids=["pitch", "pillar", "itch"])
+def test_a_capture_of_another_exchange_is_a_recording(program: Program, tmp_path: Path) -> None:
+    opens_ns = 1_767_366_000 * SECOND_NS
+    options = {"by_orders": program.by_orders, "renumbers": program.renumbers, "corrects": program.corrects}
+    market = Market(30, 3, opens_ns, rate=3_000.0, **options)
+    encoder = program.encoder(market.names, 7)
+    payloads = [packet for _ in range(2) for packet in encoder.alone(market.take(opens_ns + 2 * SECOND_NS))]
+    path = capture_of(tmp_path / "x.pcap", *payloads, recv_ns=opens_ns)
+    info = inspect(str(path))
+    assert info.venues == program.venue
+    _, report = run(source=str(path), wire=info.wire, venues=info.venues)
+    assert (report["packets"], report["gaps"], report["malformed"]) == (len(payloads), 0, 0)
+    assert report["messages"] == encoder.told
+    assert report["quotes"] > 1_000
+
+
 def test_inspect(capture: Path, quotes: Path, tmp_path: Path) -> None:
     assert inspect(str(capture)) == replay.SourceInfo("iex-tops-1.6", "V")
     assert inspect(str(quotes)) == replay.SourceInfo("taq", "NPV", "NPV")
@@ -243,7 +263,7 @@ def test_inspect(capture: Path, quotes: Path, tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="expected recorded quotes in the folder"):
         inspect(str(empty))
     capture.write_bytes(capture.read_bytes()[:24])
-    with pytest.raises(CaptureError, match=r"expected packets of iex-tops-1\.6, iex-deep-1\.0"):
+    with pytest.raises(CaptureError, match=r"expected packets of nasdaq-itch-5\.0, cboe-pitch-2\.41, nyse-pillar"):
         inspect(str(capture))
 
 

@@ -1,6 +1,5 @@
 """Sequenced Unit framing: golden bytes from the specification's table, heartbeats, lies, mutations, real packets."""
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,9 @@ from naive_pitch import packet
 from nodes.feeds import sequenced_unit_kernel as kernel
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import BLOCK, DATA, HEARTBEAT
+from support import random_count
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 # Written by hand from the table: 8 + 6 + 2 bytes, 2 messages, unit 3, number 305,419,896; Time, and a type of 2 bytes.
 GOLDEN = bytes.fromhex("1000 02 03 78563412 0620 98850000 02ee")
 

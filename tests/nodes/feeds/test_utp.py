@@ -1,15 +1,14 @@
 """UQDF and UTDF: golden bytes from the specification's tables, the twin, the official NBBO, recordings, mutations."""
 
-import os
 import random
 import struct
-from collections import Counter
 from datetime import date
 from typing import Any
 
 import numpy as np
 import pytest
 
+import mutation
 from fabric.records import NULL, QUOTE, STATE_STALE, TRADE, unpack
 from fabric.symbols import SymbolTable
 from naive_tape import NaiveTape
@@ -18,9 +17,10 @@ from nodes.feeds import moldudp64_kernel, tape, tape_kernel, utp, utp_kernel, wi
 from nodes.feeds.wire import from_payloads
 from nodes.feeds.wire_kernel import RESTART
 from nodes.quote_conditions import BOTH, UTP, tables
+from support import random_count
 from tape_support import as_dicts, changes, decode, frame, joined, manifest, mold_packet, plainly
 
-FUZZ = int(os.environ.get("FABRIC_FUZZ", "20000"))
+FUZZ = random_count(20_000)
 SIP_NS, TIME_NS = 0x1900000000000002, 0x1900000000000001
 
 # By hand from the specification's tables: version, category, type, originator, sub-market, the processor's time,
@@ -222,6 +222,33 @@ def test_a_restart_withdraws_every_quote_that_stood(wire: utp.Utp, symbols: Symb
     assert official["state"].tolist() == [0, 0, STATE_STALE]
 
 
+def wipe_out(venue: str) -> bytes:
+    return b"1CP" + venue.encode() + b" " + bytes.fromhex(TIMES)
+
+
+def test_a_wipe_out_withdraws_the_quotes_of_its_participant(wire: utp.Utp, symbols: SymbolTable) -> None:
+    at_p = QUOTE_SHORT[:3] + b"P" + QUOTE_SHORT[4:]
+    rows = decode(wire, mold_packet(QUOTE_SHORT, at_p, wipe_out("K"), wipe_out("Z"), at_p, wipe_out("E"), QUOTE_SHORT))
+    found = [(chr(row["venue"]), row["bid_px"] != NULL) for row in rows.view(QUOTE)]
+    assert found == [("K", True), ("P", True), ("K", False), ("P", True), ("P", False), ("K", True)]
+    assert wire.counters()["withdrawn"] == 2
+
+
+def test_a_wipe_out_of_more_quotes_than_one_batch_holds() -> None:
+    symbols = SymbolTable(8_000)
+    wire = utp.Utp(symbols)
+    for first in range(0, 7_500, 500):
+        names = [f"{number:05}".encode() for number in range(first, first + 500)]
+        decode(wire, mold_packet(*(QUOTE_SHORT[:29] + name + QUOTE_SHORT[34:46] + b"04" for name in names)))
+    buffer, blocks, _ = frame(moldudp64_kernel, mold_packet(QUOTE_SHORT, wipe_out("K"), *[TRADE_LONG] * 100))
+    parts = [rows.copy() for rows in wire.decode(buffer, blocks)]
+    assert len(parts) > 1
+    rows = np.concatenate(parts)
+    assert np.unique(rows["symbol"][rows["exchange_seq"] == NULL]).size == wire.counters()["withdrawn"] == 7_501
+    assert rows["exchange_seq"][rows["exchange_seq"] != NULL].tolist() == [1, *range(3, 103)]
+    assert wire.counters()["messages"] == 7_500 + 102
+
+
 def shuffled(chance: random.Random, count: int) -> list[bytes]:
     """Messages of every type with random bytes in some of the places that are read."""
     found = []
@@ -259,54 +286,18 @@ def test_random_messages_become_what_the_twin_says(use: Any) -> None:
     assert state.counters[tape_kernel.MESSAGE] == twin.bad, f"seed {seed}"
 
 
-def mutated(chance: random.Random, payload: bytes) -> bytes:
-    """A packet with bytes changed, cut, doubled or taken out."""
-    raw = bytearray(payload)
-    for _ in range(chance.randrange(1, 5)):
-        at = chance.randrange(10, max(11, len(raw)))
-        match chance.randrange(6):
-            case 0 | 1 | 2 if at < len(raw):
-                raw[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-            case 3:
-                del raw[at:]
-            case 4:
-                raw[at:at] = raw[at : at + chance.randrange(60)]
-            case 5:
-                del raw[at : at + chance.randrange(60)]
-    return bytes(raw)
-
-
-SOUND_SEQUENCE = 987_654_321
-SOUND = mold_packet(TRADE_LONG, TRADE_SHORT, sequence=SOUND_SEQUENCE)
-
-
-def fuzz(seed: int, rounds: int) -> Counter[str]:
-    """Decode mutated packets, each followed by a sound one that must come through whole; return what was counted."""
-    chance = random.Random(seed)
-    wire = utp.Utp(SymbolTable(256))
-    total: Counter[str] = Counter()
-    at_once = 50
-    for _ in range(rounds // at_once):
-        payloads = []
-        for _ in range(at_once):
-            some = [chance.choice(MESSAGES) for _ in range(chance.randrange(1, 4))]
-            payloads += [mutated(chance, mold_packet(*some)), SOUND]
-        buffer, blocks, counters = frame(moldudp64_kernel, *payloads)
-        total["packets"] += counters[moldudp64_kernel.PACKETS]
-        for rows in wire.decode(buffer, blocks):
-            numbers = rows["exchange_seq"]
-            total["sound"] += int(((numbers == SOUND_SEQUENCE) | (numbers == SOUND_SEQUENCE + 1)).sum())
-            assert rows["symbol"].max(initial=0) < 256, f"seed {seed}"
-            assert set(rows["kind"].tolist()) <= {1, 2, 3}, f"seed {seed}"
-    total.update(wire.counters())
-    assert total["sound"] == 2 * (rounds // at_once) * at_once, f"seed {seed}"
-    return total
-
-
+@pytest.mark.timeout(0)
 def test_no_mutation_crashes_or_costs_the_next_packet() -> None:
-    counts = fuzz(seed=random.randrange(1 << 32), rounds=FUZZ)
+    chance = random.Random(seed := random.randrange(1 << 32))
+    pool = MESSAGES + shuffled(chance, 5_000)
+    samples = [mold_packet(*chance.choices(pool, k=chance.randrange(1, 5))) for _ in range(5_000)]
+    sound = mold_packet(*[TRADE_LONG[:37] + b"ZZ".ljust(11) + TRADE_LONG[48:]] * 2)
+    symbols = SymbolTable(256)
+    symbols.intern("ZZ")
+    mutations = mutation.Mutations(seed, samples, sound)
+    counts = mutation.fuzz("utp", utp.Utp(symbols), symbols, mutations, FUZZ, 77, "ZZ")
+    assert min(counts[name] for name in ("malformed_short", "malformed_message", "unknown", "unencodable")) > 0
     assert counts["packets"] > FUZZ
-    assert min(counts[name] for name in ("malformed_message", "unknown", "unencodable")) > 0
 
 
 def test_warming_up_compiles_what_the_live_path_calls(wire: utp.Utp) -> None:

@@ -54,7 +54,7 @@ def test_a_gap_stands_before_what_came_after_it_for_each_venue() -> None:
     assert wire.waiting == 1
     later = [part.copy() for part in wire.decode(from_payloads([quote(5)], 8, line=1), 30 * MILLISECOND_NS)]
     rows = np.concatenate(first + later)
-    assert rows["kind"].tolist() == [KIND_QUOTE, KIND_STATUS, KIND_STATUS, KIND_QUOTE, KIND_QUOTE]
+    assert rows["kind"].tolist() == [KIND_QUOTE, KIND_STATUS, KIND_STATUS, *[KIND_QUOTE] * 3]
     gaps = rows[1:3].view(STATUS)
     assert [chr(letter) for letter in gaps["venue"]] == ["V", "W"]
     assert [unpack(state) for state in gaps["venue_state"]] == ["gap", "gap"]

@@ -1,11 +1,11 @@
 """NYSE's request protocol: golden bytes from the specification's tables, parts of packets, lies, mutations."""
 
-import os
 import random
 
 import pytest
 
 from nodes.feeds import xdp_requests as xdp
+from support import random_count
 
 # Written by hand: packet header (size u16, delivery flag, count, number u32, seconds u32, ns u32), then the message.
 HEADER = "{size} 0b 01 07000000 587fe464 40420f00"
@@ -103,7 +103,7 @@ def test_mutated_packets_are_read_or_refused() -> None:
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     samples = [golden(name)[1] for name in GOLDEN]
-    for _ in range(int(os.environ.get("FABRIC_FUZZ", "20000"))):
+    for _ in range(random_count(20_000)):
         data = bytearray(rng.choice(samples))
         for _ in range(rng.randint(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
