@@ -108,6 +108,17 @@ class Venue:
 
 
 @dataclass(frozen=True)
+class JournalSettings:
+    """The durable log of each publisher."""
+
+    folder: str  # holds one folder a publisher
+    keep_ns: int = 3_600 * SECOND_NS  # older records are forgotten, a segment at a time
+    bytes_max: int = 512 << 20  # on disk for one publisher; the oldest go first
+    sync_ns: int = 50 * MILLISECOND_NS  # what a power cut may cost at most
+    serve_bytes: int = 64 << 20  # a second, to all readers of one publisher's log together
+
+
+@dataclass(frozen=True)
 class Publisher:
     """One bus publisher: who owns which (channel, first letters) and where it is reached."""
 
@@ -119,6 +130,7 @@ class Publisher:
     letters: str = ""  # first letters (and digits) of its symbols: its shard; empty means all
     bind: str = ""  # address that the PUB binds; derived from the endpoint and the host's bind address
     snapshot_bind: str = ""
+    journal: JournalSettings | None = None  # None: it keeps no log
 
 
 @dataclass(frozen=True)
@@ -329,7 +341,7 @@ def with_source(
 
     def moved(publisher: Publisher) -> Publisher:
         pub, router = f"tcp://127.0.0.1:{next(ports)}", f"tcp://127.0.0.1:{next(ports)}"
-        return replace(publisher, endpoint=pub, snapshot_endpoint=router, bind=pub, snapshot_bind=router)
+        return replace(publisher, endpoint=pub, snapshot_endpoint=router, bind=pub, snapshot_bind=router, journal=None)
 
     replay = moved(Publisher("replay", "", "", VENUE_CHANNELS, venues))
     publishers = {node.name: moved(node.publishes) for node in kept if node.publishes is not None}
@@ -439,6 +451,7 @@ class _Unit:
     channels: tuple[Value, ...] = ()  # that it publishes; a feed's are fixed
     letters: tuple[str, ...] = ("",)  # of each shard
     settings: Settings | None = None  # None for a processor: made with its letters
+    logged: bool = True  # where there is a log at all
 
     def names(self) -> list[str]:
         """Of its nodes: ``nbbo``, or ``nbbo-1`` to ``nbbo-3``."""
@@ -459,6 +472,7 @@ class _Draft:
         self._overrides = overrides
         self.limits = _limits(top.get("limits"))
         self.log = _log_settings(top.get("log"), overrides)
+        self.journal = _journal(top.get("journal"), folder)
         self.hosts = self._read_hosts()
         self.base, self.span = self._read_ports()
         self.venues = self._read_venues()
@@ -697,6 +711,7 @@ class _Draft:
         if not re.fullmatch(_NAME, value.name):
             value.name_problem("a node's name is at most 40 small letters, digits, - and _")
         program, host = section.get("run"), section.get("host")
+        journal = section.get("journal") if role in ("feed", "processor") else None
         section.close()
         first = next(iter(self.hosts.values()))
         hosts: tuple[_Host, ...] = (first,)
@@ -707,7 +722,8 @@ class _Draft:
                 host.problem(f"expected one host, or one for each of the {len(letters)} shards, found {len(hosts)}")
         if program is not None:
             run = program.text("module:function, such as nodes.nbbo:main", _RUN)
-        return _Unit(value, role, run, hosts, reads, channels, letters, settings)
+        logged = journal.flag() if journal else True
+        return _Unit(value, role, run, hosts, reads, channels, letters, settings, logged)
 
     def _read_cache(self) -> CacheSettings:
         value = self._top.get("cache")
@@ -877,6 +893,7 @@ class _Draft:
             letters,
             f"tcp://{_bracketed(host.bind)}:{pub}",
             f"tcp://{_bracketed(host.bind)}:{router}",
+            self.journal if unit.logged else None,
         )
 
     def _nodes(self, unit: _Unit, publishers: Mapping[str, Publisher]) -> Iterable[NodeSpec]:
@@ -1184,6 +1201,30 @@ def _limits(value: Value | None) -> Limits:
                 given[field_name] = found.integer(low, 2**31 - 1, fallback=default)
     section.close()
     return Limits(**given)
+
+
+JOURNAL_BYTES_MIN = 8 << 20
+"""Room for some segments of a megabyte."""
+
+
+def _journal(value: Value | None, folder: Path) -> JournalSettings | None:
+    """None where the file says ``journal: off``."""
+    default = JournalSettings(str(folder / ".fabric" / "journal"))
+    if value is None:
+        return default
+    if value.content == "off":
+        return None
+    section = Section(value)
+    place, keep, size = section.get("folder"), section.get("keep"), section.get("bytes")
+    sync, serve = section.get("sync"), section.get("serve")
+    section.close()
+    return JournalSettings(
+        str(folder / place.text("a folder")) if place else default.folder,
+        keep.duration_ns(SECOND_NS, default.keep_ns) if keep else default.keep_ns,
+        size.size_bytes(JOURNAL_BYTES_MIN, default.bytes_max) if size else default.bytes_max,
+        sync.duration_ns(MILLISECOND_NS, default.sync_ns) if sync else default.sync_ns,
+        serve.size_bytes(1 << 20, default.serve_bytes) if serve else default.serve_bytes,
+    )
 
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
