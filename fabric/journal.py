@@ -435,6 +435,11 @@ class Journal:
         """Of the last message: the next is one more."""
         return int(self.state[jk.J_POSITION])
 
+    @property
+    def full(self) -> bool:
+        """Whether the last append found no room, so that `wait_for_room` has to be called."""
+        return bool(self.state[jk.J_WAITING])
+
     def stir(self) -> None:
         """Something was appended while the thread was `idle`."""
         self.idle = False

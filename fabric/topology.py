@@ -88,6 +88,7 @@ class Limits:
     linger_ns: int = 4_000_000  # on a busy stream let more gather after a first message: fewer wake-ups, later by this
     queue_max: int = 100_000  # messages that ZeroMQ holds for one slow peer before it drops (high-water mark)
     message_bytes_max: int = 1 << 20  # a longer bus message cuts its sender
+    repair_max: int = 1_000_000  # positions of a publisher's log that a reader looks through to fill one gap
     stale_after_ns: int = 2_500_000_000  # silence after which a line or publisher is stale
     refresh_every_ns: int = 5 * SECOND_NS  # a silent state topic is published again this often
     restarts_max: int = 10  # restarts of one node within `restart_window_ns` before it is given up
@@ -1041,6 +1042,7 @@ _LIMITS: Mapping[str, tuple[str, int]] = {
     "linger": ("time", 0),
     "queue_max": ("", 1),
     "message_bytes_max": ("bytes", 1_024),
+    "repair_max": ("", 0),
     "stale_after": ("time", 10 * MILLISECOND_NS),
     "refresh_every": ("time", 10 * MILLISECOND_NS),
     "restarts_max": ("", 0),
