@@ -563,10 +563,20 @@ class _Link:
     lag_ns: int = 0
     position: int = 0  # head O of its last heartbeat
     heads: dict[tuple[int, int], int] = field(default_factory=dict)  # head minus advance at the first heartbeat
+    based: bool = False  # that has been: what it did not tell of had sent nothing
     behind: dict[tuple[int, int], int] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)  # what its heartbeat last said
     rebuilds: int = 0
     refused: str = ""  # why libzmq last gave the connection up
+
+    def forget_heads(self) -> None:
+        """Compare anew from the next heartbeat on."""
+        self.heads.clear()
+        self.based = False
+
+    def base(self, at: tuple[int, int], ahead: int) -> int:
+        """Of ``ahead``, what was so when the comparison began."""
+        return self.heads.get(at, 0 if self.based else ahead)
 
 
 class Inbox:
@@ -806,7 +816,7 @@ class Inbox:
                 self._shut(link)
                 self._open(link)
                 state[sk.CONNECTED] = 0
-                link.heads.clear()
+                link.forget_heads()
                 link.rebuilds += 1
                 link.rebuild_ns = 0
                 log.warning("%s: connection given up (%s); socket built anew", link.source.publisher.name, link.refused)
@@ -887,7 +897,7 @@ class Inbox:
                 state[sk.CONNECTED] = 0
                 link.rebuild_ns = now_ns + REBUILD_AFTER_NS
                 link.refused = link.refused or "disconnected"
-                link.heads.clear()
+                link.forget_heads()
                 lost = True
             elif event in (zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECT_DELAYED):
                 link.rebuild_ns = 0
@@ -947,7 +957,7 @@ class Inbox:
         link.asked_ns = now_ns if more else 0
         if not more:
             link.whole = True
-            link.heads.clear()  # compared anew: snapshot rows count as come, though they were sent long ago
+            link.forget_heads()  # compared anew: snapshot rows count as come, though they were sent long ago
 
     def _absorb(self, n: int, now_ns: int, wall_ns: int) -> int:
         while self._snapshots:
@@ -1001,7 +1011,7 @@ class Inbox:
         if verdict == sk.NEW_EPOCH:
             self._down(link)
             sk.start_epoch(self._state, self._layout, self._last, self._advance, link.index, epoch, len(self._symbols))
-            link.heads.clear()
+            link.forget_heads()
             state[sk.JOINED] = 0
         elif not state[sk.UP]:  # silent for a while, on a connection that held: its values must be learnt anew
             state[sk.JOINED] = 0
@@ -1033,8 +1043,7 @@ class Inbox:
         for channel, letter, ahead in self._ahead(link, heads):
             kind = CHANNELS[channel]
             at = (kind, ord(letter))
-            if at not in link.heads:
-                link.heads[at] = ahead
+            link.heads[at] = link.base(at, ahead)
             behind = max(0, ahead - link.heads[at])
             if behind > link.behind.get(at, 0):
                 if may_repair:
@@ -1044,6 +1053,7 @@ class Inbox:
                     link.wants_snapshot = True
                     self._state[link.index, sk.REPAIRING] = 1
             link.behind[at] = behind
+        link.based = True
         return False
 
     def _ahead(self, link: _Link, heads: dict[str, dict[str, int]]) -> Iterator[tuple[str, str, int]]:
@@ -1062,7 +1072,7 @@ class Inbox:
             missing = 0
             for channel, letter, ahead in self._ahead(link, head["heads"]):
                 at = (CHANNELS[channel], ord(letter))
-                missing += max(0, ahead - link.heads.get(at, ahead) - link.behind.get(at, 0))
+                missing += max(0, ahead - link.base(at, ahead) - link.behind.get(at, 0))
             now_ns = int(head["t"])
         except _MALFORMED:
             self._refuse(link)

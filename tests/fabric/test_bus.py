@@ -947,6 +947,7 @@ def test_a_gap_beyond_the_bound_is_told_as_lost(logged: Joined, repair_max: int)
     logged.limits = replace(logged.limits, repair_max=repair_max)
     out = logged.publish()
     reader = logged.joined("quote.")
+    reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)
     for _ in range(4):
         out.send(logged.quotes(*["AAPL"] * 2_500))
     reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1:] == [10_000], BEAT_STEP_NS)
@@ -1030,7 +1031,7 @@ def test_a_reader_knows_how_far_behind_it_is(logged: Joined) -> None:
     reader = logged.joined("trade.")
     out.send(logged.trades("AAPL"))
     reader.until(lambda: reader.counter("accepted") == 1)
-    reader.until(lambda: bool(reader.inbox._links[0].heads), BEAT_STEP_NS)  # a second heartbeat: now it can compare
+    reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)  # a second heartbeat: now it can compare
     for _ in range(20):
         out.send(logged.trades(*["AAPL"] * 500))
     logged.clock.advance(3 * SECOND_NS // 2)
