@@ -1122,7 +1122,6 @@ class Inbox:
             else:
                 self._let_go(link)
                 state[sk.LOGGED] = 0  # until the next heartbeat: else the next message would ask again
-                link.wants_snapshot = any(map(self._holds_state, link.source.topics))
             return True
         state[sk.HELD] = 1
         self._items[link.index]["events"] = 0
