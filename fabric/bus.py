@@ -93,6 +93,9 @@ LOG_READERS_MAX = 64
 LOG_BURST_S = 0.125
 """Of `journal.serve`, how much may go out at once: a small gap is filled without a pause."""
 LOG_TRIES = 3
+LAG_WARN = 1_000
+LAG_ALARM = 10_000
+"""Messages that a reader may be behind before the log says so."""
 HEADS_EVERY_NS = SECOND_NS
 """How often a reader asks how far its publishers are, past its own backlog."""
 SUBSCRIPTION_BYTES_MAX = 256
@@ -561,6 +564,7 @@ class _Link:
     asked_head_ns: int = 0
     lag: int = 0  # messages that it had published and this reader had not taken when it was last asked
     lag_ns: int = 0
+    lag_told: int = 0  # 0, LAG_WARN or LAG_ALARM: what has been logged of it
     position: int = 0  # head O of its last heartbeat
     heads: dict[tuple[int, int], int] = field(default_factory=dict)  # head minus advance at the first heartbeat
     based: bool = False  # that has been: what it did not tell of had sent nothing
@@ -1081,6 +1085,12 @@ class Inbox:
         # Of the last message that was taken; without one that could be missing, of a heartbeat that is overdue.
         since_ns = now_ns - int(state[sk.STAMP]) if missing else now_ns - link.beat_ns - 2 * BEAT_EVERY_NS
         link.lag_ns = max(0, since_ns)
+        level = LAG_ALARM if missing >= LAG_ALARM else LAG_WARN if missing >= LAG_WARN else 0
+        if level > link.lag_told or (link.lag_told and not level):
+            name, waited_ms = link.source.publisher.name, link.lag_ns // MILLISECOND_NS
+            say = log.error if level == LAG_ALARM else log.warning if level else log.info
+            say("%s: this reader is %d messages (%d ms) behind", name, missing, waited_ms)
+        link.lag_told = level
 
     # Gaps, and how they are filled from the publisher's log
 

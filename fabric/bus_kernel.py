@@ -214,9 +214,8 @@ def accept(
     elif verdict != NEXT:
         return n
     places[slot] = rows[n, 5]
-    if rows[n, 5] > state[link, POSITION]:
-        state[link, POSITION] = rows[n, 5]
-    if origin != SNAPSHOT:
+    if origin != SNAPSHOT:  # which may be ahead of messages that are still on their way
+        state[link, POSITION] = max(state[link, POSITION], rows[n, 5])
         state[link, STAMP] = max(rows[n, 9], rows[n, 10])
     if kind <= KIND_TRADE and rows[n, 7] > wall_ns + FUTURE_NS:
         state[link, FUTURE] += 1

@@ -34,6 +34,7 @@ OWNERS = {
     "numpy": ["fabric/*", "nodes/*", "gateway/*"],
     "prometheus_client": ["gateway/*"],
     "pydantic": ["fabric/topology*.py"],
+    "pyarrow": ["fabric/cli/journal.py"],  # an extra: market-fabric[export]
     "redis": ["gateway/store.py"],
     "rich": ["fabric/cli/*"],
     "sqlite3": ["nodes/history.py"],
