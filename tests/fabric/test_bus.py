@@ -2,6 +2,8 @@
 
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,9 +19,10 @@ import naive_journal
 from fabric import codec
 from fabric import journal_kernel as jk
 from fabric.bus import Inbox, Outbox, local_endpoint
-from fabric.clock import SECOND_NS, ManualClock
+from fabric.clock import SECOND_NS, ManualClock, SystemClock
 from fabric.errors import UnavailableError
-from fabric.journal import Journal
+from fabric.journal import Cursor, Journal, Query, records
+from fabric.journal import segments as segments_of
 from fabric.records import (
     GAP,
     KIND_GAP,
@@ -38,6 +41,7 @@ from fabric.symbols import SymbolTable
 from fabric.topology import JournalSettings, Limits, Publisher, Source
 from support import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 10.0
 BEAT_STEP_NS = 10_000_000
 NAMES = ["AAPL", "AMZN", "BRK.B", "MSFT", "X"]
@@ -1044,3 +1048,71 @@ def test_a_reader_knows_how_far_behind_it_is(logged: Joined) -> None:
     reader.until(lambda: reader.counter("accepted") == 10_001)
     logged.clock.advance(3 * SECOND_NS // 2)
     reader.until(lambda: reader.inbox.lags()["feed"] == (0, 0), BEAT_STEP_NS)
+
+
+PUBLISHER = """
+import sys
+import time
+import zmq
+from fabric.bus import Outbox
+from fabric.clock import SystemClock
+from fabric.records import KIND_TRADE, TRADE, empty
+from fabric.symbols import SymbolTable
+from fabric.topology import JournalSettings, Limits, Publisher
+pub, router, folder, epoch = sys.argv[1:]
+journal = JournalSettings(folder, bytes_max=1 << 30)
+publisher = Publisher("feed", pub, router, ("quote", "trade", "status"), venues="V", journal=journal)
+symbols = SymbolTable(64)
+limits = Limits(symbols_max=64)
+out = Outbox(zmq.Context(), publisher, symbols, limits, SystemClock(), epoch=int(epoch), stamp="feed_ns")
+rows = empty(200, TRADE, KIND_TRADE)
+rows["symbol"], rows["venue"] = symbols.intern("AAPL"), ord("V")
+rows["price"], rows["size"], rows["event_ns"] = 100_000_000_000, 100, 1
+while True:
+    out.send(rows)
+    out.tick()
+    time.sleep(0.004)
+"""
+
+
+def test_over_kills_of_its_publisher_a_reader_has_each_logged_trade_once_and_in_order(
+    context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock, tmp_path: Path
+) -> None:
+    """Conservation through kill -9 at random instants: what is in the log is what the reader got."""
+    rng = random.Random(8)
+    bus = Joined(context, clock)
+    publisher = bus.publisher
+    reader = Inbox(context, [Source(publisher, ("trade.",))], SymbolTable(64), Limits(symbols_max=64), SystemClock())
+    got: list[np.ndarray[Any, Any]] = []
+
+    def turn() -> None:
+        rows = reader.recv_batch(5)
+        assert not (rows["kind"] == KIND_GAP).any()
+        got.append(rows["position"][rows["kind"] == KIND_TRADE].copy())
+
+    arguments = [publisher.endpoint, publisher.snapshot_endpoint, str(tmp_path)]
+    for epoch in range(1, 4):
+        with subprocess.Popen([sys.executable, "-c", PUBLISHER, *arguments, str(epoch)], cwd=ROOT) as process:
+            deadline = time.monotonic() + 3 * PATIENCE_S
+            target = sum(map(len, got)) + rng.randint(1, 30_000)
+            while sum(map(len, got)) < target:
+                turn()
+                assert time.monotonic() < deadline, reader.counters()
+            process.kill()
+    segments = segments_of(tmp_path / "feed")
+    held = [record[0] for record in records(Cursor(lambda: segments, Query()))]
+    final = Outbox(
+        context, replace(publisher, journal=JournalSettings(str(tmp_path), bytes_max=1 << 30)), SymbolTable(64),
+        Limits(symbols_max=64), SystemClock(), epoch=4, stamp="feed_ns",
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(positions.size and positions[-1] == held[-1] for positions in got[-400:]):
+        assert time.monotonic() < deadline, (reader.counters(), held[-1])
+        final.tick()
+        turn()
+    every = np.concatenate(got)
+    assert every.tolist() == list(range(int(every[0]), held[-1] + 1))
+    assert held[-1] > 0
+    assert (reader.counters()["lost"], reader.counters()["gaps"]) == (0, 0)
+    reader.close()
+    final.close()
