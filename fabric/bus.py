@@ -747,6 +747,10 @@ class Inbox:
         """
         return {link.source.publisher.name: (link.lag, link.lag_ns) for link in self._links}
 
+    def logs_suspended(self) -> list[str]:
+        """The publishers whose log was suspended when they were last heard."""
+        return [link.source.publisher.name for link in self._links if link.counters.get("log_suspended")]
+
     def positions(self) -> dict[str, tuple[int, int]]:
         """By publisher: epoch and position up to which all has been given."""
         return {
