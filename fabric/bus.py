@@ -88,11 +88,15 @@ LOG_CHUNK = 128 * 1024
 """Bytes of the log in one message."""
 LOG_ANSWER_BYTES = 4 << 20
 """Bytes of the log for one request, so that what waits for a slow reader is bounded; its end says where to go on."""
+LOG_LOOK_MAX = 1 << 20
+"""Bytes of the log that are looked through for one message: a search for something rare is told as it goes on."""
 LOG_READERS_MAX = 64
 """Requests for the log that a publisher works on at once, one of each reader."""
 LOG_BURST_S = 0.125
 """Of `journal.serve`, how much may go out at once: a small gap is filled without a pause."""
+LOG_ASK_AGAIN_NS = 800 * MILLISECOND_NS
 LOG_TRIES = 3
+"""In all less than `limits.stale_after` by default: a link that is held for nothing must not hide a dead publisher."""
 LAG_WARN = 1_000
 LAG_ALARM = 10_000
 """Messages that a reader may be behind before the log says so."""
@@ -509,9 +513,10 @@ class _Service:
     def _send_log(self, request: _LogRequest) -> None:
         """One message of one request; then it is another's turn."""
         del self._requests[request.peer]
-        size = request.cursor.read(self._chunk)
+        before = request.cursor.looked
+        size = request.cursor.read(self._chunk, LOG_LOOK_MAX)
         request.sent += size
-        self._allowed -= max(size, RECORD_MAX)  # a search that finds little costs too
+        self._allowed -= request.cursor.looked - before + RECORD_MAX  # what is not wanted costs nearly as much
         head = {"V": SCHEMA_VERSION, "T": "log", "S": self._name}
         enough = request.sent + LOG_CHUNK > LOG_ANSWER_BYTES
         if request.cursor.done or enough:
@@ -1157,7 +1162,7 @@ class Inbox:
     def _ask_log_again(self, link: _Link, now_ns: int) -> None:
         """What was asked for does not come: ask again, in the end do without."""
         repair = link.repair
-        if repair is None or repair.all_here or repair.here or now_ns - repair.asked_ns < ASK_AGAIN_NS:
+        if repair is None or repair.all_here or repair.here or now_ns - repair.asked_ns < LOG_ASK_AGAIN_NS:
             return
         repair.tries += 1
         if repair.tries < LOG_TRIES:

@@ -217,14 +217,19 @@ class Cursor:
         self._end = 0
         self.done = query.first > query.last
         """Whether nothing more will come."""
+        self.looked = 0
+        """Bytes of the log that were looked through."""
         self.errors = 0
         """Segments that could not be read to their end: the disk fails, or the file was cut short."""
 
-    def read(self, out: Bytes) -> int:
-        """Fill ``out`` (at least RECORD_MAX bytes) with records; return how many bytes, 0 at the end."""
+    def read(self, out: Bytes, look_max: int = NO_END) -> int:
+        """Fill ``out`` (at least RECORD_MAX bytes) with records; return how many bytes, 0 when `done`, and also where
+        ``look_max`` bytes of the log hold nothing that is wanted.
+        """
         way = self._way
         way[jk.S_OUT] = 0
-        while not self.done:
+        look_max += self.looked
+        while not self.done and self.looked < look_max:
             if self._at >= self._end and not self._next():
                 self.close()
                 break
@@ -237,6 +242,7 @@ class Cursor:
                 self._prefixes, self._lengths,
             )  # fmt: skip
             self._at += int(way[jk.S_RESUME])
+            self.looked += int(way[jk.S_RESUME])
             if way[jk.S_DONE]:
                 self.close()
             elif way[jk.S_OUT] + jk.RECORD_MAX > out.size:
@@ -423,7 +429,8 @@ class Journal:
         self._make_room()
         self.state[jk.J_ON] = 1
         self._threads = [
-            threading.Thread(target=run, name=f"{folder.name}-log", daemon=True) for run in (self._keep, self._sync)
+            threading.Thread(target=self._guard, args=(run,), name=f"{folder.name}-log", daemon=True)
+            for run in (self._keep, self._sync)
         ]
         for thread in self._threads:
             thread.start()
@@ -564,6 +571,16 @@ class Journal:
         return max(map(_number, files(self.folder)), default=0)
 
     # -- the threads: one makes room, which must not wait for a disk that is busy syncing; the other syncs and seals
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        """An error of our own ends the log, never silently and never the publisher."""
+        try:
+            run()
+        except Exception:
+            log.exception("%s: the log has failed; the feed goes on without it", self.folder)
+            self._problem = "failed"
+            self._retry_ns = NO_END
+            self.state[[jk.J_SUSPENDED, jk.J_SIZE, jk.J_NEXT_ADDRESS]] = 1, 0, 0
 
     def _keep(self) -> None:
         while not self._closing:

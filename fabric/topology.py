@@ -116,7 +116,7 @@ class JournalSettings:
     keep_ns: int = 3_600 * SECOND_NS  # older records are forgotten, a segment at a time
     bytes_max: int = 512 << 20  # on disk for one publisher; the oldest go first
     sync_ns: int = 50 * MILLISECOND_NS  # what a power cut may cost at most
-    serve_bytes: int = 64 << 20  # a second, to all readers of one publisher's log together
+    serve_bytes: int = 64 << 20  # of one publisher's log, looked through in a second for all its readers together
 
 
 @dataclass(frozen=True)

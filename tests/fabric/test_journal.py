@@ -472,3 +472,19 @@ def test_killed_at_random_instants_it_has_all_that_was_appended(folder: Path) ->
         assert [p for p, *_ in found] == list(range(1, len(found) + 1))
         assert all(m[4] == b"%d" % m[0] * 8 for m in found)
     assert len({e for _, e, *_ in found}) == 3
+
+
+def test_an_error_of_its_own_suspends_the_log_and_nothing_else(
+    opened: Callable[..., Journal], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(address: int, length: int) -> int:
+        raise RuntimeError("a mistake of ours")
+
+    log = opened(sync=broken)
+    append(log, messages(10))
+    until(lambda: bool(log.counters()["log_suspended"]))
+    append(log, messages(10))
+    assert log.counters()["log_unlogged"] == 10
+    assert "the log has failed" in caplog.text
+    assert len(read(log.listing)) == 10
+    log._sync_memory = jk.sync
