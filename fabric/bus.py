@@ -1111,7 +1111,9 @@ class Inbox:
         state = self._state[link.index]
         topics_missed = link.source.topics if self._complete else self._events_of(link)
         first, last = int(state[sk.POSITION]) + 1, int(beat["O"])
-        if not (state[sk.LOGGED] and state[sk.EPOCH] and topics_missed) or first > last:
+        if not (state[sk.LOGGED] and state[sk.EPOCH] and topics_missed):
+            return False
+        if first > last and int(beat["E"]) == state[sk.EPOCH]:
             return False
         return self._fill(link, first, last, topics_missed, now_ns, beat)
 

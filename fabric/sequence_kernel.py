@@ -81,6 +81,7 @@ def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epo
     if state[link, EPOCH] != 0:
         state[link, RESTARTS] += 1
     state[link, EPOCH] = epoch
+    state[link, POSITION] = 0  # a power cut may have taken the end of its log: then positions come again
     for kind in range(layout.shape[1]):
         first = layout[link, kind, 0]
         if first >= 0:

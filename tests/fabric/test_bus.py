@@ -911,6 +911,27 @@ def test_what_a_killed_publisher_had_logged_and_not_sent_comes_before_its_new_ep
     assert (reader.counter("lost"), reader.counter("fenced")) == (0, 0)
 
 
+def test_a_log_whose_end_a_power_cut_took_is_gone_on_with_under_its_new_epoch(logged: Joined) -> None:
+    """Positions come again, with other messages: the epoch tells them apart."""
+    out = logged.publish(epoch=10)
+    reader = logged.joined("trade.")
+    out.send(logged.trades(*["AAPL"] * 5))
+    reader.until(lambda: reader.counter("accepted") == 5)
+    logged.die()
+    reader.until(lambda: reader.links() == [1, 0])
+    settings = logged.publisher.journal
+    assert settings is not None
+    for segment in segments_of(Path(settings.folder) / "feed"):
+        segment.path.unlink()
+    out = logged.publish(epoch=11)
+    out.send(logged.trades("MSFT", "MSFT"))  # before this reader has found it again
+    reader.until(lambda: reader.seqs(KIND_TRADE, "MSFT") == [1, 2])
+    assert reader.seqs(KIND_TRADE, "AAPL") == [1, 2, 3, 4, 5]
+    out.send(logged.trades("MSFT"))
+    reader.until(lambda: reader.seqs(KIND_TRADE, "MSFT") == [1, 2, 3])
+    assert reader.inbox.positions() == {"feed": (11, 3)}
+
+
 def test_a_reader_that_was_away_catches_up_trades_and_takes_no_old_quote_for_a_live_one(logged: Joined) -> None:
     """I2 and fault 11: quotes of the outage are told as a gap, trades are all there."""
     out = logged.publish()
