@@ -351,7 +351,7 @@ class _Room:
     data: Bytes
     index: npt.NDArray[np.int64]
     synced: int = jk.DATA_AT  # bytes from its beginning that are on the disk
-    named: bool = False  # on the disk: the file itself, and its name in the folder
+    named: bool = False  # its name in the folder is on the disk
     populated: int = 0
     grown: int = 0  # what it held when the next pages were last made ready
     suspect: bool = False
@@ -679,8 +679,12 @@ class Journal:
         room = self._rooms.get(int(state[jk.J_NUMBER]))
         if room is not None and room.left is None:
             end = int(state[jk.J_END])
-            self._populate(room, end + max(AHEAD_MIN, 4 * (end - room.grown)))
+            ahead = max(AHEAD_MIN, 4 * (end - room.grown))
+            self._populate(room, end + ahead)
             room.grown = end
+            after = self._rooms.get(int(state[jk.J_NEXT_NUMBER]))
+            if after is not None and after.left is None and end + ahead > room.data.size:
+                self._populate(after, ahead)
 
     def _sync_current(self, room: _Room) -> None:
         dirty_ns = int(self.state[jk.J_DIRTY_NS])
@@ -698,11 +702,11 @@ class Journal:
         if segment.end <= room.synced or room.suspect:
             return not room.suspect
         try:
+            # Only what holds records: a sync of the file would also write, and write-protect, the pages made ready.
+            code = self._sync_memory(room.address + room.synced, segment.end - room.synced)
             if not room.named:
-                os.fsync(room.descriptor)
                 _sync_folder(self.folder)
                 room.named = True
-            code = self._sync_memory(room.address + room.synced, segment.end - room.synced)
         except OSError as error:
             code = error.errno or errno.EIO
         if code:
