@@ -1,13 +1,18 @@
 """Inbox and Outbox: the only module that owns ZeroMQ sockets, their options and bounds.
 
-An `Outbox` is one XPUB socket, the ROUTER beside it (served by a thread of its own), the sequence numbers
-and the last row of each topic. An `Inbox` is one SUB socket for each publisher, with a monitor and a
-snapshot DEALER beside it: a link that must be rebuilt disturbs no other.
+An `Outbox` is one XPUB socket, the ROUTER beside it (served by a thread of its own), the sequence numbers, the
+last row of each topic, and the log to which each message goes first. An `Inbox` is one SUB socket for each
+publisher, with a monitor and a DEALER to the ROUTER beside it: a link that must be rebuilt disturbs no other.
 
-What a reader can rely on: every loss is counted (sequence numbers of each topic; head counts in each
-heartbeat show losses at the very end of a stream); a publisher that is silent, lost or restarted is told as
-a LINK row in the order in which it happened; after a join, a restart and a gap the last values are asked
-for, and overtake nothing newer.
+What a reader can rely on: a gap is filled from the publisher's log before anything later is given; where there is
+no log, or not any more, every loss is counted (sequence numbers of each topic; head counts in each heartbeat show
+losses at the very end of a stream); a publisher that is silent, lost or restarted is told as a LINK row in the
+order in which it happened; after a join, a restart and a gap the last values are asked for, and overtake nothing
+newer.
+
+A link whose gap is being filled is held: its live messages wait in its socket, up to `limits.queue_max`, and what is
+too much even then is the next gap. After an outage of the link only what is never repeated (trades, alerts) is caught
+up from the log: states that were true meanwhile would look like live ones, and the last values say how things stand.
 
 Dead peers: a reader hears each publisher once a second at least, and rebuilds the socket of one that is silent
 for `limits.stale_after_ns`, which also throws away what an old connection would deliver late; a reader that was
@@ -18,10 +23,13 @@ Reconnects back off to 1 s; frames are bounded both ways; a socket that libzmq h
 refused by ZAP) is built anew.
 """
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -32,9 +40,11 @@ import zmq.utils.monitor
 
 from fabric import bus_kernel, codec, topics
 from fabric import sequence_kernel as sk
-from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock
-from fabric.codec_kernel import DEPTH_MAX
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, SystemClock
+from fabric.codec_kernel import DEPTH_MAX, READ_PAD
 from fabric.errors import UnavailableError
+from fabric.journal import Cursor, Journal, Query
+from fabric.journal_kernel import J_WIDTH, PREFIX_MAX, RECORD_MAX
 from fabric.native import ZMQ_MSG_BYTES, ZMQ_POLLIN
 from fabric.records import (
     CHANNELS,
@@ -74,6 +84,24 @@ SNAPSHOT_CHUNK = 256
 SNAPSHOT_CHUNKS_AT_ONCE = 8
 """Chunks that a reader takes in one turn, some milliseconds of work."""
 SNAPSHOT_PREFIXES_MAX = 4_096
+LOG_CHUNK = 128 * 1024
+"""Bytes of the log in one message."""
+LOG_ANSWER_BYTES = 4 << 20
+"""Bytes of the log for one request, so that what waits for a slow reader is bounded; its end says where to go on."""
+LOG_LOOK_MAX = 1 << 20
+"""Bytes of the log that are looked through for one message: a search for something rare is told as it goes on."""
+LOG_READERS_MAX = 64
+"""Requests for the log that a publisher works on at once, one of each reader."""
+LOG_BURST_S = 0.125
+"""Of `journal.serve`, how much may go out at once: a small gap is filled without a pause."""
+LOG_ASK_AGAIN_NS = 800 * MILLISECOND_NS
+LOG_TRIES = 3
+"""In all less than `limits.stale_after` by default: a link that is held for nothing must not hide a dead publisher."""
+LAG_WARN = 1_000
+LAG_ALARM = 10_000
+"""Messages that a reader may be behind before the log says so."""
+HEADS_EVERY_NS = SECOND_NS
+"""How often a reader asks how far its publishers are, past its own backlog."""
 SUBSCRIPTION_BYTES_MAX = 256
 """All that a publisher may be sent. libzmq keeps subscriptions in a trie and walks it recursively, a level a byte: a
 subscription of a megabyte overflows the stack of whoever holds it."""
@@ -152,7 +180,9 @@ class Outbox:
         lossless: bool = False,
         counters: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """``stamp`` names the column that gets the time of publication: ``feed_ns`` or ``proc_ns``.
+        """Binds the sockets and opens the log, where ``publisher`` has one.
+
+        ``stamp`` names the column that gets the time of publication: ``feed_ns`` or ``proc_ns``.
 
         ``counters`` is asked for what each heartbeat says beside the heads. A ``lossless`` publisher waits
         for a slow peer (at most 10 s without progress) where an ordinary one drops.
@@ -184,14 +214,21 @@ class Outbox:
         self._socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES_MAX)
         if lossless:
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._journal: Journal | None = None
         try:
             _bind(self._socket, publisher.bind or publisher.endpoint, publisher.name)
             if local := local_endpoint(publisher.endpoint):
                 _bind(self._socket, local, publisher.name)
-            self._service = _SnapshotService(context, publisher, self.values, limits, self._summary)
+            if settings := publisher.journal:
+                self._journal = Journal(Path(settings.folder) / publisher.name, settings, clock, epoch)
+                self._counters[bus_kernel.OUT_POSITION] = self._journal.position
+            self._service = _Service(context, publisher, self.values, self._journal, limits, self._head)
         except UnavailableError:
+            if self._journal is not None:
+                self._journal.close()
             self._socket.close()
             raise
+        self._log = np.zeros(J_WIDTH, np.int64) if self._journal is None else self._journal.state
         self._handle = int(self._socket.underlying)
 
     def send(self, rows: Rows) -> None:
@@ -205,7 +242,10 @@ class Outbox:
         give_up = now + STALL_MAX_NS
         while done < rows.size:
             reached = done
-            bus_kernel.wait(self._nothing, 1, 0)
+            if self._journal is not None and self._journal.full:
+                self._journal.wait_for_room()
+            else:
+                bus_kernel.wait(self._nothing, 1, 0)
             now = self._clock.monotonic_ns()
             if now >= self._next_beat_ns:
                 self._beat(now)
@@ -214,6 +254,8 @@ class Outbox:
                 give_up = now + STALL_MAX_NS
             elif now > give_up:
                 self._drop_for_the_stalled()
+        if self._journal is not None and self._journal.idle:
+            self._journal.stir()
 
     def tick(self) -> None:
         """Do what is due by time: the heartbeat, the repetition of silent topics, the greeting of a new reader."""
@@ -238,20 +280,25 @@ class Outbox:
             "bytes_out": int(c[bus_kernel.OUT_BYTES]),
             "position": int(c[bus_kernel.OUT_POSITION]),
             "waived": self._dropped_waiting,
+            **({} if self._journal is None else self._journal.counters()),
         }
 
     def close(self) -> None:
-        """End the snapshot thread and close the sockets; what is queued for slow peers is lost. May be called again."""
+        """End the thread of the ROUTER, seal the log, close the sockets; what is queued for slow peers is lost. May be
+        called again.
+        """
         if not self._socket.closed:
             self._service.close()
+            if self._journal is not None:
+                self._journal.close()
             self._socket.close()
 
     def _publish(self, table: npt.NDArray[np.int64], start: int, wall_ns: int, now_ns: int) -> int:
         values = self.values
         done = bus_kernel.publish(
             self._handle, codec.SCHEMA, self._symbols.arrays.words, values.layout, values.venue_slot, values.rows,
-            values.sent_ns, self._heads, self._counters, table, start, self._epoch, self._stamp, wall_ns, now_ns,
-            self._scratch,
+            values.sent_ns, self._heads, self._counters, self._log, table, start, self._epoch, self._stamp, wall_ns,
+            now_ns, self._scratch,
         )  # fmt: skip
         if done < 0:
             raise zmq.ZMQError(-done)
@@ -274,27 +321,27 @@ class Outbox:
                 break
         return self.readers > before
 
-    def _summary(self) -> dict[str, Any]:
+    def _head(self) -> dict[str, Any]:
+        """How far the stream is: position, heads of each channel and first letter, the oldest position in the log."""
+        heads = self._heads.copy()
         return {
             "V": SCHEMA_VERSION,
             "T": topics.NODE_CHANNEL,
             "S": self.publisher.name,
             "E": self._epoch,
             "O": int(self._counters[bus_kernel.OUT_POSITION]),
+            "t": self._clock.now_ns(),
+            "heads": {
+                channel: {chr(letter): int(row[letter]) for letter in row.nonzero()[0].tolist()}
+                for channel in self.publisher.channels
+                if (row := heads[CHANNELS[channel]]).any()
+            },
+            "log": None if self._journal is None else self._journal.first,
         }
 
     def _beat(self, now_ns: int) -> None:
         self._next_beat_ns = now_ns + BEAT_EVERY_NS
-        heads = {
-            channel: {chr(letter): int(self._heads[CHANNELS[channel], letter]) for letter in row.nonzero()[0].tolist()}
-            for channel in self.publisher.channels
-            if (row := self._heads[CHANNELS[channel]]).any()
-        }
-        beat = self._summary() | {
-            "t": self._clock.now_ns(),
-            "heads": heads,
-            "counters": self.counters() | dict(self._more_counters()),
-        }
+        beat = self._head() | {"counters": self.counters() | dict(self._more_counters())}
         topic = topics.build(topics.NODE_CHANNEL, self.publisher.name).encode()
         try:
             self._socket.send_multipart([topic, msgpack.packb(beat)], zmq.DONTWAIT)
@@ -320,11 +367,29 @@ class Outbox:
         self._scan_from = (end / total) % 1.0 if total else 0.0
 
 
-class _SnapshotService:
-    """The ROUTER beside a publisher, in a thread of its own: last values of prefixes, in chunks.
+@dataclass
+class _LogRequest:
+    """A part of the log on its way to a reader."""
 
-    Request: ``[id, b"last", prefix, ...]``. Answers: ``[id, summary, topic, payload, topic, payload, ...]`` with
-    the very frames that the publisher sent; ``summary`` is a msgpack map whose ``more`` says whether another follows.
+    peer: bytes
+    number: bytes
+    cursor: Cursor
+    sent: int = 0
+
+
+class _Service:
+    """The ROUTER beside a publisher, in a thread of its own: last values of prefixes, parts of the log, the heads.
+
+    ``[id, b"last", prefix, ...]`` is answered by ``[id, summary, topic, payload, topic, payload, ...]`` with the very
+    frames that the publisher sent; ``summary`` is a msgpack map whose ``more`` says whether another follows.
+
+    ``[id, b"log", query, prefix, ...]``, ``query`` being a msgpack map with ``from`` (a position; with ``epoch``, where
+    that goes on if the log lost the end of that epoch) or ``at`` (ns), and ``to`` (a position, or nil: the head), is
+    answered by ``[id, summary, records]`` with whole records of the log one after the other. The last summary has
+    ``more`` false, ``count``, ``first``, ``last``, ``checksum`` (CRC-32C of all their bytes), ``holes``, and ``next``:
+    the position to ask for next, or nil where all has come. A further request of the same reader ends the one before.
+
+    ``[id, b"head"]`` is answered by ``[id, summary]``.
     """
 
     def __init__(
@@ -332,12 +397,20 @@ class _SnapshotService:
         context: zmq.Context[zmq.Socket[bytes]],
         publisher: Publisher,
         values: LastValues,
+        journal: Journal | None,
         limits: Limits,
-        summary: Callable[[], dict[str, Any]],
+        head: Callable[[], dict[str, Any]],
     ) -> None:
         self._name = publisher.name
         self._values = values
-        self._summary = summary
+        self._journal = journal
+        self._head = head
+        self._requests: dict[bytes, _LogRequest] = {}  # by reader; the first is served next
+        self._rate = publisher.journal.serve_bytes if publisher.journal else 0
+        self._allowed = self._burst = max(int(self._rate * LOG_BURST_S), LOG_CHUNK)
+        self._counted_ns = 0
+        self._chunk = np.empty(LOG_CHUNK, np.uint8)
+        self._clock = SystemClock()  # the rate is of real time, also in a replay
         self._router = context.socket(zmq.ROUTER)
         _tune(self._router, limits)
         self._router.setsockopt(zmq.MAXMSGSIZE, 4_096)
@@ -365,26 +438,115 @@ class _SnapshotService:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(stop, zmq.POLLIN)
-        while stop not in (ready := dict(poller.poll())):
+        while stop not in (ready := dict(poller.poll(self._pause_ms()))):
             if self._router in ready:
                 self._answer(self._router.recv_multipart())
+            if self._requests and self._may_send():
+                self._send_log(next(iter(self._requests.values())))
+        for request in self._requests.values():
+            request.cursor.close()
         self._router.close()
         stop.close()
 
     def _answer(self, request: list[bytes]) -> None:
         peer, *frames = request
-        if len(frames) < 3 or frames[1] != b"last" or len(frames) > 2 + SNAPSHOT_PREFIXES_MAX:
-            problem = 'a request is [id, b"last", prefix, ...] with 1 to 4,096 prefixes'
-            answer = msgpack.packb(self._summary() | {"more": False, "error": problem})
-            self._router.send_multipart([peer, frames[0] if frames else b"", answer])
-            return
-        prefixes = [prefix.decode("ascii", "replace") for prefix in frames[2:]]
+        number, *asked = frames or [b""]
+        match asked:
+            case [b"last", *prefixes] if 1 <= len(prefixes) <= SNAPSHOT_PREFIXES_MAX:
+                self._answer_last(peer, number, [prefix.decode("ascii", "replace") for prefix in prefixes])
+            case [b"log", query, *prefixes] if self._journal is not None and len(prefixes) <= SNAPSHOT_PREFIXES_MAX:
+                self._begin_log(peer, number, query, prefixes or [b""])
+            case [b"head"]:
+                self._router.send_multipart([peer, number, msgpack.packb(self._head())])
+            case [b"log", *_] if self._journal is None:
+                self._refuse(peer, number, "this publisher keeps no log")
+            case _:
+                known = '[id, b"last", prefix, ...] with 1 to 4,096 prefixes, [id, b"log", query, ...], [id, b"head"]'
+                self._refuse(peer, number, f"a request is one of {known}")
+
+    def _refuse(self, peer: bytes, number: bytes, problem: str) -> None:
+        answer = msgpack.packb(self._head() | {"more": False, "error": problem})
+        self._router.send_multipart([peer, number, answer])
+
+    def _answer_last(self, peer: bytes, number: bytes, prefixes: list[str]) -> None:
         rows = np.concatenate([self._values.select(prefix) for prefix in prefixes])
         for start in range(0, max(rows.size, 1), SNAPSHOT_CHUNK):
             chunk = rows[start : start + SNAPSHOT_CHUNK]
-            summary = self._summary() | {"more": start + SNAPSHOT_CHUNK < rows.size, "count": int(rows.size)}
+            summary = self._head() | {"more": start + SNAPSHOT_CHUNK < rows.size, "count": int(rows.size)}
             pairs = [frame for pair in codec.encode(chunk, self._values.symbols) for frame in pair]
-            self._router.send_multipart([peer, frames[0], msgpack.packb(summary), *pairs])
+            self._router.send_multipart([peer, number, msgpack.packb(summary), *pairs])
+
+    # The log
+
+    def _begin_log(self, peer: bytes, number: bytes, query: bytes, prefixes: list[bytes]) -> None:
+        assert self._journal is not None
+        try:
+            asked = msgpack.unpackb(query)
+            first, since, epoch = (int(asked.get(key) or 0) for key in ("from", "at", "epoch"))
+            last = self._journal.position if asked.get("to") is None else int(asked["to"])
+        except _MALFORMED:
+            self._refuse(peer, number, "a query is a map with from or at, to and epoch, all of them integers or nil")
+            return
+        if any(len(prefix) > PREFIX_MAX for prefix in prefixes):
+            self._refuse(peer, number, f"a prefix has {PREFIX_MAX} bytes at most")
+            return
+        if old := self._requests.pop(peer, None):
+            old.cursor.close()
+        if len(self._requests) == LOG_READERS_MAX:
+            self._refuse(peer, number, f"{LOG_READERS_MAX} readers are served already; try again")
+            return
+        if epoch:  # a power cut took the end of that epoch: what it held there is in no log, go on behind it
+            later = [held.first for held in self._journal.listing() if held.first_epoch > epoch]
+            first = min([first, *later])
+        cursor = Cursor(self._journal.listing, Query(first, min(last, self._journal.position), since, tuple(prefixes)))
+        self._requests[peer] = _LogRequest(peer, number, cursor)
+
+    def _pause_ms(self) -> int | None:
+        """How long nothing can be sent: for ever without a request, else until the rate allows more."""
+        if not self._requests:
+            return None
+        return 0 if self._may_send() else max(1, int(LOG_CHUNK / self._rate * 1_000))
+
+    def _may_send(self) -> bool:
+        now = self._clock.monotonic_ns()
+        self._allowed = min(self._burst, self._allowed + self._rate * (now - self._counted_ns) // SECOND_NS)
+        self._counted_ns = now
+        return self._allowed > 0
+
+    def _send_log(self, request: _LogRequest) -> None:
+        """One message of one request; then it is another's turn."""
+        del self._requests[request.peer]
+        before = request.cursor.looked
+        size = request.cursor.read(self._chunk, LOG_LOOK_MAX)
+        request.sent += size
+        self._allowed -= request.cursor.looked - before + RECORD_MAX  # what is not wanted costs nearly as much
+        head = {"V": SCHEMA_VERSION, "T": "log", "S": self._name}
+        enough = request.sent + LOG_CHUNK > LOG_ANSWER_BYTES
+        if request.cursor.done or enough:
+            head |= request.cursor.summary() | {"more": False}
+            head["next"] = None if request.cursor.done else request.cursor.seen + 1
+            request.cursor.close()
+        else:
+            head["more"] = True
+            self._requests[request.peer] = request
+        self._router.send_multipart([request.peer, request.number, msgpack.packb(head), self._chunk[:size].data])
+
+
+@dataclass
+class _Repair:
+    """A part of a publisher's log that a held link waits for."""
+
+    next: int  # position from which on the rest is to come
+    last: int
+    topics: tuple[str, ...]
+    epoch: int  # in which `next` was seen
+    beat: dict[str, Any] | None  # a heartbeat that waits for it
+    began_ns: int
+    request: int = 0
+    asked_ns: int = 0
+    tries: int = 0
+    all_here: bool = False
+    here: deque[tuple[npt.NDArray[np.uint8], int, int]] = field(default_factory=deque)  # records: bytes, end, done
 
 
 @dataclass
@@ -397,19 +559,36 @@ class _Link:
     monitor: zmq.Socket[bytes] = field(init=False)
     dealer: zmq.Socket[bytes] = field(init=False)
     heard_ns: int = 0  # monotonic time of the last message
+    beat_ns: int = 0  # the publisher's time of its last heartbeat
     messages: int = 0  # as counted when `heard_ns` was set
     rebuild_ns: int = 0  # when to give the socket up, 0 while libzmq is at work on it
     request: int = 0  # number of the last snapshot request
     asked_ns: int = 0  # when it was sent, 0 when none is open
     wants_snapshot: bool = False
-    joined: bool = False  # a heartbeat has come since the last connection or epoch: the subscriptions are in force
     whole: bool = False  # a snapshot has come whole since the link was made
+    repair: _Repair | None = None
+    repairs: int = 0
+    even: int = 0  # head O of the last heartbeat whose heads were those that had come, or were told as lost
+    asked_head_ns: int = 0
+    lag: int = 0  # messages that it had published and this reader had not taken when it was last asked
+    lag_ns: int = 0
+    lag_told: int = 0  # 0, LAG_WARN or LAG_ALARM: what has been logged of it
     position: int = 0  # head O of its last heartbeat
     heads: dict[tuple[int, int], int] = field(default_factory=dict)  # head minus advance at the first heartbeat
+    based: bool = False  # that has been: what it did not tell of had sent nothing
     behind: dict[tuple[int, int], int] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)  # what its heartbeat last said
     rebuilds: int = 0
     refused: str = ""  # why libzmq last gave the connection up
+
+    def forget_heads(self) -> None:
+        """Compare anew from the next heartbeat on."""
+        self.heads.clear()
+        self.based = False
+
+    def base(self, at: tuple[int, int], ahead: int) -> int:
+        """Of ``ahead``, what was so when the comparison began."""
+        return self.heads.get(at, 0 if self.based else ahead)
 
 
 class Inbox:
@@ -426,8 +605,12 @@ class Inbox:
         linger_ns: int = 0,
         lossless: bool = False,
         same_host: bool = False,
+        complete: bool = False,
     ) -> None:
-        """``linger_ns``: on a busy stream let more gather after the first message of a wait, which bounds the wake-ups
+        """``complete``: after an outage of a link catch up all that was published meanwhile, old states too; else only
+        what is never repeated.
+
+        ``linger_ns``: on a busy stream let more gather after the first message of a wait, which bounds the wake-ups
         to one in so long; a message that follows a longer silence is not held up.
 
         ``same_host``: the publishers run on this machine, so use their `local_endpoint` where there is one.
@@ -452,6 +635,7 @@ class Inbox:
         self._state = np.zeros((count, sk.STATE_WIDTH), np.int64)
         self._last = np.zeros(total, np.int64)
         self._arrival = np.zeros(total, np.int64)
+        self._places = np.zeros(total, np.int64)  # position of the last message of each topic
         self._advance = np.zeros((count, KINDS, sk.LETTERS), np.int64)
         self._reasons = np.zeros((count, len(codec.REASONS)), np.int64)
         self._rows = np.zeros((limits.batch_max + EVENTS_MAX, WIDTH), np.int64)
@@ -465,6 +649,8 @@ class Inbox:
         self._next_check_ns = 0
         self._lossless = lossless
         self._same_host = same_host
+        self._complete = complete
+        self._numbers = itertools.count(1)
         self._called_ns = clock.monotonic_ns()
         self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
@@ -480,7 +666,7 @@ class Inbox:
         now = self._clock.monotonic_ns()
         if not self._came_back(now - self._called_ns, now) and now >= self._next_check_ns:
             self._check(now)
-        waits = timeout_ms if not (self._events or self._snapshots) else 0
+        waits = timeout_ms if not (self._events or self._snapshots or self._repairing()) else 0
         ready = bus_kernel.wait(self._items, waits, self._linger_ns // 1_000 if now < self._busy_until_ns else 0)
         waited_ns = self._clock.monotonic_ns() - now
         now += waited_ns
@@ -495,9 +681,11 @@ class Inbox:
             if heartbeats:
                 self._heartbeats(heartbeats, now)
             for link in lost:  # told after all that it had sent
+                self._part(link)
                 self._down(link)
         else:
-            self._state[:, sk.DRAINED] = 1
+            self._state[:, sk.DRAINED] = 1 - self._state[:, sk.HELD]
+        n = self._repair(n, now, wall)
         n = self._absorb(n, now, wall)
         self._called_ns = self._clock.monotonic_ns()
         rows = self._rows[:n]
@@ -520,8 +708,8 @@ class Inbox:
         share = max(64, self._limits.batch_max // max(1, len(self._links)))
         n, heartbeats = bus_kernel.drain(
             self._items, len(self._links), share, codec.SCHEMA, self._symbols.arrays, self._state, self._layout,
-            self._last, self._arrival, self._advance, self._rows, n, self._message, self._scratch, self._control,
-            self._control_ends, self._reasons, self._sample, self._waiting, now_ns, wall_ns,
+            self._last, self._arrival, self._advance, self._places, self._rows, n, self._message, self._scratch,
+            self._control, self._control_ends, self._reasons, self._sample, self._waiting, now_ns, wall_ns,
             self._limits.refresh_every_ns,
         )  # fmt: skip
         if n < 0:
@@ -559,13 +747,44 @@ class Inbox:
             "rebuilds": sum(link.rebuilds for link in self._links),
             "symbols": len(self._symbols),
             "symbols_refused": self._symbols.refused,
-            "lag": sum(max(0, link.position - int(self._state[link.index, sk.POSITION])) for link in self._links),
+            "repaired": int(total[sk.REPAIRED]),
+            "repairs": sum(link.repairs for link in self._links),
+            "lag": max((link.lag for link in self._links), default=0),
+            "lag_ms": max((link.lag_ns for link in self._links), default=0) // MILLISECOND_NS,
         }
 
     def bad_frames(self) -> dict[str, int]:
         """Refused frames by reason, for `fabric_bad_frames_total{reason}`; reasons that never occurred are left out."""
         sums = self._reasons.sum(axis=0).tolist()
         return {reason: count for reason, count in zip(codec.REASONS, sums, strict=True) if count}
+
+    def lags(self) -> dict[str, tuple[int, int]]:
+        """By publisher: how many of its messages this reader has not taken yet, and for how many ns the next of them
+        has been waiting. Asked for each second. Topics of single symbols are in the time only.
+        """
+        return {link.source.publisher.name: (link.lag, link.lag_ns) for link in self._links}
+
+    def logs_suspended(self) -> list[str]:
+        """The publishers whose log was suspended when they were last heard."""
+        return [link.source.publisher.name for link in self._links if link.counters.get("log_suspended")]
+
+    def positions(self) -> dict[str, tuple[int, int]]:
+        """By publisher: epoch and position up to which all has been given."""
+        return {
+            link.source.publisher.name: (int(state[sk.EPOCH]), int(state[sk.POSITION]))
+            for link in self._links
+            if (state := self._state[link.index])[sk.EPOCH]
+        }
+
+    def resume(self, positions: Mapping[str, tuple[int, int]]) -> None:
+        """Go on behind `positions` that an earlier reader has left off at; to be called before the first `recv_batch`.
+
+        What the log still holds comes first, in order.
+        """
+        for link in self._links:
+            if found := positions.get(link.source.publisher.name):
+                self._state[link.index, [sk.EPOCH, sk.POSITION]] = found
+                self._state[link.index, sk.LOGGED] = 1  # nothing live before the log has brought what comes first
 
     def heartbeat(self, index: int) -> dict[str, Any]:
         """The counters that the publisher of ``sources[index]`` last told of itself."""
@@ -594,7 +813,8 @@ class Inbox:
         local = local_endpoint(publisher.endpoint) if self._same_host else ""
         link.socket.connect(local or publisher.endpoint)
         link.dealer.connect(publisher.snapshot_endpoint)
-        link.asked_ns = 0
+        link.asked_ns = link.asked_head_ns = 0
+        self._part(link)
         count = len(self.sources)
         for place, socket in enumerate((link.socket, link.monitor, link.dealer)):
             item = self._items[place * count + link.index]
@@ -613,14 +833,15 @@ class Inbox:
             if state[sk.MESSAGES] != link.messages:
                 link.messages = int(state[sk.MESSAGES])
                 link.heard_ns = now_ns
+            elif state[sk.HELD]:
+                self._ask_log_again(link, now_ns)
             elif state[sk.CONNECTED] and now_ns - link.heard_ns > self._limits.stale_after_ns:
                 self._silent(link, now_ns, "silent")
             if link.rebuild_ns and now_ns >= link.rebuild_ns:
                 self._shut(link)
                 self._open(link)
                 state[sk.CONNECTED] = 0
-                link.joined = False
-                link.heads.clear()
+                link.forget_heads()
                 link.rebuilds += 1
                 link.rebuild_ns = 0
                 log.warning("%s: connection given up (%s); socket built anew", link.source.publisher.name, link.refused)
@@ -628,6 +849,9 @@ class Inbox:
                 link.wants_snapshot = True
             if link.wants_snapshot and state[sk.CONNECTED]:
                 self._ask(link, now_ns)
+            if state[sk.JOINED] and now_ns - link.asked_head_ns > HEADS_EVERY_NS:
+                link.asked_head_ns = now_ns
+                self._send_request(link, [b"head", b"head"])
         if self._sample[0] and now_ns - self._sample_logged_ns > 10 * SECOND_NS:
             self._log_sample(now_ns)
 
@@ -645,6 +869,14 @@ class Inbox:
         self._down(link)
         link.refused = why
         link.rebuild_ns = link.heard_ns = now_ns
+
+    def _part(self, link: _Link) -> None:
+        """Its subscriptions are not in force any more; what was to be repaired will be caught up after the next
+        greeting.
+        """
+        self._state[link.index, [sk.JOINED, sk.HELD]] = 0
+        self._items[link.index]["events"] = ZMQ_POLLIN
+        link.repair = None
 
     def _down(self, link: _Link) -> None:
         """A publisher is silent or lost: what it said is stale from now on."""
@@ -690,8 +922,7 @@ class Inbox:
                 state[sk.CONNECTED] = 0
                 link.rebuild_ns = now_ns + REBUILD_AFTER_NS
                 link.refused = link.refused or "disconnected"
-                link.heads.clear()
-                link.joined = False
+                link.forget_heads()
                 lost = True
             elif event in (zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECT_DELAYED):
                 link.rebuild_ns = 0
@@ -734,6 +965,10 @@ class Inbox:
                 return
             if request == str(link.request).encode():
                 self._take_chunk(link, answer, now_ns)
+            elif link.repair is not None and request == b"log-%d" % link.repair.request:
+                self._take_log(link, link.repair, answer, now_ns)
+            elif request == b"head":
+                self._take_head(link, answer)
 
     def _take_chunk(self, link: _Link, answer: list[bytes], now_ns: int) -> None:
         try:
@@ -747,7 +982,7 @@ class Inbox:
         link.asked_ns = now_ns if more else 0
         if not more:
             link.whole = True
-            link.heads.clear()  # compared anew: snapshot rows count as come, though they were sent long ago
+            link.forget_heads()  # compared anew: snapshot rows count as come, though they were sent long ago
 
     def _absorb(self, n: int, now_ns: int, wall_ns: int) -> int:
         while self._snapshots:
@@ -756,9 +991,8 @@ class Inbox:
                 break
             n, done = bus_kernel.absorb(
                 codec.SCHEMA, self._symbols.arrays, data, ends, done, self._state, self._layout, self._last,
-                self._arrival,
-                self._advance, self._rows, n, index, self._reasons, self._waiting, now_ns, wall_ns,
-                self._limits.refresh_every_ns,
+                self._arrival, self._advance, self._places, self._rows, n, index, self._reasons, self._waiting,
+                now_ns, wall_ns, self._limits.refresh_every_ns,
             )  # fmt: skip
             if done < ends.shape[0]:
                 self._snapshots[0] = (index, data, ends, done)
@@ -786,52 +1020,221 @@ class Inbox:
         self._state[link.index, sk.BAD] += 1
         self._reasons[link.index, codec.REASONS.index("wrong_type")] += 1
 
-    def _heartbeat(self, link: _Link, beat: dict[str, Any], now_ns: int) -> None:
+    def _heartbeat(self, link: _Link, beat: dict[str, Any], now_ns: int, repaired: bool = False) -> None:
+        """``repaired``: what lay before it has just been asked of the log, and what has not come is lost."""
         state = self._state[link.index]
-        verdict = sk.judge_epoch(self._state, link.index, int(beat["E"]))
+        epoch, head = int(beat["E"]), int(beat["O"])
+        if epoch >= state[sk.EPOCH]:
+            link.heard_ns = now_ns
+            state[sk.LOGGED] = beat.get("log") is not None and self._limits.repair_max > 0
+            again = epoch > state[sk.EPOCH] or not state[sk.JOINED] or not state[sk.UP]
+            if again and not repaired and self._catch_up(link, beat, now_ns):
+                return
+        verdict = sk.judge_epoch(self._state, link.index, epoch)
         if verdict == sk.OLD_EPOCH:
             return
         if verdict == sk.NEW_EPOCH:
             self._down(link)
-            sk.start_epoch(
-                self._state, self._layout, self._last, self._advance, link.index, int(beat["E"]), len(self._symbols)
-            )
-            link.heads.clear()
-            link.joined = False
+            sk.start_epoch(self._state, self._layout, self._last, self._advance, link.index, epoch, len(self._symbols))
+            link.forget_heads()
+            state[sk.JOINED] = 0
         elif not state[sk.UP]:  # silent for a while, on a connection that held: its values must be learnt anew
-            link.joined = False
+            state[sk.JOINED] = 0
         if not state[sk.UP] and state[sk.CONNECTED]:
             state[sk.UP] = 1
             self._events.append((KIND_LINK, link.index, 1))
-        if not link.joined:
-            link.joined = True
+        if not state[sk.JOINED]:
+            state[sk.JOINED] = 1
+            link.even = head
             self._ask(link, now_ns)
         if isinstance(self._clock, EventClock):
             self._clock.saw(int(beat["t"]))
-        link.heard_ns = now_ns
-        link.position = int(beat["O"])
+        link.position = head
+        link.beat_ns = int(beat.get("t", 0))
         link.counters = dict(beat["counters"])
-        self._compare_heads(link, beat["heads"])
+        if self._compare_heads(link, beat["heads"], bool(state[sk.LOGGED]) and not repaired):
+            self._fill(link, link.even + 1, head, link.source.topics, now_ns, beat)
+            return
+        link.even = head
+        state[sk.POSITION] = max(head, int(state[sk.POSITION]))
 
-    def _compare_heads(self, link: _Link, heads: dict[str, dict[str, int]]) -> None:
-        """What a publisher has sent on (channel, first letter) since the last comparison, against what came.
+    def _compare_heads(self, link: _Link, heads: dict[str, dict[str, int]], may_repair: bool) -> bool:
+        """What a publisher has sent on (channel, first letter) since the last comparison, against what came. Tell what
+        is lost; with ``may_repair`` tell nothing, but return whether anything is missing.
 
         The heartbeat travels behind its messages on the same connection, so all it counts has come or is lost.
         Only whole letters can be compared: a reader of a longer prefix learns of such a loss by the refresh.
         """
-        for channel, letters in heads.items():
+        for channel, letter, ahead in self._ahead(link, heads):
             kind = CHANNELS[channel]
+            at = (kind, ord(letter))
+            link.heads[at] = link.base(at, ahead)
+            behind = max(0, ahead - link.heads[at])
+            if behind > link.behind.get(at, 0):
+                if may_repair:
+                    return True
+                self._events.append((KIND_GAP, link.index, kind))
+                if channel in STATE_CHANNELS:
+                    link.wants_snapshot = True
+                    self._state[link.index, sk.REPAIRING] = 1
+            link.behind[at] = behind
+        link.based = True
+        return False
+
+    def _ahead(self, link: _Link, heads: dict[str, dict[str, int]]) -> Iterator[tuple[str, str, int]]:
+        """Channel, first letter and what its head is beyond what has come, for all that is subscribed as a whole."""
+        whole = set(link.source.topics)
+        for channel, letters in heads.items():
             for letter, head in letters.items():
-                if not {f"{channel}.", f"{channel}.{letter}"} & set(link.source.topics):
-                    continue
-                at = (kind, ord(letter))
-                ahead = int(head) - int(self._advance[link.index, kind, ord(letter)])
-                if at not in link.heads:
-                    link.heads[at] = ahead
-                behind = max(0, ahead - link.heads[at])
-                if behind > link.behind.get(at, 0):
-                    self._events.append((KIND_GAP, link.index, kind))
-                    if channel in STATE_CHANNELS:
-                        link.wants_snapshot = True
-                        self._state[link.index, sk.REPAIRING] = 1
-                link.behind[at] = behind
+                if {f"{channel}.", f"{channel}.{letter}"} & whole:
+                    yield channel, letter, int(head) - int(self._advance[link.index, CHANNELS[channel], ord(letter)])
+
+    def _take_head(self, link: _Link, answer: list[bytes]) -> None:
+        """How far the publisher is at this moment, past all that waits on the way."""
+        try:
+            head = msgpack.unpackb(answer[0])
+            state = self._state[link.index]
+            missing = 0
+            for channel, letter, ahead in self._ahead(link, head["heads"]):
+                at = (CHANNELS[channel], ord(letter))
+                missing += max(0, ahead - link.base(at, ahead) - link.behind.get(at, 0))
+            now_ns = int(head["t"])
+        except _MALFORMED:
+            self._refuse(link)
+            return
+        link.lag = missing
+        # Of the last message that was taken; without one that could be missing, of a heartbeat that is overdue.
+        since_ns = now_ns - int(state[sk.STAMP]) if missing else now_ns - link.beat_ns - 2 * BEAT_EVERY_NS
+        link.lag_ns = max(0, since_ns)
+        level = LAG_ALARM if missing >= LAG_ALARM else LAG_WARN if missing >= LAG_WARN else 0
+        if level > link.lag_told or (link.lag_told and not level):
+            name, waited_ms = link.source.publisher.name, link.lag_ns // MILLISECOND_NS
+            say = log.error if level == LAG_ALARM else log.warning if level else log.info
+            say("%s: this reader is %d messages (%d ms) behind", name, missing, waited_ms)
+        link.lag_told = level
+
+    # Gaps, and how they are filled from the publisher's log
+
+    def _repairing(self) -> bool:
+        return any(link.repair is not None and link.repair.here for link in self._links)
+
+    def _catch_up(self, link: _Link, beat: dict[str, Any], now_ns: int) -> bool:
+        """After an outage: have what was missed before ``beat``; return whether anything is to come."""
+        state = self._state[link.index]
+        topics_missed = link.source.topics if self._complete else self._events_of(link)
+        first, last = int(state[sk.POSITION]) + 1, int(beat["O"])
+        if not (state[sk.LOGGED] and state[sk.EPOCH] and topics_missed):
+            return False
+        if first > last and int(beat["E"]) == state[sk.EPOCH]:
+            return False
+        return self._fill(link, first, last, topics_missed, now_ns, beat)
+
+    def _events_of(self, link: _Link) -> tuple[str, ...]:
+        """The prefixes of what is never repeated, of all that is subscribed."""
+        found = []
+        for topic in link.source.topics:
+            if topics.channel_of(topic) is not None:
+                found += [] if self._holds_state(topic) else [topic]
+            else:
+                channels = set(topics.prefix_channels(topic)) & set(link.source.publisher.channels)
+                found += [f"{channel}." for channel in channels if channel not in STATE_CHANNELS]
+        return tuple(found)
+
+    def _fill(
+        self, link: _Link, first: int, last: int, prefixes: tuple[str, ...], now_ns: int, beat: dict[str, Any] | None
+    ) -> bool:
+        """Hold the link and ask the log; return whether it is asked: not for more than `limits.repair_max` positions,
+        which are told as lost.
+        """
+        state = self._state[link.index]
+        if last - first >= self._limits.repair_max:
+            log.warning("%s: positions %d to %d are more than limits.repair_max: not filled from the log",
+                        link.source.publisher.name, first, last)  # fmt: skip
+            if beat is not None:
+                self._heartbeat(link, beat, now_ns, repaired=True)
+            else:
+                self._let_go(link)
+                state[sk.LOGGED] = 0  # until the next heartbeat: else the next message would ask again
+            return True
+        state[sk.HELD] = 1
+        self._items[link.index]["events"] = 0
+        link.repair = _Repair(first, last, prefixes, int(state[sk.EPOCH]), beat, now_ns)
+        self._ask_log(link, link.repair, now_ns)
+        return True
+
+    def _let_go(self, link: _Link) -> None:
+        link.repair = None
+        self._state[link.index, sk.HELD] = 0
+        self._items[link.index]["events"] = ZMQ_POLLIN
+
+    def _ask_log(self, link: _Link, repair: _Repair, now_ns: int) -> None:
+        repair.request, repair.asked_ns = next(self._numbers), now_ns
+        query = {"from": repair.next, "to": repair.last, "epoch": repair.epoch}
+        prefixes = [topic.encode() for topic in repair.topics[:SNAPSHOT_PREFIXES_MAX]]
+        self._send_request(link, [b"log-%d" % repair.request, b"log", msgpack.packb(query), *prefixes])
+
+    def _ask_log_again(self, link: _Link, now_ns: int) -> None:
+        """What was asked for does not come: ask again, in the end do without."""
+        repair = link.repair
+        if repair is None or repair.all_here or repair.here or now_ns - repair.asked_ns < LOG_ASK_AGAIN_NS:
+            return
+        repair.tries += 1
+        if repair.tries < LOG_TRIES:
+            self._ask_log(link, repair, now_ns)
+        else:
+            log.warning("%s: its log does not answer: messages are lost", link.source.publisher.name)
+            self._state[link.index, sk.LOGGED] = 0
+            self._end_repair(link, repair, now_ns)
+
+    def _take_log(self, link: _Link, repair: _Repair, answer: list[bytes], now_ns: int) -> None:
+        try:
+            summary = msgpack.unpackb(answer[0])
+            done, after = not summary["more"], summary.get("next")
+            raw = answer[1] if len(answer) > 1 else b""
+            if done and after is not None:
+                repair.next = int(after)
+        except _MALFORMED:
+            self._refuse(link)
+            return
+        link.heard_ns = repair.asked_ns = now_ns
+        repair.tries = 0
+        if raw:
+            data = np.frombuffer(raw + bytes(READ_PAD), np.uint8).copy()
+            repair.here.append((data, len(raw), 0))
+        if done and after is not None:
+            self._ask_log(link, repair, now_ns)
+        elif done:
+            repair.all_here = True
+
+    def _repair(self, n: int, now_ns: int, wall_ns: int) -> int:
+        """Give what has come from logs; ask for what links were held for."""
+        for link in self._links:
+            state = self._state[link.index]
+            if not state[sk.HELD]:
+                continue
+            if link.repair is None:
+                self._fill(link, int(state[sk.GAP_FIRST]), int(state[sk.GAP_LAST]), link.source.topics, now_ns, None)
+                continue
+            here = link.repair.here
+            while here:
+                data, stop, done = here[0]
+                n, done = bus_kernel.absorb_log(
+                    codec.SCHEMA, self._symbols.arrays, data, stop, done, self._state, self._layout, self._last,
+                    self._arrival, self._advance, self._places, self._rows, n, link.index, self._reasons, self._waiting,
+                    now_ns, wall_ns, self._limits.refresh_every_ns,
+                )  # fmt: skip
+                if done < stop:
+                    here[0] = (data, stop, done)
+                    break
+                here.popleft()
+            if link.repair.all_here and not here:
+                self._end_repair(link, link.repair, now_ns)
+        return n
+
+    def _end_repair(self, link: _Link, repair: _Repair, now_ns: int) -> None:
+        self._let_go(link)
+        link.repairs += 1
+        took_ms = (now_ns - repair.began_ns) // MILLISECOND_NS
+        log.info("%s: filled from its log up to position %d in %d ms", link.source.publisher.name, repair.last, took_ms)
+        if repair.beat is not None:
+            self._heartbeat(link, repair.beat, now_ns, repaired=True)

@@ -16,6 +16,7 @@ from fabric.codec_kernel import (
     SCHEMA_WIDTH,
     TOO_LONG,
     TOPIC_MAX,
+    TRUNCATED,
     int64,
     read_payload,
     read_topic,
@@ -23,6 +24,7 @@ from fabric.codec_kernel import (
     write_topic,
 )
 from fabric.compiled import lean, lean_kernel, waiting_kernel
+from fabric.journal_kernel import HEAD_BYTES, J_WIDTH, append, sound
 from fabric.native import (
     EAGAIN,
     EINTR,
@@ -30,6 +32,7 @@ from fabric.native import (
     ZMQ_MSG_BYTES,
     ZMQ_SNDMORE,
     errno,
+    load_int64,
     memcpy,
     usleep,
     zmq_msg_close,
@@ -48,16 +51,24 @@ from fabric.sequence_kernel import (
     BYTES,
     CONNECTED,
     DRAINED,
+    EPOCH,
     FUTURE,
     GAP,
+    GAP_FIRST,
+    GAP_LAST,
+    HELD,
+    JOINED,
     LETTERS,
+    LOGGED,
     MESSAGES,
     NEW_EPOCH,
     NEXT,
     OLD_EPOCH,
     OVERLAP,
     POSITION,
+    REPAIRED,
     REPAIRING,
+    STAMP,
     STATE_WIDTH,
     UP,
     judge,
@@ -77,6 +88,10 @@ SCRATCH = 4096
 FUTURE_NS = 5_000_000_000
 NODE_PREFIX = 0x2E65646F6E
 """``node.``, first byte lowest."""
+LIVE = 0
+SNAPSHOT = 1
+FROM_LOG = 2
+"""Where a message comes from."""
 SAMPLE = 32
 """First bytes of a refused frame that are kept for the log."""
 
@@ -134,12 +149,14 @@ def link_event(rows: Any, n: int, link: int, up: int, epoch: int, now_ns: int) -
 
 @lean
 def accept(
-    words: Any, count: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, rows: Any, n: int, link:
-    int,
-    now_ns: int, wall_ns: int, refresh_ns: int, snapshot: int,
+    words: Any, count: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, places: Any, rows: Any, n:
+    int, link: int, now_ns: int, wall_ns: int, refresh_ns: int, origin: int,
 ) -> int:  # fmt: skip
     """Judge the decoded message at ``rows[n]``; keep it, with what must be told before it, or drop it; return the next
     index.
+
+    A live message that shows a gap is dropped and its link held, where the publisher has a log: that brings what is
+    missing, and this message behind it.
     """
     kind = rows[n, 0]
     symbol = rows[n, 1]
@@ -148,10 +165,15 @@ def accept(
         return -1
     if state[link, UP] == 0 and state[link, CONNECTED] == 0:  # left over from a lost connection
         return n
-    verdict = judge_epoch(state, link, rows[n, 4])
+    if origin == LIVE and state[link, LOGGED] == 1 and state[link, JOINED] == 0:
+        return n  # before the greeting: log and snapshot begin there, and what lies before it has to come first
+    epoch = rows[n, 4]
+    if origin == FROM_LOG and epoch < state[link, EPOCH]:
+        state[link, OVERLAP] += 1
+        return n
+    verdict = judge_epoch(state, link, epoch)
     if verdict == OLD_EPOCH:
         return n
-    epoch = rows[n, 4]
     if verdict == NEW_EPOCH:
         start_epoch(state, layout, last, advance, link, epoch, count)
         if state[link, UP] == 1:
@@ -163,11 +185,19 @@ def accept(
         n = link_event(rows, n, link, 1, epoch, wall_ns)
         state[link, UP] = 1
     seq = rows[n, 3]
-    if snapshot == 1 and (seq <= last[slot] or (last[slot] > 0 and state[link, REPAIRING] == 0)):
+    if origin == SNAPSHOT and (seq <= last[slot] or (last[slot] > 0 and state[link, REPAIRING] == 0)):
         # Older than the live stream, or ahead of a stream that flows: what lies between is on its way and no gap.
         state[link, OVERLAP] += 1
         return n
     before = abs(last[slot])
+    if origin == FROM_LOG and seq <= before:
+        state[link, OVERLAP] += 1
+        return n
+    if origin == LIVE and state[link, LOGGED] == 1 and last[slot] > 0 and seq > before + 1:
+        state[link, HELD] = 1
+        state[link, GAP_FIRST] = places[slot] + 1
+        state[link, GAP_LAST] = rows[n, 5]
+        return n
     letter = words[symbol, 0] & (LETTERS - 1)
     verdict = judge(state, last, arrival, advance, link, kind, letter, slot, seq, now_ns, refresh_ns)
     if verdict == GAP:
@@ -183,21 +213,25 @@ def accept(
         n += 1
     elif verdict != NEXT:
         return n
-    if rows[n, 5] > state[link, POSITION]:
-        state[link, POSITION] = rows[n, 5]
+    places[slot] = rows[n, 5]
+    if origin != SNAPSHOT:  # which may be ahead of messages that are still on their way
+        state[link, POSITION] = max(state[link, POSITION], rows[n, 5])
+        state[link, STAMP] = max(rows[n, 9], rows[n, 10])
     if kind <= KIND_TRADE and rows[n, 7] > wall_ns + FUTURE_NS:
         state[link, FUTURE] += 1
     state[link, ACCEPTED] += 1
+    if origin == FROM_LOG:
+        state[link, REPAIRED] += 1
     return n + 1
 
 
 @lean
 def take(
     schema: Any, symbols: Any, ids: Any, words: Any, data: Any, topic: int, topic_end: int, payload: int,
-    payload_end: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, rows: Any, n: int, link: int,
-    waiting: Any, now_ns: int, wall_ns: int, refresh_ns: int, snapshot: int,
+    payload_end: int, state: Any, layout: Any, last: Any, arrival: Any, advance: Any, places: Any, rows: Any, n: int,
+    link: int, waiting: Any, now_ns: int, wall_ns: int, refresh_ns: int, origin: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """Read one message, live or of a snapshot, and judge it; return the next free row and OK or why it was refused."""
+    """Read one message and judge it; return the next free row and OK or why it was refused."""
     reason = read_topic(schema, symbols, ids, words, data, topic, topic_end, rows, n)
     if reason == OK:
         reason = read_payload(schema, words, data, payload, payload_end, rows, n, waiting)
@@ -211,13 +245,14 @@ def take(
         last,
         arrival,
         advance,
+        places,
         rows,
         n,
         link,
         now_ns,
         wall_ns,
         refresh_ns,
-        snapshot,
+        origin,
     )
     return (after, OK) if after >= 0 else (n, NOT_OURS)
 
@@ -225,8 +260,8 @@ def take(
 @lean_kernel
 def drain(
     items: Any, links: int, limit: int, schema: Any, symbols: Any, state: Any, layout: Any, last: Any, arrival: Any,
-    advance: Any, rows: Any, start: int, message: Any, scratch: Any, control: Any, control_ends: Any, reasons: Any,
-    sample: Any, waiting: Any, now_ns: int, wall_ns: int, refresh_ns: int,
+    advance: Any, places: Any, rows: Any, start: int, message: Any, scratch: Any, control: Any, control_ends: Any,
+    reasons: Any, sample: Any, waiting: Any, now_ns: int, wall_ns: int, refresh_ns: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Take what is waiting on each readable link, at most ``limit`` messages of each, into ``rows[start:]``.
 
@@ -242,8 +277,8 @@ def drain(
     control_end = 0
     zmq_msg_init(pointer)
     for link in range(links):
-        state[link, DRAINED] = 1
-        if items[link]["revents"] == 0:
+        state[link, DRAINED] = 1 - state[link, HELD]
+        if items[link]["revents"] == 0 or state[link, HELD] == 1:
             continue
         state[link, DRAINED] = 0
         socket = items[link]["socket"]
@@ -293,7 +328,7 @@ def drain(
             if reason == OK:
                 n, reason = take(
                     schema, symbols, ids, words, scratch, 0, topic_size, TOPIC_MAX, TOPIC_MAX + size, state, layout,
-                    last, arrival, advance, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, 0,
+                    last, arrival, advance, places, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, LIVE,
                 )  # fmt: skip
             if reason != OK:
                 state[link, BAD] += 1
@@ -304,6 +339,9 @@ def drain(
                     sample[2] = reason
                     for i in range(min(kept, SAMPLE)):
                         sample[3 + i] = scratch[TOPIC_MAX + i]
+            if state[link, HELD] == 1:
+                items[link]["events"] = 0
+                break
     zmq_msg_close(pointer)
     return n, heartbeats
 
@@ -311,8 +349,8 @@ def drain(
 @lean_kernel
 def absorb(
     schema: Any, symbols: Any, data: Any, ends: Any, done: int, state: Any, layout: Any, last: Any, arrival: Any,
-    advance: Any, rows: Any, start: int, link: int, reasons: Any, waiting: Any, now_ns: int, wall_ns: int, refresh_ns:
-    int,
+    advance: Any, places: Any, rows: Any, start: int, link: int, reasons: Any, waiting: Any, now_ns: int, wall_ns: int,
+    refresh_ns: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Take snapshot frames from the ``done``-th on into ``rows[start:]``; return (rows, frames done)."""
     ids = symbols.ids
@@ -324,12 +362,46 @@ def absorb(
         begin = ends[i - 1, 1] if i > 0 else 0
         n, reason = take(
             schema, symbols, ids, words, data, begin, ends[i, 0], ends[i, 0], ends[i, 1], state, layout, last, arrival,
-            advance, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, 1,
+            advance, places, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, SNAPSHOT,
         )  # fmt: skip
         if reason != OK:
             state[link, BAD] += 1
             reasons[link, reason] += 1
     return n, ends.shape[0]
+
+
+@lean_kernel
+def absorb_log(
+    schema: Any, symbols: Any, data: Any, stop: int, done: int, state: Any, layout: Any, last: Any, arrival: Any,
+    advance: Any, places: Any, rows: Any, start: int, link: int, reasons: Any, waiting: Any, now_ns: int, wall_ns: int,
+    refresh_ns: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Take the log's records ``data[done:stop]`` into ``rows[start:]``; return (rows, where to go on)."""
+    ids = symbols.ids
+    words = symbols.words
+    base = data.ctypes.data
+    n = start
+    at = done
+    while at < stop:
+        if n + ROWS_A_MESSAGE > rows.shape[0]:
+            break
+        size = sound(base, at, stop, 0)
+        if size <= 0:
+            state[link, BAD] += 1
+            reasons[link, TRUNCATED] += 1
+            return n, stop
+        word = load_int64(base + at)
+        topic = at + HEAD_BYTES
+        payload = topic + ((word >> 56) & 0xFF)
+        n, reason = take(
+            schema, symbols, ids, words, data, topic, payload, payload, at + ((word >> 32) & 0xFFFFFF), state, layout,
+            last, arrival, advance, places, rows, n, link, waiting, now_ns, wall_ns, refresh_ns, FROM_LOG,
+        )  # fmt: skip
+        if reason != OK:
+            state[link, BAD] += 1
+            reasons[link, reason] += 1
+        at += size
+    return n, at
 
 
 # Counters of an outbox, int64[OUT_WIDTH].
@@ -356,11 +428,10 @@ def out_slot(layout: Any, venue_slot: Any, kind: int, symbol: int, venue: int) -
 @lean_kernel
 def publish(
     socket: int, schema: Any, words: Any, layout: Any, venue_slot: Any, last: Any, sent_ns: Any, heads: Any, counters:
-    Any,
-    rows: Any, start: int, epoch: int, stamp: int, stamp_ns: int, now_ns: int, scratch: Any,
+    Any, journal: Any, rows: Any, start: int, epoch: int, stamp: int, stamp_ns: int, now_ns: int, scratch: Any,
 ) -> int:  # fmt: skip
-    """Number, stamp and send ``rows[start:]``; return how many rows are done (fewer when a slow peer must be waited
-    for).
+    """Number, stamp, log and send ``rows[start:]``; return how many rows are done (fewer when a slow peer, or room in
+    the log, must be waited for).
     """
     base = scratch.ctypes.data
     for i in range(start, rows.shape[0]):
@@ -379,6 +450,8 @@ def publish(
         if payload < 0:
             counters[OUT_REFUSED] += 1
             continue
+        if append(journal, base, topic, base + TOPIC_MAX, payload, rows[i, 5], epoch, stamp_ns, now_ns) == 0:
+            return i
         while zmq_send(socket, base, topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0:
             code = errno()
             if code == EAGAIN:
@@ -429,11 +502,17 @@ def warm_up() -> None:
     reasons, counters = np.zeros((0, 1), np.int64), np.zeros(OUT_WIDTH, np.int64)
     wait(items, 0, 0)
     drain(
-        items, 0, 0, schema, symbols, state, layout, slots, slots, heads, rows, 0, data, data, data, ends, reasons,
-        slots, slots, 0, 0, 0,
+        items, 0, 0, schema, symbols, state, layout, slots, slots, heads, slots, rows, 0, data, data, data, ends,
+        reasons, slots, slots, 0, 0, 0,
     )  # fmt: skip
-    absorb(schema, symbols, data, ends, 0, state, layout, slots, slots, heads, rows, 0, 0, reasons, slots, 0, 0, 0)
+    absorb(
+        schema, symbols, data, ends, 0, state, layout, slots, slots, heads, slots, rows, 0, 0, reasons, slots, 0, 0, 0,
+    )  # fmt: skip
+    absorb_log(
+        schema, symbols, data, 0, 0, state, layout, slots, slots, heads, slots, rows, 0, 0, reasons, slots, 0, 0, 0,
+    )  # fmt: skip
     publish(
-        0, schema, symbols.words, ends, slots, rows, slots, ends, counters, rows[:0], 0, 0, 0, 0, 0, data,
+        0, schema, symbols.words, ends, slots, rows, slots, ends, counters, np.zeros(J_WIDTH, np.int64), rows[:0], 0, 0,
+        0, 0, 0, data,
     )  # fmt: skip
     refresh(0, schema, symbols.words, rows, slots, counters, 0, 0, 0, 0, data)

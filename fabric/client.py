@@ -6,13 +6,21 @@
         for update in client:
             print(update)
 
-What comes are `Update`s (one message of the bus), `Gap`s (messages of one topic were lost; for topics that
-hold a state the newest value has come or is on its way) and `Link`s (a publisher is heard, or silent: what it
-said is stale until it is heard again). The same frames can be read with nothing but pyzmq and msgpack: see
-the README.
+What comes are `Update`s (one message of the bus), `Gap`s (messages of one topic were lost, and the publisher's log
+could not bring them; for topics that hold a state the newest value has come or is on its way) and `Link`s (a
+publisher is heard, or silent: what it said is stale until it is heard again). The same frames can be read with nothing
+but pyzmq and msgpack: see the README.
+
+With a ``group`` the client goes on where the last one of that group has left off, as far back as the publishers'
+logs reach: what was handed out is noted once a second, and when the client is closed, so after a crash some messages
+come twice, and none is left out.
 """
 
-from collections.abc import Iterator, Sequence
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +30,9 @@ import zmq
 
 from fabric import codec, topics, topology
 from fabric.bus import Inbox
-from fabric.clock import SystemClock
+from fabric.clock import SECOND_NS, SystemClock
 from fabric.codec_kernel import WIRE_FLAG, WIRE_LIST, WIRE_PRICE, WIRE_TEXT
+from fabric.errors import UnavailableError, UsageError
 from fabric.records import (
     CHANNELS,
     DTYPES,
@@ -76,10 +85,13 @@ Event = Update | Gap | Link
 class Client:
     """A reader of the bus. Iterate for ever, or `poll`; use it in a with-block, or `close` it."""
 
-    def __init__(self, *prefixes: str, topology_file: str | Path = "topology.yaml") -> None:
+    def __init__(self, *prefixes: str, topology_file: str | Path = "topology.yaml", group: str = "") -> None:
         """Topics begin with one of ``prefixes``: ``nbbo.AAPL|`` is one symbol, ``nbbo.A`` a letter, ``nbbo.`` all.
 
-        Raises UsageError for a prefix that nobody publishes and TopologyError for a broken file.
+        ``group``: the name under which positions are kept, in `.fabric/consumers` beside the topology file.
+
+        Raises UsageError for a prefix that nobody publishes, TopologyError for a broken file, and UnavailableError
+        where another client of that group is at work.
         """
         loaded = topology.load(topology_file)
         for prefix in prefixes:
@@ -90,8 +102,11 @@ class Client:
             if (matching := tuple(prefix for prefix in prefixes if topology.may_publish(publisher, prefix)))
         )
         self._symbols = SymbolTable(loaded.limits.symbols_max)
+        self._positions = _Positions(Path(topology_file).parent / ".fabric" / "consumers", group) if group else None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._inbox = Inbox(self._context, sources, self._symbols, loaded.limits, SystemClock())
+        self._inbox = Inbox(self._context, sources, self._symbols, loaded.limits, SystemClock(), complete=True)
+        if self._positions is not None:
+            self._inbox.resume(self._positions.kept)
 
     def __enter__(self) -> Self:
         return self
@@ -107,11 +122,17 @@ class Client:
 
     def poll(self, timeout_ms: int) -> list[Event]:
         """What has come, in order, waiting up to ``timeout_ms`` for the first; may be empty."""
-        return events(self._inbox.recv_batch(timeout_ms), self._symbols, self._inbox.sources)
+        return events(self.rows(timeout_ms), self._symbols, self._inbox.sources)
 
     def rows(self, timeout_ms: int) -> Rows:
         """As `poll`, as the rows that processors read (`fabric.records`); valid until the next call."""
+        if self._positions is not None:  # whoever asks for more is done with what he was given
+            self._positions.keep(self._inbox.positions(), SystemClock().monotonic_ns())
         return self._inbox.recv_batch(timeout_ms)
+
+    def lags(self) -> dict[str, tuple[int, int]]:
+        """By publisher: messages that it has published and this client has not taken, and ns that they have waited."""
+        return self._inbox.lags()
 
     def counters(self) -> dict[str, int]:
         """Received, lost, gaps, duplicates, refused and so on, since the start."""
@@ -120,8 +141,61 @@ class Client:
     def close(self) -> None:
         """Close the sockets; may be called again."""
         if not self._context.closed:
+            if self._positions is not None:
+                self._positions.close()
             self._inbox.close()
             self._context.term()
+
+
+class _Positions:
+    """Where a group of consumers has left off: by publisher its epoch and position, in one small file."""
+
+    def __init__(self, folder: Path, group: str) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", group):
+            raise UsageError(f"group {group!r}: expected at most 64 letters, digits, dots, - and _")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{group}.json"
+        self._lock = os.open(folder / f"{group}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UnavailableError(f"group {group!r}: another client is at work under this name") from None
+        self.kept = self._read()
+        self._given = self.kept
+        self._next_ns = 0
+
+    def keep(self, positions: Mapping[str, tuple[int, int]], now_ns: int) -> None:
+        """Note what has been dealt with; written once a second."""
+        self._given = {**self._given, **positions}
+        if now_ns >= self._next_ns:
+            self._next_ns = now_ns + SECOND_NS
+            self._write()
+
+    def close(self) -> None:
+        """Write what was noted last, and let another client have the name."""
+        self._write()
+        os.close(self._lock)
+
+    def _read(self) -> dict[str, tuple[int, int]]:
+        try:
+            found = json.loads(self._path.read_text())
+            return {name: (int(epoch), int(position)) for name, (epoch, position) in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"{self._path}: holds no positions ({error}); remove it to begin anew") from error
+
+    def _write(self) -> None:
+        if self._given == self.kept:
+            return
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump(self._given, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        self.kept = self._given
 
 
 def events(rows: Rows, symbols: SymbolTable, sources: Sequence[topology.Source]) -> list[Event]:

@@ -5,7 +5,8 @@ library is loaded into LLVM's symbol space here, once, before any kernel that ca
 kernel that runs without it would crash. The functions are `numba.types.ExternalFunction`, so kernels
 that use them stay cacheable (a ctypes pointer would not).
 
-Sources: the ZeroMQ 4.3 API manual (api.zeromq.org) and the Linux manual pages send(2), recvmmsg(2).
+Sources: the ZeroMQ 4.3 API manual (api.zeromq.org) and the Linux manual pages send(2), recvmmsg(2), msync(2),
+madvise(2).
 """
 
 import ctypes.util
@@ -59,6 +60,8 @@ sendmmsg = _function("sendmmsg", _int, _int, _ptr, types.uint32, _int)
 usleep = _function("usleep", _int, types.uint32)
 memcpy = _function("memcpy", _ptr, _ptr, _ptr, _size)
 memcmp = _function("memcmp", _int, _ptr, _ptr, _size)
+msync = _function("msync", _int, _ptr, _size, _int)
+madvise = _function("madvise", _int, _ptr, _size, _int)
 _errno_location = _function("__errno_location", _ptr)
 
 ZMQ_MSG_BYTES = 64
@@ -69,10 +72,15 @@ ZMQ_POLLIN = 1
 ZMQ_POLLOUT = 4
 EAGAIN = 11
 EINTR = 4
+EINVAL = 22
 ETERM = 156384765
 """The context was terminated (ZMQ_HAUSNUMERO + 53)."""
 MSG_DONTWAIT = 0x40
 MSG_NOSIGNAL = 0x4000
+MS_SYNC = 4
+MADV_POPULATE_WRITE = 23
+HAS_CRC32C = bool(llvm.get_host_cpu_features().get("sse4.2"))
+"""Whether this processor computes CRC-32C by itself; then, and only then, kernels may call `crc32c_word`."""
 MMSG_HEADER_BYTES = 64
 """sizeof(struct mmsghdr) on 64-bit Linux: msghdr (56), msg_len (4), padding (4)."""
 
@@ -182,3 +190,16 @@ def prefetch(typingctx: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.uintp), generate
+
+
+@intrinsic
+def crc32c_word(typingctx: Any, crc: Any, word: Any) -> Any:
+    """The CRC-32C register after eight more bytes, by the instruction of SSE 4.2; see `HAS_CRC32C`"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(64)
+        function_type = ir.FunctionType(number, [number, number])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse42.crc32.64.64")
+        return builder.call(function, arguments)
+
+    return types.int64(types.int64, types.int64), generate

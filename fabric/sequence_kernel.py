@@ -31,7 +31,14 @@ BYTES = 15
 FUTURE = 16  # event stamps more than five seconds ahead of this machine
 DRAINED = 17  # 1 when nothing was left to read on the link at its last turn
 REPAIRING = 18  # 1 while a snapshot is to fill what was lost at the end of a stream
-STATE_WIDTH = 24
+LOGGED = 19  # 1 when the publisher keeps a log from which gaps may be filled
+JOINED = 20  # 1 from the greeting on: the subscriptions are in force
+HELD = 21  # 1 while what waits on the link stays there, until the log has brought what comes before it
+GAP_FIRST = 22  # positions in the log that hold what a held link lacks
+GAP_LAST = 23
+REPAIRED = 24  # messages that came from the log
+STAMP = 25  # when the last message was published, by the publisher's clock
+STATE_WIDTH = 28
 
 NEXT = 0
 REPEATED = 1
@@ -74,6 +81,7 @@ def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epo
     if state[link, EPOCH] != 0:
         state[link, RESTARTS] += 1
     state[link, EPOCH] = epoch
+    state[link, POSITION] = 0  # a power cut may have taken the end of its log: then positions come again
     for kind in range(layout.shape[1]):
         first = layout[link, kind, 0]
         if first >= 0:

@@ -93,6 +93,7 @@ class Limits:
     linger_ns: int = 4_000_000  # on a busy stream let more gather after a first message: fewer wake-ups, later by this
     queue_max: int = 100_000  # messages that ZeroMQ holds for one slow peer before it drops (high-water mark)
     message_bytes_max: int = 1 << 20  # a longer bus message cuts its sender
+    repair_max: int = 1_000_000  # positions of a publisher's log that a reader looks through to fill one gap
     stale_after_ns: int = 2_500_000_000  # silence after which a line or publisher is stale
     refresh_every_ns: int = 5 * SECOND_NS  # a silent state topic is published again this often
     restarts_max: int = 10  # restarts of one node within `restart_window_ns` before it is given up
@@ -115,6 +116,17 @@ class Venue:
 
 
 @dataclass(frozen=True)
+class JournalSettings:
+    """The durable log of each publisher."""
+
+    folder: str  # holds one folder a publisher
+    keep_ns: int = 3_600 * SECOND_NS  # older records are forgotten, a segment at a time
+    bytes_max: int = 512 << 20  # on disk for one publisher; the oldest go first
+    sync_ns: int = 50 * MILLISECOND_NS  # what a power cut may cost at most
+    serve_bytes: int = 64 << 20  # of one publisher's log, looked through in a second for all its readers together
+
+
+@dataclass(frozen=True)
 class Publisher:
     """One bus publisher: who owns which (channel, first letters) and where it is reached."""
 
@@ -126,6 +138,7 @@ class Publisher:
     letters: str = ""  # first letters (and digits) of its symbols: its shard; empty means all
     bind: str = ""  # address that the PUB binds; derived from the endpoint and the host's bind address
     snapshot_bind: str = ""
+    journal: JournalSettings | None = None  # None: it keeps no log
 
 
 @dataclass(frozen=True)
@@ -391,7 +404,7 @@ def with_source(
 
     def moved(publisher: Publisher) -> Publisher:
         pub, router = f"tcp://127.0.0.1:{next(ports)}", f"tcp://127.0.0.1:{next(ports)}"
-        return replace(publisher, endpoint=pub, snapshot_endpoint=router, bind=pub, snapshot_bind=router)
+        return replace(publisher, endpoint=pub, snapshot_endpoint=router, bind=pub, snapshot_bind=router, journal=None)
 
     replay = moved(Publisher("replay", "", "", VENUE_CHANNELS, venues))
     publishers = {node.name: moved(node.publishes) for node in kept if node.publishes is not None}
@@ -503,6 +516,7 @@ class _Unit:
     channels: tuple[Value, ...] = ()  # that it publishes; a feed's are fixed
     letters: tuple[str, ...] = ("",)  # of each shard
     settings: Settings | None = None  # None for a processor: made with its letters
+    logged: bool = True  # where there is a log at all
 
     def names(self) -> list[str]:
         """Of its nodes: ``nbbo``, or ``nbbo-1`` to ``nbbo-3``."""
@@ -523,6 +537,7 @@ class _Draft:
         self._overrides = overrides
         self.limits = _limits(top.get("limits"))
         self.log = _log_settings(top.get("log"), overrides)
+        self.journal = _journal(top.get("journal"), folder)
         self.hosts = self._read_hosts()
         self.base, self.span = self._read_ports()
         self.venues = self._read_venues()
@@ -845,6 +860,7 @@ class _Draft:
         if not re.fullmatch(_NAME, value.name):
             value.name_problem("a node's name is at most 40 small letters, digits, - and _")
         program, host = section.get("run"), section.get("host")
+        journal = section.get("journal") if role in ("feed", "processor") else None
         section.close()
         first = next(iter(self.hosts.values()))
         hosts: tuple[_Host, ...] = (first,)
@@ -855,7 +871,8 @@ class _Draft:
                 host.problem(f"expected one host, or one for each of the {len(letters)} shards, found {len(hosts)}")
         if program is not None:
             run = program.text("module:function, such as nodes.nbbo:main", _RUN)
-        return _Unit(value, role, run, hosts, reads, channels, letters, settings)
+        logged = journal.flag() if journal else True
+        return _Unit(value, role, run, hosts, reads, channels, letters, settings, logged)
 
     def _read_cache(self) -> CacheSettings:
         value = self._top.get("cache")
@@ -1027,6 +1044,7 @@ class _Draft:
             letters,
             f"tcp://{_bracketed(host.bind)}:{pub}",
             f"tcp://{_bracketed(host.bind)}:{router}",
+            self.journal if unit.logged else None,
         )
 
     def _nodes(self, unit: _Unit, publishers: Mapping[str, Publisher]) -> Iterable[NodeSpec]:
@@ -1174,6 +1192,7 @@ _LIMITS: Mapping[str, tuple[str, int]] = {
     "linger": ("time", 0),
     "queue_max": ("", 1),
     "message_bytes_max": ("bytes", 1_024),
+    "repair_max": ("", 0),
     "stale_after": ("time", 10 * MILLISECOND_NS),
     "refresh_every": ("time", 10 * MILLISECOND_NS),
     "restarts_max": ("", 0),
@@ -1346,6 +1365,30 @@ def _limits(value: Value | None) -> Limits:
                 given[field_name] = found.integer(low, 2**31 - 1, fallback=default)
     section.close()
     return Limits(**given)
+
+
+JOURNAL_BYTES_MIN = 8 << 20
+"""Room for some segments of a megabyte."""
+
+
+def _journal(value: Value | None, folder: Path) -> JournalSettings | None:
+    """None where the file says ``journal: off``."""
+    default = JournalSettings(str(folder / ".fabric" / "journal"))
+    if value is None:
+        return default
+    if value.content == "off":
+        return None
+    section = Section(value)
+    place, keep, size = section.get("folder"), section.get("keep"), section.get("bytes")
+    sync, serve = section.get("sync"), section.get("serve")
+    section.close()
+    return JournalSettings(
+        str(folder / place.text("a folder")) if place else default.folder,
+        keep.duration_ns(SECOND_NS, default.keep_ns) if keep else default.keep_ns,
+        size.size_bytes(JOURNAL_BYTES_MIN, default.bytes_max) if size else default.bytes_max,
+        sync.duration_ns(MILLISECOND_NS, default.sync_ns) if sync else default.sync_ns,
+        serve.size_bytes(1 << 20, default.serve_bytes) if serve else default.serve_bytes,
+    )
 
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

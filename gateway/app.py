@@ -195,7 +195,8 @@ class Gateway:
         self._door.turn()
         now_ns = self._clock.monotonic_ns()
         self._watchdog.turned()
-        self.health.turned(now_ns, self._latest.links(), self._inbox.ready())
+        suspended = self._inbox.logs_suspended()
+        self.health.turned(now_ns, self._latest.links(), self._inbox.ready(), suspended)
         if self.health.ready:
             self._runtime.ready()
         self._runtime.report(self._report)

@@ -31,12 +31,18 @@ class Health:
         self.ready = False
         self.draining = False
         self._links = dict.fromkeys(links, False)
+        self._suspended: Sequence[str] = ()
         self._started_ns = started_ns
         self._turned_ns = started_ns
 
-    def turned(self, now_ns: int, links: Sequence[bool | None], first_values: bool) -> None:
-        """The loop has turned: which links are up, and whether each has brought its last values."""
+    def turned(
+        self, now_ns: int, links: Sequence[bool | None], first_values: bool, suspended: Sequence[str] = ()
+    ) -> None:
+        """The loop has turned: which links are up, whether each has brought its last values, and the publishers whose
+        log is ``suspended``.
+        """
         self._turned_ns = now_ns
+        self._suspended = suspended
         self._links = dict(zip(self._links, (up is True for up in links), strict=True))
         if not self.ready:
             self.ready = first_values or now_ns - self._started_ns >= FIRST_VALUES_WAIT_NS
@@ -55,10 +61,12 @@ class Health:
         checks["first_values"] = ("ok", "") if self.ready else ("waiting", "not every link is up with its last values")
         for name, up in self._links.items():
             checks[f"link {name}"] = ("ok", "") if up else ("down", "its values are marked as stale")
+        for name in self._suspended:
+            checks[f"log {name}"] = ("suspended", "its messages go out unlogged")
         checks["store"] = ("ok", "") if store in ("ok", "off") else ("failing", store)
         if live["status"] != "ok" or self.draining or not self.ready:
             return _report("unready", checks)
-        whole = all(self._links.values()) and checks["store"][0] == "ok"
+        whole = all(self._links.values()) and checks["store"][0] == "ok" and not self._suspended
         return _report("ok" if whole else "degraded", checks)
 
 
@@ -80,6 +88,7 @@ GAUGES = frozenset(
         "inbox_links_up",
         "inbox_symbols",
         "inbox_lag",
+        "inbox_lag_ms",
         "latest_quoted",
         "fanout_clients",
         "fanout_entries",

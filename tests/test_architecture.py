@@ -35,6 +35,7 @@ OWNERS = {
     "numpy": ["fabric/*", "nodes/*", "gateway/*"],
     "prometheus_client": ["gateway/*"],
     "pydantic": ["fabric/topology*.py"],
+    "pyarrow": ["fabric/cli/journal.py"],  # an extra: market-fabric[export]
     "redis": ["gateway/store.py"],
     "rich": ["fabric/cli/*"],
     "sqlite3": ["nodes/history.py"],
@@ -48,7 +49,7 @@ OWNERS = {
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "native", "symbols"),
-    *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "bus", "node"),
+    *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal", "bus", "node"),
     *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
 ]
 

@@ -2,6 +2,8 @@
 
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,10 +15,14 @@ import numpy as np
 import pytest
 import zmq
 
+import naive_journal
 from fabric import bus_kernel, codec
+from fabric import journal_kernel as jk
 from fabric.bus import Inbox, Outbox, local_endpoint
-from fabric.clock import SECOND_NS, ManualClock
+from fabric.clock import SECOND_NS, ManualClock, SystemClock
 from fabric.errors import UnavailableError
+from fabric.journal import Cursor, Journal, Query, records
+from fabric.journal import segments as segments_of
 from fabric.records import (
     GAP,
     KIND_GAP,
@@ -32,10 +38,12 @@ from fabric.records import (
     empty,
 )
 from fabric.symbols import SymbolTable
-from fabric.topology import Limits, Publisher, Source
+from fabric.topology import JournalSettings, Limits, Publisher, Source
 from support import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 10.0
+BEAT_STEP_NS = 10_000_000
 NAMES = ["AAPL", "AMZN", "BRK.B", "MSFT", "X"]
 
 
@@ -124,17 +132,18 @@ class Reader:
         )
         self.rows: list[np.void] = []
 
-    def turn(self) -> None:
+    def turn(self, step_ns: int = 1_000_000) -> None:
         if self.joined.outbox:
             self.joined.outbox.tick()
         self.rows.extend(self.inbox.recv_batch(5).copy())
-        self.joined.clock.advance(1_000_000)
+        self.joined.clock.advance(step_ns)
 
-    def until(self, happened: Callable[[], bool]) -> None:
+    def until(self, happened: Callable[[], bool], step_ns: int = 1_000_000) -> None:
+        """``step_ns`` passes on the clock in each turn: more of it where the next heartbeat is waited for."""
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             assert time.monotonic() < deadline, f"never happened; {self.inbox.counters()}"
-            self.turn()
+            self.turn(step_ns)
 
     def kinds(self) -> list[int]:
         return [int(row["kind"]) for row in self.rows]
@@ -751,3 +760,404 @@ def test_a_snapshot_that_overtakes_a_backlog_is_no_gap(bus: Joined) -> None:
         numbers = reader.seqs(KIND_QUOTE, name)
         assert numbers == list(range(numbers[0], head + 1))
     assert (reader.counter("lost"), reader.counter("gaps")) == (0, 0)
+
+
+# With a log: what is lost on the way is brought from there, in order
+
+
+@pytest.fixture
+def logged(context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock, tmp_path: Path) -> Iterator[Joined]:
+    """A publisher that keeps a log, and queues so short that a burst does not fit."""
+    joined = Joined(context, clock, Limits(symbols_max=64, batch_max=4_096, queue_max=1_000))
+    settings = JournalSettings(str(tmp_path), sync_ns=5_000_000)
+    joined.publisher = replace(joined.publisher, journal=settings)
+    yield joined
+    joined.close()
+
+
+def ask_log(bus: Joined, query: dict[str, int], *prefixes: bytes) -> tuple[dict[str, Any], bytes]:
+    """The last summary and all records of one request, as a reader with nothing but ZeroMQ gets them."""
+    with bus.context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(bus.publisher.snapshot_endpoint)
+        dealer.send_multipart([b"1", b"log", msgpack.packb(query), *prefixes])
+        got = b""
+        while True:
+            assert dealer.poll(5_000)
+            number, summary, *rest = dealer.recv_multipart()
+            assert number == b"1"
+            answer = msgpack.unpackb(summary)
+            got += b"".join(rest)
+            if not answer["more"]:
+                return answer, got
+
+
+def test_the_log_is_read_from_a_position_and_an_instant_and_by_prefix(logged: Joined) -> None:
+    out = logged.publish(epoch=4)
+    with logged.context.socket(zmq.SUB) as raw:
+        raw.setsockopt(zmq.LINGER, 0)
+        raw.subscribe("")
+        raw.connect(logged.publisher.endpoint)
+        while not raw.poll(5):
+            out.tick()
+            logged.clock.advance(20_000_000)
+        assert raw.recv_multipart()[0] == b"node.feed|"
+        for _ in range(10):
+            out.send(logged.quotes("AAPL", "MSFT"))
+            out.send(logged.trades("AAPL"))
+            logged.clock.advance(SECOND_NS)
+        live = [raw.recv_multipart() for _ in range(30)]
+    summary, got = ask_log(logged, {"from": 1})
+    found = naive_journal.records(got, 0)
+    assert [[topic, payload] for *_, topic, payload in found] == live  # byte for byte
+    assert {epoch for _, epoch, *_ in found} == {4}
+    assert [summary[key] for key in ("count", "first", "last", "next", "holes")] == [30, 1, 30, None, 0]
+    assert summary["checksum"] == naive_journal.crc32c(got)
+    summary, got = ask_log(logged, {"from": 4, "to": 9}, b"trade.", b"quote.M")
+    assert [position for position, *_ in naive_journal.records(got, 0)] == [5, 6, 8, 9]
+    instant = found[12][2]
+    summary, got = ask_log(logged, {"at": instant}, b"trade.")
+    assert [position for position, *_ in naive_journal.records(got, 0)] == list(range(15, 31, 3))
+    assert "integers" in ask_log(logged, {"from": "x"})[0]["error"]  # type: ignore[dict-item]
+    assert ask_log(logged, {"from": 31})[0]["count"] == 0
+
+
+def test_a_publisher_without_a_log_says_so(bus: Joined) -> None:
+    bus.publish()
+    assert "keeps no log" in ask_log(bus, {"from": 1})[0]["error"]
+
+
+def test_a_long_part_of_the_log_comes_by_several_requests_at_the_rate_that_is_allowed(logged: Joined) -> None:
+    settings = logged.publisher.journal
+    assert settings is not None
+    logged.publisher = replace(logged.publisher, journal=replace(settings, serve_bytes=8 << 20))
+    out = logged.publish()
+    for _ in range(30):
+        out.send(logged.trades(*["AAPL"] * 1_000))
+    began, first, count = time.monotonic(), 1, 0
+    while first is not None:
+        summary, got = ask_log(logged, {"from": first})
+        assert len(got) <= 4 << 20
+        count, first = count + summary["count"], summary["next"]
+    assert count == 30_000
+    assert time.monotonic() - began > 0.5  # 6 MB, of which one at once
+
+
+def test_a_burst_that_no_queue_holds_comes_whole_and_in_order(logged: Joined) -> None:
+    """300,000 messages at once to a reader that takes none of them meanwhile: stock PUB/SUB loses most of them."""
+    out = logged.publish()
+    reader = logged.joined()
+    one = logged.quotes(*NAMES * 200)
+    for _ in range(300):
+        out.send(one)
+    got: list[np.ndarray[Any, Any]] = []
+    deadline = time.monotonic() + 40
+    while sum(rows.shape[0] for rows in got) < 300_000:
+        assert time.monotonic() < deadline, reader.inbox.counters()
+        out.tick()
+        rows = reader.inbox.recv_batch(5)
+        assert not (rows["kind"] == KIND_GAP).any()
+        got.append(np.stack([rows["symbol"], rows["seq"], rows["position"]], 1)[rows["kind"] == KIND_QUOTE])
+        logged.clock.advance(BEAT_STEP_NS)
+    every = np.concatenate(got)
+    assert np.array_equal(every[:, 2], np.arange(1, 300_001))
+    for symbol in np.unique(every[:, 0]):
+        assert np.array_equal(every[every[:, 0] == symbol, 1], np.arange(1, 60_001))
+    counters = reader.inbox.counters()
+    assert (counters["lost"], counters["gaps"], counters["duplicates"]) == (0, 0, 0)
+    assert counters["repaired"] > 200_000
+    assert counters["repairs"] >= 1
+
+
+def test_without_the_log_the_same_burst_loses_and_says_so(bus: Joined) -> None:
+    """The check above can fail."""
+    bus.limits = Limits(symbols_max=64, batch_max=4_096, queue_max=1_000)
+    out = bus.publish()
+    reader = bus.joined()
+    for _ in range(20):
+        out.send(bus.quotes(*NAMES * 1_000))
+    reader.until(lambda: reader.counter("lost") + reader.counter("accepted") >= 100_000, BEAT_STEP_NS)
+    assert reader.counter("lost") > 50_000
+
+
+def test_a_loss_at_the_end_of_a_burst_is_filled_after_the_next_heartbeat(logged: Joined) -> None:
+    out = logged.publish()
+    reader = logged.joined("trade.")
+    for _ in range(4):
+        out.send(logged.trades(*["AAPL"] * 2_500))
+    reader.until(lambda: reader.counter("accepted") == 10_000, BEAT_STEP_NS)
+    assert reader.seqs(KIND_TRADE, "AAPL") == list(range(1, 10_001))
+    assert (reader.counter("lost"), reader.counter("gaps")) == (0, 0)
+
+
+def test_a_reader_of_one_symbol_fills_its_gap_too(logged: Joined) -> None:
+    out = logged.publish()
+    reader = logged.joined("quote.AAPL|")
+    for _ in range(4):
+        out.send(logged.quotes(*NAMES * 1_000))
+    reader.until(lambda: reader.counter("accepted") >= 1_000)
+    out.send(logged.quotes("AAPL"))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == list(range(1, 4_002)))
+    assert reader.counter("lost") == 0
+
+
+def unsent(bus: Joined, *names: str) -> None:
+    """What a publisher that is killed has logged, and libzmq has not sent: as if it had been published."""
+    settings = bus.publisher.journal
+    assert settings is not None
+    rows = bus.trades(*names)
+    log = Journal(Path(settings.folder) / bus.publisher.name, settings, bus.clock, bus.epoch)
+    rows["epoch"], rows["position"] = bus.epoch, log.position + 1 + np.arange(rows.size)
+    rows["seq"] = 3 + np.arange(rows.size)
+    data, ends = codec.lay_out(codec.encode(rows, bus.symbols))
+    assert jk.append_all(log.state, data, ends, 0, bus.epoch, bus.clock.now_ns(), 1) == rows.size
+    log.close()
+
+
+def test_what_a_killed_publisher_had_logged_and_not_sent_comes_before_its_new_epoch(logged: Joined) -> None:
+    out = logged.publish(epoch=10)
+    reader = logged.joined()
+    out.send(logged.trades("AAPL", "AAPL"))
+    out.send(logged.quotes("MSFT"))
+    reader.until(lambda: reader.counter("accepted") == 3)
+    logged.die()
+    reader.until(lambda: reader.links() == [1, 0])
+    unsent(logged, *["AAPL"] * 3)
+    out = logged.publish(epoch=11)
+    out.send(logged.trades("AAPL", "MSFT"))  # before this reader has found it again
+    reader.until(lambda: reader.seqs(KIND_TRADE, "MSFT") == [1])
+    assert reader.seqs(KIND_TRADE, "AAPL") == [1, 2, 3, 4, 5, 1]
+    trades = [row for row in reader.rows if row["kind"] == KIND_TRADE]
+    assert [(int(r["epoch"]), int(r["position"])) for r in trades] == [
+        (10, 1), (10, 2), (10, 4), (10, 5), (10, 6), (11, 7), (11, 8)
+    ]  # fmt: skip
+    assert reader.links() == [1, 0, 1, 0, 1]
+    assert (reader.counter("lost"), reader.counter("fenced")) == (0, 0)
+
+
+def test_a_log_whose_end_a_power_cut_took_is_gone_on_with_under_its_new_epoch(logged: Joined) -> None:
+    """Positions come again, with other messages: the epoch tells them apart."""
+    out = logged.publish(epoch=10)
+    reader = logged.joined("trade.")
+    out.send(logged.trades(*["AAPL"] * 5))
+    reader.until(lambda: reader.counter("accepted") == 5)
+    logged.die()
+    reader.until(lambda: reader.links() == [1, 0])
+    settings = logged.publisher.journal
+    assert settings is not None
+    for segment in segments_of(Path(settings.folder) / "feed"):
+        segment.path.unlink()
+    out = logged.publish(epoch=11)
+    out.send(logged.trades("MSFT", "MSFT"))  # before this reader has found it again
+    reader.until(lambda: reader.seqs(KIND_TRADE, "MSFT") == [1, 2])
+    assert reader.seqs(KIND_TRADE, "AAPL") == [1, 2, 3, 4, 5]
+    out.send(logged.trades("MSFT"))
+    reader.until(lambda: reader.seqs(KIND_TRADE, "MSFT") == [1, 2, 3])
+    assert reader.inbox.positions() == {"feed": (11, 3)}
+
+
+def test_a_reader_that_was_away_catches_up_trades_and_takes_no_old_quote_for_a_live_one(logged: Joined) -> None:
+    """I2 and fault 11: quotes of the outage are told as a gap, trades are all there."""
+    out = logged.publish()
+    reader = logged.joined()
+    out.send(logged.quotes("AAPL"))
+    out.send(logged.trades("AAPL"))
+    reader.until(lambda: reader.counter("accepted") == 2)
+    for _ in range(100):
+        out.send(logged.quotes("AAPL"))
+        out.send(logged.trades("AAPL"))
+    logged.clock.advance(10 * SECOND_NS)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1] == 101)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == [1, 101]
+    assert reader.seqs(KIND_TRADE, "AAPL") == list(range(1, 102))
+    assert reader.gaps() == [("AAPL", 2, 100)]
+
+
+def test_a_reader_that_wants_all_gets_the_outage_whole(logged: Joined) -> None:
+    out = logged.publish()
+    reader = logged.joined()
+    reader.inbox.close()
+    reader.inbox = logged.inboxes[-1] = Inbox(
+        logged.context, reader.inbox.sources, reader.symbols, logged.limits, logged.clock, complete=True
+    )
+    reader.until(reader.inbox.ready)
+    out.send(logged.quotes("AAPL"))
+    reader.until(lambda: reader.counter("accepted") == 1)
+    for _ in range(100):
+        out.send(logged.quotes("AAPL"))
+    logged.clock.advance(10 * SECOND_NS)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1] == 101)
+    assert reader.seqs(KIND_QUOTE, "AAPL") == list(range(1, 102))
+    assert reader.gaps() == []
+
+
+@pytest.mark.parametrize("repair_max", [0, 100], ids=["none", "short"])
+def test_a_gap_beyond_the_bound_is_told_as_lost(logged: Joined, repair_max: int) -> None:
+    logged.limits = replace(logged.limits, repair_max=repair_max)
+    out = logged.publish()
+    reader = logged.joined("quote.")
+    reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)
+    for _ in range(4):
+        out.send(logged.quotes(*["AAPL"] * 2_500))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL")[-1:] == [10_000], BEAT_STEP_NS)
+    reader.until(lambda: reader.counter("lost") + reader.counter("accepted") == 10_000, BEAT_STEP_NS)
+    assert reader.counter("lost") > 0
+    assert reader.counter("repaired") <= repair_max
+
+
+def test_what_the_log_has_forgotten_is_told_as_lost_and_the_rest_comes(logged: Joined) -> None:
+    out = logged.publish()
+    reader = logged.joined("quote.")
+    for _ in range(4):
+        out.send(logged.quotes(*["AAPL"] * 2_500))
+    assert out._journal is not None
+    (segment,) = out._journal.listing()
+    with segment.path.open("r+b") as file:  # some hundred records, of which some have to come from the log
+        for at in range(20_000, segment.end, 20_000):
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 1]))
+    reader.until(lambda: reader.counter("lost") + reader.counter("accepted") == 10_000, BEAT_STEP_NS)
+    seen = reader.seqs(KIND_QUOTE, "AAPL")
+    missing = sorted(set(range(1, 10_001)) - set(seen))
+    assert seen == sorted(seen)
+    assert 0 < len(missing) == reader.counter("lost") <= 110
+    assert [n for _, first, last in reader.gaps() for n in range(first, last + 1)] == missing
+    assert reader.counter("repaired") > 1_000
+
+
+def test_a_log_that_does_not_answer_is_done_without(bus: Joined, wire: Wire) -> None:
+    reader = bus.read("quote.")
+    wire.joined(reader)
+
+    def beat(head: int) -> None:
+        beat = {"V": 1, "T": "node", "S": "feed", "E": 1, "O": head, "log": 1, "heads": {}, "counters": {}}
+        wire.send(b"node.feed|", msgpack.packb(beat))
+
+    beat(head=0)
+    reader.until(lambda: reader.links() == [1])
+    wire.quote(1, position=1)
+    wire.quote(5, position=5)
+    wire.quote(6, position=6)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    assert reader.gaps() == []
+
+    def patient() -> bool:
+        bus.clock.advance(50_000_000)
+        return reader.seqs(KIND_QUOTE, "AAPL") == [1, 6]
+
+    reader.until(patient)
+    assert reader.gaps() == [("AAPL", 2, 5)]
+
+
+def test_a_later_reader_goes_on_where_an_earlier_one_left_off(logged: Joined) -> None:
+    out = logged.publish(epoch=3)
+    reader = logged.joined()
+    out.send(logged.trades("AAPL", "MSFT"))
+    reader.until(lambda: reader.counter("accepted") == 2)
+    left_off = reader.inbox.positions()
+    reader.inbox.close()
+    logged.inboxes.remove(reader.inbox)
+    out.send(logged.trades("AAPL", "MSFT", "AAPL"))
+    logged.die()
+    out = logged.publish(epoch=4)
+    out.send(logged.trades("AAPL"))
+    reader = Reader(logged, Source(logged.publisher, ("trade.",)))
+    logged.inboxes.append(reader.inbox)
+    reader.inbox.resume(left_off)
+    reader.until(reader.inbox.ready)
+    out.send(logged.trades("X"))
+    reader.until(lambda: reader.seqs(KIND_TRADE, "X") == [1])
+    trades = [row for row in reader.rows if row["kind"] == KIND_TRADE]
+    assert [int(row["position"]) for row in trades] == [3, 4, 5, 6, 7]
+    assert reader.inbox.positions() == {"feed": (4, 7)}
+
+
+def test_a_reader_knows_how_far_behind_it_is(logged: Joined) -> None:
+    logged.limits = Limits(symbols_max=64, batch_max=64, queue_max=50_000)
+    out = logged.publish()
+    reader = logged.joined("trade.")
+    out.send(logged.trades("AAPL"))
+    reader.until(lambda: reader.counter("accepted") == 1)
+    reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)  # a second heartbeat: now it can compare
+    for _ in range(20):
+        out.send(logged.trades(*["AAPL"] * 500))
+    logged.clock.advance(3 * SECOND_NS // 2)
+    reader.inbox._check(logged.clock.monotonic_ns())  # asks
+    assert reader.inbox._links[0].dealer.poll(5_000)
+    reader.inbox.recv_batch(5)  # and what waits on the way is more than the 64 that it takes at once
+    assert reader.counter("lag") > 9_000
+    _, waited_ns = reader.inbox.lags()["feed"]
+    assert waited_ns >= SECOND_NS
+    reader.until(lambda: reader.counter("accepted") == 10_001)
+    logged.clock.advance(3 * SECOND_NS // 2)
+    reader.until(lambda: reader.inbox.lags()["feed"] == (0, 0), BEAT_STEP_NS)
+
+
+PUBLISHER = """
+import sys
+import time
+import zmq
+from fabric.bus import Outbox
+from fabric.clock import SystemClock
+from fabric.records import KIND_TRADE, TRADE, empty
+from fabric.symbols import SymbolTable
+from fabric.topology import JournalSettings, Limits, Publisher
+pub, router, folder, epoch = sys.argv[1:]
+journal = JournalSettings(folder, bytes_max=1 << 30)
+publisher = Publisher("feed", pub, router, ("quote", "trade", "status"), venues="V", journal=journal)
+symbols = SymbolTable(64)
+limits = Limits(symbols_max=64)
+out = Outbox(zmq.Context(), publisher, symbols, limits, SystemClock(), epoch=int(epoch), stamp="feed_ns")
+rows = empty(200, TRADE, KIND_TRADE)
+rows["symbol"], rows["venue"] = symbols.intern("AAPL"), ord("V")
+rows["price"], rows["size"], rows["event_ns"] = 100_000_000_000, 100, 1
+while True:
+    out.send(rows)
+    out.tick()
+    time.sleep(0.004)
+"""
+
+
+def test_over_kills_of_its_publisher_a_reader_has_each_logged_trade_once_and_in_order(
+    context: "zmq.Context[zmq.Socket[bytes]]", clock: ManualClock, tmp_path: Path
+) -> None:
+    """Conservation through kill -9 at random instants: what is in the log is what the reader got."""
+    rng = random.Random(8)
+    bus = Joined(context, clock)
+    publisher = bus.publisher
+    reader = Inbox(context, [Source(publisher, ("trade.",))], SymbolTable(64), Limits(symbols_max=64), SystemClock())
+    got: list[np.ndarray[Any, Any]] = []
+
+    def turn() -> None:
+        rows = reader.recv_batch(5)
+        assert not (rows["kind"] == KIND_GAP).any()
+        got.append(rows["position"][rows["kind"] == KIND_TRADE].copy())
+
+    arguments = [publisher.endpoint, publisher.snapshot_endpoint, str(tmp_path)]
+    for epoch in range(1, 4):
+        with subprocess.Popen([sys.executable, "-c", PUBLISHER, *arguments, str(epoch)], cwd=ROOT) as process:
+            deadline = time.monotonic() + 3 * PATIENCE_S
+            target = sum(map(len, got)) + rng.randint(1, 30_000)
+            while sum(map(len, got)) < target:
+                turn()
+                assert time.monotonic() < deadline, reader.counters()
+            process.kill()
+    segments = segments_of(tmp_path / "feed")
+    held = [record[0] for record in records(Cursor(lambda: segments, Query()))]
+    final = Outbox(
+        context, replace(publisher, journal=JournalSettings(str(tmp_path), bytes_max=1 << 30)), SymbolTable(64),
+        Limits(symbols_max=64), SystemClock(), epoch=4, stamp="feed_ns",
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(positions.size and positions[-1] == held[-1] for positions in got[-400:]):
+        assert time.monotonic() < deadline, (reader.counters(), held[-1])
+        final.tick()
+        turn()
+    every = np.concatenate(got)
+    assert every.tolist() == list(range(int(every[0]), held[-1] + 1))
+    assert held[-1] > 0
+    assert (reader.counters()["lost"], reader.counters()["gaps"]) == (0, 0)
+    reader.close()
+    final.close()

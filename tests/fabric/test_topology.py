@@ -18,6 +18,7 @@ from fabric.topology import (
     FaultSettings,
     FeedSettings,
     GatewaySettings,
+    JournalSettings,
     Limits,
     Plan,
     ProcessorSettings,
@@ -584,3 +585,43 @@ def test_a_replay_is_open_since_it_is_on_loopback() -> None:
 
 def test_the_channels_of_plans_are_those_of_clients() -> None:
     assert set(topology.CLIENT_CHANNELS) >= set(protocol.CHANNELS)
+
+
+# The durable log.
+
+
+def test_every_publisher_keeps_a_log_beside_the_file_unless_told_otherwise() -> None:
+    found = load(f"processors:\n  {NBBO}\n")
+    assert [publisher.journal for publisher in found.publishers()] == [JournalSettings(".fabric/journal")] * 2
+    assert load("journal: off\n").publishers()[0].journal is None
+    quiet = NBBO.replace("{", "{journal: false, ")
+    assert load(f"processors:\n  {quiet}\n").node("nbbo").publishes.journal is None  # type: ignore[union-attr]
+
+
+def test_a_log_has_its_settings() -> None:
+    text = "journal: {folder: /var/log/fabric, keep: 24h, bytes: 64gb, sync: 10ms, serve: 200mb}\n"
+    assert load(text).publishers()[0].journal == JournalSettings(
+        "/var/log/fabric", 24 * 3_600 * SECOND_NS, 64 << 30, 10_000_000, 200 << 20
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("journal: on", "expected a mapping, found 'on'"),
+        (
+            "journal: {keep: 1}",
+            "expected a time of at least 1000ms with its unit, such as 500ms, 2.5s or 1m, found '1'",
+        ),
+        ("journal: {bytes: 1mb}", "expected a size of at least 8388608 bytes, such as 256mb, found '1mb'"),
+        ("journal: {size: 1gb}", "unknown key 'size'"),
+    ],
+)
+def test_what_is_wrong_with_a_log_is_named(text: str, problem: str) -> None:
+    (found,) = problems(FEED + text)
+    assert problem in found
+
+
+def test_a_replay_keeps_no_log() -> None:
+    found = topology.with_source(load(""), "day.pcap", base_port=20_000, http_port=20_100)
+    assert {publisher.journal for publisher in found.publishers()} == {None}

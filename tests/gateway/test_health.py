@@ -62,3 +62,12 @@ def test_metrics_are_the_counters_at_the_time_of_the_scrape() -> None:
     assert "process_resident_memory_bytes" in text
     counters["received"] = 6
     assert "fabric_inbox_received_total 6.0" in generate_latest(made).decode()
+
+
+def test_a_suspended_log_is_named_and_only_degrades() -> None:
+    """Fault 29."""
+    health = Health(["feed"], started_ns=0)
+    health.turned(1, [True], first_values=True, suspended=["feed"])
+    report = health.readiness(2, "ok")
+    assert report["status"] == "degraded"
+    assert report["checks"]["log feed"]["status"] == "suspended"
