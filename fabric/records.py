@@ -37,10 +37,11 @@ KIND_NBBO: Final = 4
 KIND_BAR_1M: Final = 5
 KIND_BAR_5M: Final = 6
 KIND_BAR_1H: Final = 7
-KIND_ALERT: Final = 8
-KIND_LINK: Final = 9
+KIND_BAR_1D: Final = 8
+KIND_ALERT: Final = 9
+KIND_LINK: Final = 10
 """Never on the wire: the inbox tells its node that a publisher came, went silent or was lost."""
-KIND_GAP: Final = 10
+KIND_GAP: Final = 11
 """Never on the wire: the inbox tells its node that messages of one topic were lost."""
 
 CHANNELS: Final = {
@@ -51,12 +52,13 @@ CHANNELS: Final = {
     "bar.1m": KIND_BAR_1M,
     "bar.5m": KIND_BAR_5M,
     "bar.1h": KIND_BAR_1H,
+    "bar.1d": KIND_BAR_1D,
     "alert": KIND_ALERT,
 }
 """Channel of the bus -> kind. The channel ``node`` carries heartbeats, which are maps and not rows."""
 VENUE_CHANNELS: Final = ("quote", "trade", "status")
 """Channels with one value a symbol and venue; the others have one a symbol."""
-STATE_CHANNELS: Final = ("quote", "nbbo", "bar.1m", "bar.5m", "bar.1h", "status")
+STATE_CHANNELS: Final = ("quote", "nbbo", "bar.1m", "bar.5m", "bar.1h", "bar.1d", "status")
 """Channels that hold a state: published again when silent. Trades and alerts are never repeated."""
 
 # State bits of an NBBO (``st``).
@@ -147,7 +149,7 @@ NBBO: Final = _record(
     "scope",  # venues that feed this value, as a mask
 )
 
-BAR: Final = _record(
+BAR: Final = _record(  # of the empty symbol: the interval is complete, `trades` bars of it were published
     "open_px",
     "high_px",
     "low_px",
@@ -159,6 +161,8 @@ BAR: Final = _record(
     "rev",  # 0 while the interval runs, 1 when it closes, +1 at each revision after that
     "final",  # 1 when no revision can follow
     "gap",  # 1 when messages were lost inside it
+    "official_open_px",  # as the listing market printed them; of a whole day only
+    "official_close_px",
 )
 
 LINK: Final = _record(
@@ -181,6 +185,7 @@ DTYPES: Final = {
     KIND_BAR_1M: BAR,
     KIND_BAR_5M: BAR,
     KIND_BAR_1H: BAR,
+    KIND_BAR_1D: BAR,
     KIND_LINK: LINK,
     KIND_GAP: GAP,
 }
