@@ -108,6 +108,8 @@ class Gateway:
                 (r"/candles/([^/]+)", rest.CandlesHandler, service),
                 (r"/symbols", rest.SymbolsHandler, service),
                 (r"/topology", rest.TopologyHandler, service),
+                (r"/v1/meta/conditions", rest.ConditionsHandler, service),
+                (r"/v1/meta/session", rest.SessionHandler, service),
                 (r"/livez", health.HealthHandler, live),
                 (r"/(?:readyz|healthz)", health.HealthHandler, ready),
                 (r"/metrics", health.MetricsHandler, metrics),

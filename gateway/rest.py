@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
@@ -24,9 +24,11 @@ import msgspec
 import numpy as np
 from tornado.web import HTTPError, RequestHandler
 
+from fabric import reference
 from fabric.clock import SECOND_NS, Clock
 from fabric.errors import StoreError
 from fabric.records import (
+    KIND_BAR_1D,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_BAR_5M,
@@ -46,7 +48,7 @@ from gateway.limits import TokenBucket
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
 
-INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H}
+INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H, "1d": KIND_BAR_1D}
 BATCH_MAX = 500
 """Symbols in one `/quotes?symbols=`."""
 CANDLES_DEFAULT = 100
@@ -148,6 +150,14 @@ def parse_instant(parameter: str, text: str) -> int:
         except (ValueError, OverflowError):
             pass
     raise bad_parameter(parameter, text, "an RFC 3339 instant with its offset, a date, or nanoseconds since the epoch")
+
+
+def parse_date(parameter: str, text: str) -> date:
+    """A day as 2026-11-27."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise bad_parameter(parameter, text, "a date such as 2026-11-27") from None
 
 
 def parse_count(parameter: str, text: str, largest: int) -> int:
@@ -622,6 +632,58 @@ class TopologyHandler(DataHandler):
     def get(self) -> None:
         self.parameters()
         self.answer(topology_answer(self.service.topology, self.service.node, self.service.latest))
+
+
+def conditions(day: date | None) -> JsonObject:
+    """The sale conditions of every tape, of all dates or in force on ``day``, and what their words mean."""
+    return {
+        "version": reference.CONDITIONS_VERSION,
+        "sale_conditions": [
+            {
+                "tape": row.tape,
+                "code": row.code,
+                "since": row.since.isoformat(),
+                "meaning": row.meaning,
+                "high_low": row.price,
+                "last": row.last,
+                "volume": row.volume,
+            }
+            for row in reference.sale_conditions(day)
+        ],
+        "last": reference.LAST_RULES,
+        "several": "what all codes of a trade allow",
+        "unknown": "volume only, and counted",
+    }
+
+
+def session(at_ns: int) -> JsonObject:
+    """What the exchange calendar says of an instant."""
+    found = reference.session_at(at_ns)
+    return {
+        "at": rfc3339(at_ns),
+        "date": found.day.isoformat(),
+        "session": found.state,
+        "open": None if found.open_ns is None else rfc3339(found.open_ns),
+        "close": None if found.close_ns is None else rfc3339(found.close_ns),
+        "half_day": found.half_day,
+    }
+
+
+class ConditionsHandler(DataHandler):
+    """``GET /v1/meta/conditions?date=``"""
+
+    def get(self) -> None:
+        parameters = self.parameters("date")
+        self.answer(conditions(parse_date("date", parameters["date"]) if "date" in parameters else None))
+
+
+class SessionHandler(DataHandler):
+    """``GET /v1/meta/session?at=``"""
+
+    def get(self) -> None:
+        parameters = self.parameters("at")
+        at = parse_instant("at", parameters["at"]) if "at" in parameters else self.service.clock.now_ns()
+        self.answer(session(at))
 
 
 class NotFoundHandler(Handler):

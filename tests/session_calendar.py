@@ -5,6 +5,7 @@ Run: python tests/session_calendar.py > fabric/reference_data/sessions.csv
 
 import sys
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo
 
 import exchange_calendars
@@ -13,6 +14,7 @@ FIRST, LAST = date(2008, 1, 1), date(2035, 12, 31)
 NEW_YORK = ZoneInfo("America/New_York")
 
 
+@cache
 def exchange() -> exchange_calendars.ExchangeCalendar:
     """The New York Stock Exchange over the range of the file."""
     return exchange_calendars.get_calendar("XNYS", start=FIRST.isoformat(), end=LAST.isoformat())
