@@ -7,7 +7,7 @@ batch by batch, in turns with the walk. The queries get all batches at once, whi
 close, volume, count and average once; the node keeps its bars ready after every batch. Closing is timed apart: rows a
 second of the step in which a minute, its fifth and its hour end for all symbols at once. Seconds are of the processor.
 
-Run: pip install polars duckdb; python benchmarks/bench_candles.py
+Run: pip install '.[bench]'; python benchmarks/bench_candles.py
 """
 
 import os
