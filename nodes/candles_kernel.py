@@ -355,8 +355,11 @@ def step(
     minutes = bars.minutes.ctypes.data
     log_mask = bars.log.size - 1
     usual = 0
+    # What the usual trade needs of the state, here so that it is not read again behind every store.
+    end, slot = bars.state[HERE], bars.state[HERE + 1]
+    clock, logged = bars.state[CLOCK], bars.state[LOGGED]
+    until = min(bars.state[DUE], latest_ns)
     for i in range(rows.size):
-        slot = bars.state[HERE + 1]
         if i + AHEAD < rows.size:
             minute_at = minutes + slot * bars.minutes.strides[0] + rows[i + AHEAD]["symbol"] * MINUTE_BYTES
             prefetch(minute_at)
@@ -373,10 +376,12 @@ def step(
             tape = row["tape"]
             known = bars.memo[(condition ^ (condition >> 7) ^ (condition >> 14) ^ tape) & (MEMO - 1)]
             minute = bars.minutes[slot, symbol]
+            priced = known[2] & HIGH_LOW
+            latest = minute["latest_ns"]
             if (
-                bars.state[HERE] - MINUTE_NS <= event_ns
-                and event_ns < bars.state[HERE]
-                and event_ns < min(bars.state[DUE], latest_ns)
+                end - MINUTE_NS <= event_ns
+                and event_ns < end
+                and event_ns < until
                 and event_ns > minute["open_ns"]
                 and row["mark"] <= 0
                 and price > 0
@@ -384,49 +389,54 @@ def step(
                 and size <= SIZE_MAX
                 and known[0] == condition
                 and known[1] == tape
+                and (event_ns > latest) | (priced == 0)
                 and bars.marks[slot, symbol] & (MEMBER | CHANGED) == MEMBER | CHANGED
                 and minute["venues"] & venue_bit(venue)
             ):
-                priced = known[2] & HIGH_LOW
-                if not priced or event_ns > minute["latest_ns"]:
-                    bars.state[CLOCK] = max(bars.state[CLOCK], event_ns)
-                    position = bars.state[LOGGED]
-                    entry = bars.log[position & log_mask]
-                    entry["event_ns"] = event_ns
-                    entry["price"] = price
-                    entry["seq"] = row["exchange_seq"]
-                    entry["trade_id"] = row["trade_id"]
-                    entry["before"] = minute["head"]
-                    entry["size"] = size
-                    entry["rights"] = known[2] & ~KNOWN
-                    entry["venue"] = venue
-                    bars.state[LOGGED] = position + 1
-                    minute["head"] = position
-                    minute["trades"] += 1
-                    minute["volume"] += size
-                    minute["last_ns"] = max(minute["last_ns"], event_ns)
-                    if priced:
-                        minute["high_px"] = max(minute["high_px"], price)
-                        minute["low_px"] = min(minute["low_px"], price)
-                        minute["priced_volume"] += size
-                        add_notional(minute, price, size)
-                        minute["close_px"] = price
-                        minute["close_venue"] = venue
-                        minute["latest_ns"] = event_ns
-                        minute["latest_seq"] = row["exchange_seq"]
-                        minute["latest_venue"] = venue
-                    usual += 1
-                    continue
-            count = trade(bars, plan, row, now_ns, latest_ns, out, count)
+                # Priced or not is as good as random to the processor: no branch on it.
+                clock = max(clock, event_ns)
+                seq = row["exchange_seq"]
+                entry = bars.log[logged & log_mask]
+                entry["event_ns"] = event_ns
+                entry["price"] = price
+                entry["seq"] = seq
+                entry["trade_id"] = row["trade_id"]
+                entry["before"] = minute["head"]
+                entry["size"] = size
+                entry["rights"] = known[2] & ~KNOWN
+                entry["venue"] = venue
+                minute["head"] = logged
+                logged += 1
+                minute["trades"] += 1
+                minute["volume"] += size
+                minute["last_ns"] = max(minute["last_ns"], event_ns)
+                minute["high_px"] = max(minute["high_px"], price if priced else minute["high_px"])
+                minute["low_px"] = min(minute["low_px"], price if priced else minute["low_px"])
+                minute["priced_volume"] += size * priced
+                add_notional(minute, price, size * priced)
+                minute["close_px"] = price if priced else minute["close_px"]
+                minute["close_venue"] = venue if priced else minute["close_venue"]
+                minute["latest_ns"] = event_ns if priced else latest
+                minute["latest_seq"] = seq if priced else minute["latest_seq"]
+                minute["latest_venue"] = venue if priced else minute["latest_venue"]
+                usual += 1
+                continue
+        bars.state[CLOCK], bars.state[LOGGED] = clock, logged
+        if kind == KIND_TRADE:
+            count = trade(bars, plan, trades[i], now_ns, latest_ns, out, count)
         elif kind == KIND_STATUS:
             count = status(bars, plan, statuses[i], now_ns, latest_ns, out, count)
         elif kind == KIND_LINK:
-            if bars.state[CLOCK] == 0 and latest_ns != NO_LIMIT:
+            if clock == 0 and latest_ns != NO_LIMIT:
                 bars.state[SINCE] = now_ns
             how = UP if links[i]["up"] == 1 else DOWN_NOW
             line(bars, plan, BY_LINK, plan.publishers[links[i]["publisher"]], how)
         elif kind == KIND_GAP and gaps[i]["channel_kind"] == KIND_TRADE:
             mark(bars, plan, gaps[i]["symbol"], 0)
+        end, slot = bars.state[HERE], bars.state[HERE + 1]
+        clock, logged = bars.state[CLOCK], bars.state[LOGGED]
+        until = min(bars.state[DUE], latest_ns)
+    bars.state[CLOCK], bars.state[LOGGED] = clock, logged
     bars.counters[TRADES] += usual
     if publish:
         count = publish_running(bars, plan, out, count)
