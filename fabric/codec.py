@@ -17,6 +17,7 @@ from fabric.records import (
     CHANNELS,
     DTYPES,
     EVENT,
+    KIND_BAR_1D,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_BAR_5M,
@@ -59,6 +60,8 @@ _BAR: Final[tuple[Field, ...]] = (
     ("rev", "rev", WIRE_COUNT),
     ("fin", "final", WIRE_FLAG),
     ("gap", "gap", WIRE_FLAG),
+    ("oo", "official_open_px", WIRE_PRICE),
+    ("oc", "official_close_px", WIRE_PRICE),
 )
 _MARKET: Final[dict[int, tuple[Field, ...]]] = {
     KIND_QUOTE: (
@@ -139,6 +142,7 @@ _MARKET: Final[dict[int, tuple[Field, ...]]] = {
     KIND_BAR_1M: _BAR,
     KIND_BAR_5M: _BAR,
     KIND_BAR_1H: _BAR,
+    KIND_BAR_1D: _BAR,
 }
 
 FIELDS: Final[dict[int, tuple[Field, ...]]] = {kind: _ENVELOPE + fields for kind, fields in _MARKET.items()}

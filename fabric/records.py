@@ -37,12 +37,13 @@ KIND_NBBO: Final = 4
 KIND_BAR_1M: Final = 5
 KIND_BAR_5M: Final = 6
 KIND_BAR_1H: Final = 7
-KIND_ALERT: Final = 8
-KIND_BOLO: Final = 9
-KIND_WHY: Final = 10
-KIND_LINK: Final = 11
+KIND_BAR_1D: Final = 8
+KIND_ALERT: Final = 9
+KIND_BOLO: Final = 10
+KIND_WHY: Final = 11
+KIND_LINK: Final = 12
 """Never on the wire: the inbox tells its node that a publisher came, went silent or was lost."""
-KIND_GAP: Final = 12
+KIND_GAP: Final = 13
 """Never on the wire: the inbox tells its node that messages of one topic were lost."""
 
 CHANNELS: Final = {
@@ -53,6 +54,7 @@ CHANNELS: Final = {
     "bar.1m": KIND_BAR_1M,
     "bar.5m": KIND_BAR_5M,
     "bar.1h": KIND_BAR_1H,
+    "bar.1d": KIND_BAR_1D,
     "alert": KIND_ALERT,
     "bolo": KIND_BOLO,
     "why": KIND_WHY,
@@ -60,7 +62,7 @@ CHANNELS: Final = {
 """Channel of the bus -> kind. The channel ``node`` carries heartbeats, which are maps and not rows."""
 VENUE_CHANNELS: Final = ("quote", "trade", "status")
 """Channels with one value a symbol and venue; the others have one a symbol."""
-STATE_CHANNELS: Final = ("quote", "nbbo", "bolo", "why", "bar.1m", "bar.5m", "bar.1h", "status")
+STATE_CHANNELS: Final = ("quote", "nbbo", "bolo", "why", "bar.1m", "bar.5m", "bar.1h", "bar.1d", "status")
 """Channels that hold a state: published again when silent. Trades and alerts are never repeated."""
 
 # State bits of an NBBO (``st``).
@@ -187,7 +189,7 @@ WHY: Final = _record(  # who is left out of a symbol's NBBO, and for which reaso
     "lower_px",
 )
 
-BAR: Final = _record(
+BAR: Final = _record(  # of the empty symbol: the interval is complete, `trades` bars of it were published
     "open_px",
     "high_px",
     "low_px",
@@ -199,6 +201,8 @@ BAR: Final = _record(
     "rev",  # 0 while the interval runs, 1 when it closes, +1 at each revision after that
     "final",  # 1 when no revision can follow
     "gap",  # 1 when messages were lost inside it
+    "official_open_px",  # as the listing market printed them; of a whole day only
+    "official_close_px",
 )
 
 LINK: Final = _record(
@@ -221,6 +225,7 @@ DTYPES: Final = {
     KIND_BAR_1M: BAR,
     KIND_BAR_5M: BAR,
     KIND_BAR_1H: BAR,
+    KIND_BAR_1D: BAR,
     KIND_BOLO: BOLO,
     KIND_WHY: WHY,
     KIND_LINK: LINK,

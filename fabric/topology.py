@@ -456,7 +456,7 @@ CACHE_NODE = "redis"
 WRITER_NODE = "redis-writer"
 _LOG_NAMES = ("fabric", "forkserver")
 """What stands in the log where a node's name does, for the launcher and for the process that it forks from."""
-_CACHED_CHANNELS = ("nbbo", "bar.1m", "bar.5m", "bar.1h")
+_CACHED_CHANNELS = ("nbbo", "bar.1m", "bar.5m", "bar.1h", "bar.1d")
 _NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 _RUN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 _PREFIX = r"\*|(?:[A-Z0-9][!-)+-{}~]{0,15})?\*?"
@@ -1109,9 +1109,10 @@ def _sources(channels: Mapping[str, Sequence[str]], publishers: Iterable[Publish
         for channel, prefixes in channels.items():
             if channel not in publisher.channels:
                 continue
-            topics += [
-                f"{channel}.{p}" for p in prefixes if not p or not publisher.letters or p[0] in publisher.letters
-            ]
+            matching = [p for p in prefixes if not p or not publisher.letters or p[0] in publisher.letters]
+            topics += [f"{channel}.{p}" for p in matching]
+            if channel.startswith("bar.") and matching and "" not in prefixes:
+                topics.append(f"{channel}.|")  # the empty symbol: ends of intervals
             if channel == "status" and "" not in prefixes:
                 topics.append("status.|")  # the empty symbol: states of whole venues
         if topics:

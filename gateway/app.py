@@ -135,6 +135,7 @@ class Gateway:
                 (r"/topology", rest.TopologyHandler, service),
                 (r"/v1/ticket", rest.TicketHandler, service),
                 (r"/v1/meta/conditions", meta.ConditionsHandler, service),
+                (r"/v1/meta/session", meta.SessionHandler, service),
                 *alpaca.routes(service),
                 (r"/(openapi|asyncapi)\.json", meta.DescriptionHandler, service),
                 (r"/livez", health.HealthHandler, live),

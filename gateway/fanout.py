@@ -130,7 +130,9 @@ class Fanout:
         self._known = 1  # symbols that subscriptions have been matched with; the empty one is nobody's
         self._venues = len(topology.venues)
         self._values = fanout_kernel.values_of(latest.tables)
-        self._fan = fanout_kernel.make(symbols.capacity, self._venues, topology.limits.clients_max)
+        self._fan = fanout_kernel.make(
+            symbols.capacity, self._venues, topology.limits.clients_max, self._values.epochs.size
+        )
         self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
         self._epochs = self._values.epochs.copy()
         self._line_stale = self._values.line_stale.copy()
@@ -276,15 +278,17 @@ class Fanout:
                 found = list(range(1, self._venues + 1))
             case "barsNow":
                 found = [streams - 1]
-            case "bars" | "updatedBars" | "bars5m" | "bars1h":
-                found = [streams + ("bars", "updatedBars", "bars5m", "bars1h").index(channel)]
+            case "bars" | "updatedBars" | "bars5m" | "bars1h" | "dailyBars":
+                found = [streams + ("bars", "updatedBars", "bars5m", "bars1h", "dailyBars").index(channel)]
             case "trades" | "statuses" | "lulds":
                 group = ("trades", "statuses", "lulds").index(channel)
                 found = [by_venue + group * (self._venues + 1) + feed.venue + 1]
-            case _:  # dailyBars: accepted for the sake of stock clients; nothing publishes them
-                found = []
+            case _:
+                raise AssertionError(channel)
         if channel == "statuses":  # and the state of the lines, which has no symbol
             symbols = np.concatenate([[0], symbols])
+        if channel in protocol.BAR_CHANNELS and channel not in ("updatedBars", "barsNow") and not feed.alpaca:
+            symbols = np.concatenate([[0], symbols])  # the ends of intervals
         capacity = self._symbols.capacity
         return np.concatenate([np.empty(0, np.int64), *(plane * capacity + symbols for plane in found)])
 

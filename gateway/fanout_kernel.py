@@ -26,6 +26,7 @@ from fabric.records import (
     BAR,
     EVENT,
     GAP,
+    KIND_BAR_1D,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_BAR_5M,
@@ -52,8 +53,10 @@ from gateway.protocol_kernel import (
     BEST,
     CANCEL,
     CLOSED,
+    CLOSED_1D,
     CLOSED_1H,
     CLOSED_5M,
+    COMPLETED,
     CORRECTION,
     FORMS,
     GAP_REPORT,
@@ -67,6 +70,7 @@ from gateway.protocol_kernel import (
     OWN,
     REVISED,
     SLOW_REPORT,
+    STREAM,
     TRADED,
     append_count,
     encode,
@@ -140,9 +144,9 @@ _CANCELLED: Final = pack("x")
 _CORRECTED: Final = pack("c")
 
 # Bars kept for snapshots: `Fan.bars[...]`.
-_BAR_NOW, _BAR_1M, _BAR_5M, _BAR_1H = range(4)
+_BAR_NOW, _BAR_1M, _BAR_5M, _BAR_1H, _BAR_1D = range(5)
 # Streams, as planes above the states. From _TRADES on a stream has one plane for all venues and one for each.
-_BARS, _REVISIONS, _BARS_5M, _BARS_1H, _TRADES = range(5)
+_BARS, _REVISIONS, _BARS_5M, _BARS_1H, _BARS_1D, _TRADES = range(6)
 STREAMS_BY_VENUE: Final = _TRADES
 
 (_FRAMES, _BYTES, _UPDATES, _REPLACED, _MISSED, _REFUSED, _PARTIAL, _EVENTS, _ENCODED, _UNPLACED, _LATE) = range(
@@ -159,7 +163,7 @@ def _columns(dtype: np.dtype[np.void], *names: str) -> tuple[int, ...]:
 _KIND, _SYMBOL, _VENUE, _SEQ, _EPOCH, _EVENT_NS = _columns(EVENT, "kind", "symbol", "venue", "seq", "epoch", "event_ns")
 _BID_PX, _ASK_PX = _columns(NBBO, "bid_px", "ask_px")
 (_MARK,) = _columns(TRADE, "mark")
-(_REV,) = _columns(BAR, "rev")
+_REV, _OPEN_PX, _CLOSE_PX = _columns(BAR, "rev", "open_px", "close_px")
 _TRADING, _UPPER_PX, _LOWER_PX = _columns(STATUS, "trading", "upper_px", "lower_px")
 _CHANNEL_KIND, _GAP_FROM, _GAP_TO = _columns(GAP, "channel_kind", "gap_from", "gap_to")
 _GAP_CHANNEL, _GAP_MISSED = _columns(GAP_REPORT, "channel", "missed")
@@ -171,7 +175,9 @@ class Fan(NamedTuple):
 
     version: npt.NDArray[np.int64]  # [slots] updates so far; 0: no value yet
     head: npt.NDArray[np.int32]  # [slots] first linked entry + 1, or 0
-    bars: npt.NDArray[np.int64]  # [4, symbols, WIDTH] in progress, last closed 1m, 5m, 1h
+    bars: npt.NDArray[np.int64]  # [5, symbols, WIDTH] in progress, last closed 1m, 5m, 1h, last 1d
+    told: npt.NDArray[np.int64]  # [intervals, publishers] start of the last interval that each called complete
+    complete: npt.NDArray[np.int64]  # [intervals] start of the last that all have called complete
     clients: Rows  # CLIENT[clients]
     entries: Rows  # ENTRY[...] in one block a client
     queue: Rows  # ITEM[...] in one block a client
@@ -217,14 +223,16 @@ def planes(venues: int) -> int:
     return states(venues) + _TRADES + 3 * (venues + 1)
 
 
-def make(symbols_max: int, venues: int, clients_max: int) -> Fan:
+def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fan:
     """Allocate. Zeroed memory costs nothing until it is used, so the tables may be as large as the bounds."""
     clients = np.zeros(clients_max, CLIENT)
     clients["fd"] = clients["form"] = -1
     return Fan(
         version=np.zeros(planes(venues) * symbols_max, np.int64),
         head=np.zeros(planes(venues) * symbols_max, np.int32),
-        bars=np.zeros((4, symbols_max, WIDTH), np.int64),
+        bars=np.zeros((5, symbols_max, WIDTH), np.int64),
+        told=np.zeros((latest_kernel.INTERVALS, publishers), np.int64),
+        complete=np.zeros(latest_kernel.INTERVALS, np.int64),
         clients=clients,
         entries=np.zeros(1_024, ENTRY),
         queue=np.zeros(1_024, ITEM),
@@ -453,7 +461,7 @@ def _route_bar(fan: Any, bar: Any, streams: int, symbols_max: int) -> int:
         slot = streams - symbols_max + symbol  # in progress: the last plane of the states
         if _keep_bar(fan, _BAR_NOW, slot, bar):
             count = _add_route(fan, count, slot, NOW)
-    if rev == 0:
+    if rev == 0 and bar[_KIND] != KIND_BAR_1D:  # a day goes out with each of its minutes
         return count
     plane = _BARS
     kept = _BAR_1M
@@ -466,6 +474,10 @@ def _route_bar(fan: Any, bar: Any, streams: int, symbols_max: int) -> int:
         plane = _BARS_1H
         kept = _BAR_1H
         message = CLOSED_1H
+    elif bar[_KIND] == KIND_BAR_1D:
+        plane = _BARS_1D
+        kept = _BAR_1D
+        message = CLOSED_1D
     slot = streams + plane * symbols_max + symbol
     _keep_bar(fan, kept, slot, bar)
     if bar[_KIND] == KIND_BAR_1M and rev > 1:
@@ -473,6 +485,27 @@ def _route_bar(fan: Any, bar: Any, streams: int, symbols_max: int) -> int:
         slot = streams + _REVISIONS * symbols_max + symbol
         message = REVISED
     return _add_route(fan, count, slot, message)
+
+
+@lean
+def _route_end(fan: Any, values: Any, row: Any, streams: int, symbols_max: int) -> int:
+    """A publisher has called an interval complete: it is told once all that are heard have, in place of the symbol."""
+    interval = row[_KIND] - KIND_BAR_1M
+    for publisher in range(values.epochs.size):
+        if values.epochs[publisher] == row[_EPOCH]:
+            fan.told[interval, publisher] = max(fan.told[interval, publisher], row[_EVENT_NS])
+    least = row[_EVENT_NS]
+    for letter in range(values.owners.shape[2]):
+        publisher = values.owners[row[_KIND], -1, letter]
+        if publisher >= 0 and values.link_up[publisher] == 1:
+            least = min(least, fan.told[interval, publisher])
+    if least <= fan.complete[interval]:
+        return 0
+    fan.complete[interval] = least
+    plane = _BARS if interval == 0 else _REVISIONS + interval
+    row[_EVENT_NS] = least
+    row[_VENUE] = plane + 1  # bars have none: here it is an index in `protocol_kernel.CHANNEL_TEXTS`
+    return _add_route(fan, 0, streams + plane * symbols_max, COMPLETED)
 
 
 @lean
@@ -484,7 +517,9 @@ def _route(fan: Any, values: Any, kind: int, row: Any) -> int:
     symbol = row[_SYMBOL]
     if kind == KIND_NBBO:
         return _add_route(fan, 0, symbol, BEST)
-    if KIND_BAR_1M <= kind <= KIND_BAR_1H:
+    if KIND_BAR_1M <= kind <= KIND_BAR_1D:
+        if symbol == 0:
+            return _route_end(fan, values, row, streams, symbols_max)
         return _route_bar(fan, row, streams, symbols_max)
     if kind != KIND_QUOTE and kind != KIND_TRADE and kind != KIND_STATUS:
         return 0
@@ -608,11 +643,13 @@ def _load_stream(fan: Any, values: Any, slot: int) -> int:
     symbol = slot % values.nbbo.shape[0]
     plane = slot // values.nbbo.shape[0] - (venues + 2)
     if plane < _TRADES:
-        if plane == _REVISIONS:
+        if plane == _REVISIONS or symbol == 0:
             return -1
-        kept = _BAR_1M if plane == _BARS else _BAR_5M if plane == _BARS_5M else _BAR_1H
-        _load(fan, fan.bars[kept, symbol])
-        return CLOSED if plane == _BARS else CLOSED_5M if plane == _BARS_5M else CLOSED_1H
+        if plane == _BARS:
+            _load(fan, fan.bars[_BAR_1M, symbol])
+            return CLOSED
+        _load(fan, fan.bars[_BAR_5M + plane - _BARS_5M, symbol])
+        return CLOSED_5M + plane - _BARS_5M
     group = (plane - _TRADES) // (venues + 1)
     venue = (plane - _TRADES) % (venues + 1) - 1  # -1: of any venue
     message = TRADED if group == 0 else HALT if group == 1 else BANDS
@@ -640,9 +677,16 @@ def _load_gap(fan: Any, values: Any, slot: int, missed: int) -> int:
     fan.row[_GAP_CHANNEL] = plane + 1  # an index in `protocol_kernel.CHANNEL_TEXTS`
     if plane >= _TRADES:
         group = (plane - _TRADES) // (venues + 1)
-        fan.row[_GAP_CHANNEL] = 0 if group == 0 else 4 + group
+        fan.row[_GAP_CHANNEL] = 0 if group == 0 else _TRADES + group
     fan.row[_GAP_MISSED] = missed
     return MISSED
+
+
+@lean
+def _unfit(fan: Any, form: int, message: int) -> bool:
+    """Whether the loaded row is a bar without prices, of odd lots for one, for a stock client: it would read zeros."""
+    bar = message == CLOSED or message == REVISED or message == CLOSED_1D
+    return bar and form < 2 * STREAM and (fan.row[_OPEN_PX] == NULL or fan.row[_CLOSE_PX] == NULL)
 
 
 @lean
@@ -658,7 +702,11 @@ def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, sk
     state = slot < fan.slot_cache.shape[1]
     if not state and event == 0:
         message = _load_stream(fan, values, slot) if skipped == _OWED else _load_gap(fan, values, slot, skipped)
-        return at if message < 0 else encode(frame, at, form, message, fan.row, name, size, False, fan.chars)
+        return (
+            at
+            if message < 0 or _unfit(fan, form, message)
+            else encode(frame, at, form, message, fan.row, name, size, False, fan.chars)
+        )
     place = event % EVENTS_KEPT
     cached = fan.event_cache[form, place] if event > 0 else fan.slot_cache[form, slot]
     key = event if event > 0 else fan.version[slot]
@@ -673,7 +721,9 @@ def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, sk
             message = _load_state(fan, values, slot)
         stale = _stale(values, names.names, message, fan.row)
         start = to % CACHE_BYTES
-        end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars)
+        end = start
+        if not _unfit(fan, form, message):
+            end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars)
         fan.cached[form] = to + end - start
         cached["at"] = to
         cached["size"] = end - start
@@ -881,7 +931,7 @@ def values_of(tables: latest_kernel.Tables) -> Values:
 def warm_up() -> None:
     """Compile or load every entry kernel with the array types of the live path."""
     protocol_kernel.warm_up()
-    fan = make(1, 1, 1)
+    fan = make(1, 1, 1, 1)
     symbols = SymbolTable(1)
     symbols.find("A")
     names = symbols.arrays

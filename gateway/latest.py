@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fabric.records import CHANNELS, KIND_BAR_1H, KIND_BAR_1M, KIND_GAP, NULL, VENUE_CHANNELS, Rows
+from fabric.records import CHANNELS, KIND_BAR_1D, KIND_BAR_1M, KIND_GAP, NULL, VENUE_CHANNELS, Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import Limits, Source, Venue
 from gateway import latest_kernel
 from gateway.latest_kernel import CANDLE, INTERVALS, LINK_UNKNOWN, Tables
 
-BAR_KINDS = range(KIND_BAR_1M, KIND_BAR_1H + 1)
+BAR_KINDS = range(KIND_BAR_1M, KIND_BAR_1D + 1)
 _MAP_NORESERVE = 0x4000  # mmap(2) on Linux; the mmap module names it from Python 3.13 on
 
 

@@ -14,7 +14,7 @@ from fabric.records import (
     BAR,
     BOLO,
     EVENT,
-    KIND_BAR_1H,
+    KIND_BAR_1D,
     KIND_BAR_1M,
     KIND_BOLO,
     KIND_GAP,
@@ -37,7 +37,7 @@ from fabric.records import (
     pack,
 )
 
-INTERVALS = KIND_BAR_1H - KIND_BAR_1M + 1
+INTERVALS = KIND_BAR_1D - KIND_BAR_1M + 1
 MARK_CANCEL = pack("x")
 MARK_CORRECTION = pack("c")
 STALE_LINE = pack("stale")
@@ -75,10 +75,10 @@ class Tables(NamedTuple):
     trades: Rows  # TRADE[symbols] the last to arrive, of any venue
     statuses: Rows  # STATUS[symbols] the last to arrive, of any venue
     venue_statuses: Rows  # STATUS[venues] of the whole venue (empty symbol)
-    bars: Rows  # BAR[3, symbols] the bar with the latest start: 1m, 5m, 1h
-    candles: Rows  # CANDLE[3, symbols, kept] a ring each, in order of start
-    candles_first: npt.NDArray[np.int64]  # [3, symbols] place of the oldest in the ring
-    candles_count: npt.NDArray[np.int64]  # [3, symbols]
+    bars: Rows  # BAR[4, symbols] the bar with the latest start: 1m, 5m, 1h, 1d
+    candles: Rows  # CANDLE[4, symbols, kept] a ring each, in order of start
+    candles_first: npt.NDArray[np.int64]  # [4, symbols] place of the oldest in the ring
+    candles_count: npt.NDArray[np.int64]  # [4, symbols]
     venue_slots: npt.NDArray[np.int64]  # [128] ASCII code of a venue letter -> slot, or -1
     owners: npt.NDArray[np.int64]  # [kinds, venues + 1, 128] publisher by kind, venue slot (last: none), first letter
     link_up: npt.NDArray[np.int64]  # [publishers] 1 up, 0 down, LINK_UNKNOWN before the first word
@@ -269,7 +269,7 @@ def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
                 if stale > tables.line_stale[slot]:
                     tables.line_losses[slot] += 1
                 tables.line_stale[slot] = stale
-        elif KIND_BAR_1M <= kind <= KIND_BAR_1H:
+        elif KIND_BAR_1M <= kind <= KIND_BAR_1D:
             interval = kind - KIND_BAR_1M
             if bars[i]["event_ns"] >= tables.bars[interval, symbol]["event_ns"]:  # NULL is below every time
                 tables.bars[interval, symbol] = bars[i]

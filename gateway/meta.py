@@ -5,10 +5,13 @@ One letter means different things on the two plans, so the tables are by tape.
 """
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Final
 
+from fabric import reference
 from gateway import asyncapi, openapi
-from gateway.rest import DataHandler, Handler, JsonObject, Service
+from gateway.rest import DataHandler, Handler, JsonObject, Service, parse_date, parse_instant
+from gateway.values import rfc3339
 
 MAX_AGE_S: Final = 3_600
 
@@ -91,12 +94,58 @@ CONDITIONS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
 """By kind, tape and code."""
 
 
+def conditions(day: date | None) -> JsonObject:
+    """What codes mean, and what the sale conditions of every tape allow, of all dates or in force on ``day``."""
+    return {
+        **CONDITIONS,
+        "version": reference.CONDITIONS_VERSION,
+        "sale_conditions": [
+            {
+                "tape": row.tape,
+                "code": row.code,
+                "since": row.since.isoformat(),
+                "meaning": row.meaning,
+                "high_low": row.price,
+                "last": row.last,
+                "volume": row.volume,
+            }
+            for row in reference.sale_conditions(day)
+        ],
+        "last": reference.LAST_RULES,
+        "several": "what all codes of a trade allow",
+        "unknown": "volume only, and counted",
+    }
+
+
+def session(at_ns: int) -> JsonObject:
+    """What the exchange calendar says of an instant."""
+    found = reference.session_at(at_ns)
+    return {
+        "at": rfc3339(at_ns),
+        "date": found.day.isoformat(),
+        "session": found.state,
+        "open": None if found.open_ns is None else rfc3339(found.open_ns),
+        "close": None if found.close_ns is None else rfc3339(found.close_ns),
+        "half_day": found.half_day,
+    }
+
+
 class ConditionsHandler(DataHandler):
-    """``GET /v1/meta/conditions``"""
+    """``GET /v1/meta/conditions?date=``"""
 
     def get(self) -> None:
-        self.parameters()
-        self.answer_unless_known(CONDITIONS, MAX_AGE_S)
+        parameters = self.parameters("date")
+        day = parse_date("date", parameters["date"]) if "date" in parameters else None
+        self.answer_unless_known(conditions(day), MAX_AGE_S)
+
+
+class SessionHandler(DataHandler):
+    """``GET /v1/meta/session?at=``"""
+
+    def get(self) -> None:
+        parameters = self.parameters("at")
+        at = parse_instant("at", parameters["at"]) if "at" in parameters else self.service.clock.now_ns()
+        self.answer(session(at))
 
 
 class DescriptionHandler(Handler):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from fabric import __version__
 from fabric.records import STATE_NAMES
 from gateway.alpaca import BARS_PARAMETERS, LATEST_PARAMETERS, LIMIT_MAX, TIMEFRAMES
+from gateway.explain import AHEAD, AT_BEST, BEHIND, BEST, NONE, OUT, REASONS
 from gateway.rest import BATCH_MAX, INTERVALS, SYMBOLS_LIMIT
 
 Json = dict[str, Any]
@@ -64,7 +65,7 @@ SCHEMAS: Final[Json] = {
     "Quote": _object(
         {
             "symbol": _TEXT,
-            "kind": {"enum": ["nbbo", "composite"], "description": "nbbo only while every quoting venue is read and alive"},
+            "kind": {"enum": ["nbbo", "composite"], "description": "nbbo: every quoting venue is read and alive"},
             "bid": _PRICE,
             "ask": _PRICE,
             "bid_size": _SIZE,

@@ -125,6 +125,8 @@ MESSAGES: Final[tuple[tuple[str, np.dtype[np.void], tuple[_Field, ...]], ...]] =
     ("u", BAR, _BAR),
     ("b5m", BAR, _BAR),
     ("b1h", BAR, _BAR),
+    ("d", BAR, _BAR),
+    ("eoi", BAR, (("channel", _CHANNEL, "venue"), _STAMP)),
     (
         "s",
         STATUS,
@@ -161,9 +163,10 @@ MESSAGES: Final[tuple[tuple[str, np.dtype[np.void], tuple[_Field, ...]], ...]] =
 
 # Index into `MESSAGES`.
 (BEST, OWN, OWN_ELSEWHERE, NOW, TRADED, CANCEL, CORRECTION, CLOSED, REVISED, CLOSED_5M, CLOSED_1H) = range(11)
-(HALT, BANDS, LINE, MISSED, LAGGED) = range(11, len(MESSAGES))
+(CLOSED_1D, COMPLETED) = range(11, 13)
+(HALT, BANDS, LINE, MISSED, LAGGED) = range(13, len(MESSAGES))
 
-CHANNEL_TEXTS: Final = ("trades", "bars", "updatedBars", "bars5m", "bars1h", "statuses", "lulds")
+CHANNEL_TEXTS: Final = ("trades", "bars", "updatedBars", "bars5m", "bars1h", "dailyBars", "statuses", "lulds")
 """Channels that are queued, in the order of `fanout_kernel`'s planes: what a ``gap`` names."""
 
 STATUS_TEXTS: Final = {

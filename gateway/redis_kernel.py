@@ -19,7 +19,7 @@ WRITTEN = np.dtype([("epoch", "<i8"), ("seq", "<i8"), ("at_ns", "<i8")])
 """What of a value was last handed over to be written, and when by the monotonic clock; ``seq`` NULL: nothing."""
 COMMANDS_BYTES = 1_024
 """More than the commands of one row ever take: two keys of at most 40 bytes, two values of at most 300."""
-INTERVAL_NS = np.array([60, 300, 3_600], np.int64) * 1_000_000_000
+INTERVAL_NS = np.array([60, 300, 3_600, 86_400], np.int64) * 1_000_000_000
 _UNIT = 1_000_000_000
 _MINUS, _POINT, _ZERO, _QUOTE = ord("-"), ord("."), ord("0"), ord('"')
 
@@ -36,7 +36,7 @@ _LENGTH = _text(b"\r\n$")
 _QUOTE_KEY = _text(b"quote:")
 _QUOTES_CHANNEL = _text(b"quotes:")
 _CANDLE_KEY = _text(b"candle:")
-_INTERVAL_NAMES = _text(b":1m:5m:1h")
+_INTERVAL_NAMES = _text(b":1m:5m:1h:1d")
 _BID, _ASK, _LAST = _text(b'{"bid":'), _text(b',"ask":'), _text(b',"last":')
 _TS, _BID_SIZE, _ASK_SIZE = _text(b',"ts":'), _text(b',"bid_size":'), _text(b',"ask_size":')
 _BID_VENUE, _ASK_VENUE = _text(b',"bid_venue":'), _text(b',"ask_venue":')
@@ -74,7 +74,7 @@ def due_quotes(
 
 @kernel
 def due_bars(tables: Any, symbols: int, written: Any, now_ns: int, out: Any) -> int:
-    """Copy the bars that changed to ``out`` and note them in ``written[3, symbols]``; return how many.
+    """Copy the bars that changed to ``out`` and note them in ``written[4, symbols]``; return how many.
 
     A bar that ended a whole interval before ``now_ns`` (UTC) would have expired already and is not due.
     """

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
@@ -29,6 +29,7 @@ from tornado.web import HTTPError, RequestHandler
 from fabric.clock import SECOND_NS, Clock
 from fabric.errors import StoreError
 from fabric.records import (
+    KIND_BAR_1D,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_BAR_5M,
@@ -51,7 +52,7 @@ from gateway.values import decimal, number, rfc3339
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
 
-INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H}
+INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H, "1d": KIND_BAR_1D}
 BATCH_MAX = 500
 """Symbols in one `/quotes?symbols=`."""
 CANDLES_DEFAULT = 100
@@ -147,6 +148,14 @@ def parse_instant(parameter: str, text: str) -> int:
         except (ValueError, OverflowError):
             pass
     raise bad_parameter(parameter, text, "an RFC 3339 instant with its offset, a date, or nanoseconds since the epoch")
+
+
+def parse_date(parameter: str, text: str) -> date:
+    """A day as 2026-11-27."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise bad_parameter(parameter, text, "a date such as 2026-11-27") from None
 
 
 def parse_count(parameter: str, text: str, largest: int) -> int:

@@ -42,7 +42,7 @@ from gateway import redis_kernel
 TIMEOUT_S = 0.25
 CHUNK = 1_024
 """Rows in one pipeline: their replies (under 10 kB) fit any socket buffer while nobody reads them."""
-INTERVALS = ("1m", "5m", "1h")
+INTERVALS = ("1m", "5m", "1h", "1d")
 _OPTIONS: dict[str, Any] = {
     "socket_timeout": TIMEOUT_S,
     "socket_connect_timeout": TIMEOUT_S,

@@ -1,16 +1,24 @@
-"""Trades in, candles of 1 minute, 5 minutes and 1 hour out: the node. It owns the arrays; the rule is the kernel's.
+"""Trades in, candles of 1 minute, 5 minutes, 1 hour and 1 day out: the node. It owns the arrays, the kernel the rule.
 
-A bar covers ``[start, end)`` by exchange time in UTC. What a trade changes is a matter of its sale conditions
-(`nodes.conditions`): open, high and low by one bit, close by another, volume and count by a third; the
-volume-weighted price is over the trades that count for both volume and high/low. A bar of nothing but odd lots has
-a volume and no prices. No trade, no bar.
+A bar covers ``[start, end)`` by exchange time in UTC; a day is one of New York, midnight to midnight. What a trade
+changes is a matter of its sale conditions, by the table of its tape (`nodes.sale_conditions`): open, high and low by
+one right, close by another, volume and count by a third; the volume-weighted price is over the trades that count for
+both volume and high/low. A bar of nothing but odd lots has a volume and no prices. No trade, no bar.
+
+The close is the last price of the interval, and the last price is a matter of the whole day: some trades set it only
+as the day's first, or after one of the same participant (`fabric.reference.LAST_RULES`). So a bar whose only trade was
+reported out of sequence has an open, a high, a low and no close. Official prints repeat what was traded; those of the
+listing market are ``oo`` and ``oc`` of the day, whose open is the official one on tapes A and B.
 
 Life of a bar:
 
-* While it runs it is revision 0, published when changed, each second at most (`publish_every_ns`).
-* It closes, revision 1, when the exchange time is `grace_ns` past its end.
-* A trade that comes later revises it at once, revision + 1, until `horizon_ns` past the end.
-* Then it is published once more, unchanged, as final. Later trades are counted and not applied.
+* While it runs it is revision 0, published when changed, each second at most (`publish_every_ns`); a day with each
+  minute of its symbol that closes.
+* It closes, revision 1, when the exchange time is `grace_ns` past its end; behind the bars of an interval a row of the
+  empty symbol says that all were published, and how many.
+* A trade, cancel or correction that comes later revises it at once, revision + 1, until `horizon_ns` past the end of
+  its minute.
+* Then it is published once more, unchanged, as final. What comes later is counted and not applied.
 
 Exchange time is the latest time in any trade or status, carried on by the monotonic clock, so a quiet minute
 closes too and a step of the wall clock closes nothing. The wall clock only guards against a broken clock at
@@ -21,8 +29,7 @@ above 0 are a function of the rows read.
 ``gap`` is 1 on a bar in which trades may be missing: a message of its symbol was lost, the line or publisher of a
 venue on which the symbol trades was down, or the interval began before this process heard its first publisher: after
 a restart the bars in progress hold the trades since then only. (A replay begins with its data: there nothing was
-before.) Cancels and corrections are not applied: they are
-counted, and the bar of that moment has ``gap`` too, because it may not be exact.
+before.) It is also 1 on the bars of the moment in which a cancel or correction came of a trade that is not known here.
 """
 
 import numpy as np
@@ -32,7 +39,8 @@ from fabric.bus import EVENTS_MAX
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.node import Runtime
 from fabric.records import BAR, Rows, venue_mask
-from nodes import candles_kernel, conditions
+from fabric.reference import calendar
+from nodes import candles_kernel, sale_conditions
 
 AHEAD_MAX_NS = 5 * SECOND_NS
 """How far ahead of the wall clock an exchange's time is believed."""
@@ -40,6 +48,9 @@ ROWS_MAX = 16_384
 """Rows that one step returns, so that the end of an hour does not overrun what a subscriber's queue holds."""
 BACKLOG_MAX = 8 * ROWS_MAX
 """Rows that may wait for the next steps; with more, all are returned at once."""
+LOG_MAX = 1 << 21
+"""Trades whose details are kept, for cancels and for closes that depend on order: 48 bytes each, when it is reached."""
+CHANNELS = ("bar.1m", "bar.5m", "bar.1h", "bar.1d")
 GATHER_NS = 10 * MILLISECOND_NS
 """Trades may gather for so long: a bar in progress goes out once a second, a revision is not urgent."""
 
@@ -59,21 +70,28 @@ class Candles:
         grace_ns: int = SECOND_NS,
         horizon_ns: int = 900 * SECOND_NS,
         silence_ns: int = 2_500_000_000,
+        channels: tuple[str, ...] = CHANNELS,
+        log_max: int = LOG_MAX,
     ) -> None:
         """``publishers`` are the venue letters that each source of the inbox speaks for; ``batch_max`` is without the
         inbox's rows about links; ``clock`` gives the monotonic time; with ``event_time`` the ``now_ns`` of `step` is
-        the time of the events.
+        the time of the events; ``channels`` are those that are published; ``log_max`` is a power of two.
         """
+        days = calendar()
         self.plan = candles_kernel.make_plan(
             grace_ns,
             horizon_ns,
             silence_ns,
             np.array([venue_mask(letters) for letters in publishers], np.int64),
-            conditions.sale_table(),
+            sale_conditions.sale_table(),
+            np.array([ord(sale_conditions.LISTING.get(tape, "\0")) for tape in "ABC"], np.int64),
+            days.midnights,
+            days.closes,
+            np.array([channel in channels for channel in CHANNELS], np.int64),
         )
-        self.bars = candles_kernel.no_bars(symbols_max, self.plan)
+        self.bars = candles_kernel.no_bars(symbols_max, self.plan, log_max)
         if not event_time:  # each publisher is down until its first LINK row says otherwise
-            self.bars.down[candles_kernel.BY_LINK] = np.bitwise_or.reduce(self.plan.publishers)
+            self.bars.state[candles_kernel.DOWN + candles_kernel.BY_LINK] = np.bitwise_or.reduce(self.plan.publishers)
         self._clock = clock
         self._event_time = event_time
         self._publish_every_ns = publish_every_ns
@@ -88,10 +106,10 @@ class Candles:
         monotonic_ns = self._clock.monotonic_ns()
         if self._event_time:
             # The clock has seen this batch already: it tells the time behind these rows, and they their own.
-            carried_ns = int(self.bars.clock[0]) if batch.size else now_ns
+            carried_ns = int(self.bars.state[candles_kernel.CLOCK]) if batch.size else now_ns
             latest_ns = candles_kernel.NO_LIMIT
         else:
-            carried_ns = int(self.bars.clock[0]) + monotonic_ns - self._stepped_ns
+            carried_ns = int(self.bars.state[candles_kernel.CLOCK]) + monotonic_ns - self._stepped_ns
             latest_ns = now_ns + AHEAD_MAX_NS
         self._stepped_ns = monotonic_ns
         publish = monotonic_ns - self._published_ns >= self._publish_every_ns
@@ -112,13 +130,18 @@ class Candles:
         candles_kernel.warm_up()
 
     def counters(self) -> dict[str, int]:
-        """Totals since the start, by the names in `candles_kernel.COUNTERS`."""
-        return dict(zip(candles_kernel.COUNTERS, self.bars.counters.tolist(), strict=True))
+        """Totals since the start, by the names in `candles_kernel.COUNTERS`, and trades by plan and unknown code."""
+        totals = dict(zip(candles_kernel.COUNTERS, self.bars.counters.tolist(), strict=True))
+        for plan, code in np.argwhere(self.bars.unknown).tolist():
+            name = chr(code) if 0x20 < code < 0x7F else f"{code:#04x}"
+            totals[f"unknown_condition_{('cta', 'utp')[plan]}_{name}"] = int(self.bars.unknown[plan, code])
+        return totals
 
 
 def main(runtime: Runtime) -> None:
     """The program: one shard's candles until told to stop."""
     limits = runtime.topology.limits
+    assert runtime.spec.publishes is not None
     processor = Candles(
         limits.symbols_max,
         tuple(source.publisher.venues for source in runtime.spec.reads),
@@ -126,5 +149,6 @@ def main(runtime: Runtime) -> None:
         runtime.clock,
         event_time=runtime.topology.clock == "event",
         silence_ns=limits.stale_after_ns,
+        channels=runtime.spec.publishes.channels,
     )
     node.run(processor, runtime.inbox(GATHER_NS), runtime.outbox(), runtime)

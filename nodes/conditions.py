@@ -6,7 +6,7 @@ of several characters may do what all of its characters allow (`nodes.conditions
 Blanks are padding and allow everything; a code that a table does not list fails safe: such a quote does
 not count, such a trade counts for volume only, and both are counted.
 
-Source: CQS 2.11b and CTS 2.11b (CTA plan, tapes A and B).
+Source: CQS 2.11b (CTA plan, tapes A and B).
 """
 
 from typing import Final
@@ -14,22 +14,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from nodes import sale_conditions
+from nodes.sale_conditions_kernel import CTA, FIRST, LAST
+
+__all__ = ["BID", "FIRST", "LAST", "OFFER", "quote_table", "sale_table", "table"]
+
 Table = npt.NDArray[np.int64]
 
 # Bits of a quote condition.
 BID: Final = 1
 OFFER: Final = 2
-
-# Bits of a sale condition.
-HIGH_LOW: Final = 1
-"""May set open, high and low, and counts for the volume-weighted price."""
-LAST: Final = 2
-"""May set the last price."""
-FIRST: Final = 4
-"""May set the last price while nothing else has: the plan's "only if it is the first or only one"."""
-VOLUME: Final = 8
-KNOWN: Final = 16
-"""The table lists this code."""
 
 CTA_QUOTES: Final = {
     BID | OFFER: " ABHORWY",  # Y: the UTP plan's one-sided quote; a letter that this plan does not use
@@ -38,17 +32,6 @@ CTA_QUOTES: Final = {
     0: "CLNU4",
 }
 """Sides of a quote with this condition that are eligible for the best bid and offer."""
-
-CTA_SALES: Final = {
-    HIGH_LOW | LAST | FIRST | VOLUME | KNOWN: " @EFKOX56",
-    # L also updates the last price if it is from the same participant or the listing market (note 3 of the plan):
-    # neither is known to a processor, so it is held to the stricter half of its rule.
-    HIGH_LOW | FIRST | VOLUME | KNOWN: "LPZ4",
-    HIGH_LOW | LAST | FIRST | KNOWN: "9",
-    VOLUME | KNOWN: "BCHIRTUV7",
-    KNOWN: "MQ",  # official open and close: they repeat volume that was already printed
-}
-"""What a trade with this condition updates. N and 8 are reserved by the plan: as unknown, volume only."""
 
 
 def table(codes: dict[int, str], other: int) -> Table:
@@ -66,5 +49,5 @@ def quote_table() -> Table:
 
 
 def sale_table() -> Table:
-    """The sale conditions in force."""
-    return table(CTA_SALES, other=VOLUME)
+    """The sale conditions of the CTA plan in force."""
+    return sale_conditions.sale_table()[CTA]

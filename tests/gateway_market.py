@@ -19,6 +19,7 @@ from fabric.records import (
     KIND_TRADE,
     LINK,
     NBBO,
+    NULL,
     QUOTE,
     STATUS,
     TRADE,
@@ -40,7 +41,7 @@ SOURCES = tuple(
     for publisher in (
         Publisher("feed", "", "", ("quote", "trade", "status"), "VN"),
         Publisher("nbbo", "", "", ("nbbo",)),
-        Publisher("candles", "", "", ("bar.1m", "bar.5m", "bar.1h")),
+        Publisher("candles", "", "", ("bar.1m", "bar.5m", "bar.1h", "bar.1d")),
     )
 )
 MINUTE_NS = 60_000_000_000
@@ -71,11 +72,17 @@ class FakeSink:
 class Market:
     """The gateway's memory and fan-out without bus or sockets."""
 
-    def __init__(self, clock: Clock, limits: Limits | None = None, venues: tuple[Venue, ...] = VENUES) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        limits: Limits | None = None,
+        venues: tuple[Venue, ...] = VENUES,
+        sources: tuple[Source, ...] = SOURCES,
+    ) -> None:
         limits = limits or Limits(symbols_max=2_000, clients_max=2_000, candles_kept=2)
         self.clock = clock
         self.symbols = SymbolTable(limits.symbols_max)
-        self.latest = Latest(limits, venues, SOURCES, self.symbols)
+        self.latest = Latest(limits, venues, sources, self.symbols)
         settings = GatewaySettings("127.0.0.1", 0, ("",), origins=("https://ours.example",))
         self.fanout = Fanout(Topology("test", (), venues, limits), settings, self.symbols, self.latest, clock)
         self.feeds = protocol.feeds(venues)
@@ -143,9 +150,9 @@ class Market:
             row[name] = pack(value) if isinstance(value, str) else value
         return row
 
-    def link(self, publisher: int, up: bool) -> Rows:
+    def link(self, publisher: int, up: bool, epoch: int = NULL) -> Rows:
         row = empty(1, LINK, KIND_LINK)
-        row["publisher"], row["up"] = publisher, int(up)
+        row["publisher"], row["up"], row["epoch"] = publisher, int(up), epoch
         return row
 
     def lost_trades(self, symbol: str, count: int, venue: str = "V") -> Rows:

@@ -8,9 +8,11 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterable
+from datetime import date, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 from unittest.mock import patch
+from zoneinfo import ZoneInfo
 
 from fabric.clock import SECOND_NS
 from fabric.records import (
@@ -29,7 +31,9 @@ from fabric.records import (
 )
 
 MINUTE_NS = 60 * SECOND_NS
-LENGTHS_NS = (MINUTE_NS, 5 * MINUTE_NS, 60 * MINUTE_NS)
+LENGTHS_NS = (MINUTE_NS, 5 * MINUTE_NS, 60 * MINUTE_NS, 24 * 60 * MINUTE_NS)
+DAY = 3
+"""The place of a day in it, which is one of New York and may have 23 or 25 hours."""
 
 Row = dict[str, int]
 
@@ -77,13 +81,24 @@ SLOW = {"cta": {"A": "o", "B": "b", "H": "bo", "W": "bo"}, "utp": {"A": "o", "B"
 """Of those that count, the sides that are slow."""
 PLAN = {"A": "cta", "B": "cta", "C": "utp"}
 SALES = {
-    " ": "hlv", "@": "hlv", "E": "hlv", "F": "hlv", "K": "hlv", "O": "hlv", "X": "hlv", "5": "hlv", "6": "hlv",
-    "P": "h1v", "Z": "h1v", "4": "h1v", "L": "h1v",
-    "9": "hl",
-    "B": "v", "C": "v", "H": "v", "I": "v", "R": "v", "T": "v", "U": "v", "V": "v", "7": "v",
-    "M": "", "Q": "",
+    "CTA": {
+        "@": "hlv", "E": "hlv", "F": "hlv", "K": "hlv", "O": "hlv", "X": "hlv", "5": "hlv", "6": "hlv",
+        "P": "h1v", "Z": "h1v", "4": "h1v", "L": "hsv", "9": "hl",
+        "B": "v", "C": "v", "H": "v", "I": "v", "R": "v", "T": "v", "U": "v", "V": "v", "7": "v",
+        "M": "c", "Q": "o",
+    },
+    "UTP": {
+        "@": "hlv", "A": "hlv", "B": "hlv", "D": "hlv", "F": "hlv", "K": "hlv", "O": "hlv", "S": "hlv", "X": "hlv",
+        "Y": "hlv", "1": "hlv", "5": "hlv", "6": "hlv", "G": "h1v", "P": "h1v", "Z": "h1v", "4": "h1v", "L": "hev",
+        "9": "hl",
+        "C": "v", "H": "v", "I": "v", "R": "v", "T": "v", "U": "v", "V": "v", "W": "v", "7": "v",
+        "M": "c", "Q": "o",
+    },
 }  # fmt: skip
-"""h: open, high and low; l: last; 1: last if no other trade sets it; v: volume."""
+"""h: open, high and low; v: volume; l: last; 1: last as the day's first; s: last as CTA's note 3 says; e: last until
+ten seconds after the close; o, c: official open or close.
+"""
+NEW_YORK = ZoneInfo("America/New_York")
 
 
 def quote_sides(condition: str, plan: str | None = "cta") -> set[str]:
@@ -98,12 +113,37 @@ def slow_sides(condition: str, plan: str | None) -> set[str]:
     return {side for plan in plans for code in condition for side in SLOW[plan].get(code, "")}
 
 
-def sale_rights(condition: str) -> set[str]:
-    rights = [SALES.get(code, "v") for code in condition or " "]
+def sale_rights(condition: str, tape: str = "", ns: int = 0, venue: str = "") -> set[str]:
+    """What a trade updates: h, v, and at most one of l, 1 and s; o or c alone for an official print."""
+    table = SALES["UTP" if tape == "C" else "CTA"]
+    codes = [code for code in condition if code != " "] or ["@"]
+    rights = [table.get(code, "v") for code in codes]
+    printed = {"o", "c"}.intersection(rights)
+    if len(printed) == 1 and all(code in table for code in codes):
+        return printed
     allowed = {right for right in "hv" if all(right in r for r in rights)}
-    if all("l" in r for r in rights):
+    levels = []  # of each code: 3 always, 2 note 3, 1 the first only, 0 never
+    for r in rights:
+        level = 3 if "l" in r else 2 if "s" in r else 1 if "1" in r else 0
+        if "e" in r:
+            level = 3 if not after_hours(ns) else 0
+        levels.append(level)
+    if min(levels) == 2 and {"A": "N"}.get(tape) == venue:
         return allowed | {"l"}
-    return allowed | ({"1"} if all("l" in r or "1" in r for r in rights) else set())
+    return allowed | {0: set(), 1: {"1"}, 2: {"s"}, 3: {"l"}}[min(levels)]
+
+
+def after_hours(ns: int) -> bool:
+    """Whether it is later than 16:00:10 in New York, on a weekday that is none of the holidays that tests use."""
+    at = datetime.fromtimestamp(ns // SECOND_NS, NEW_YORK)
+    if at.weekday() > 4 or at.date() in HOLIDAYS:
+        return False
+    close = datetime(at.year, at.month, at.day, 13 if at.date() in HALF_DAYS else 16, 0, 10, tzinfo=NEW_YORK)
+    return ns > int(close.timestamp()) * SECOND_NS
+
+
+HOLIDAYS = {date(2026, 1, 1), date(2026, 11, 26), date(2018, 1, 1)}
+HALF_DAYS = {date(2026, 11, 27)}
 
 
 class NaiveNbbo:
@@ -175,7 +215,7 @@ class NaiveNbbo:
         if unpack(row["mark"]) or row["price"] <= 0:
             return
         rights = sale_rights(unpack(row["condition"]))
-        if "l" in rights or ("1" in rights and row["symbol"] not in self.last):
+        if "l" in rights or (rights & {"1", "s"} and row["symbol"] not in self.last):
             self.last[row["symbol"]] = row["price"]
 
     def _status(self, row: Row, out: list[Row]) -> None:
@@ -360,16 +400,16 @@ class NaiveCandles:
         self.publish_every_ns, self.grace_ns = publish_every_ns, grace_ns
         self.horizon_ns, self.silence_ns = horizon_ns, silence_ns
         self.time: int | None = None
-        self.trades: list[Row] = []
-        self.bars: dict[
-            tuple[int, int, int], dict[str, Any]
-        ] = {}  # (length, start, symbol), in the order of the first trade
+        self.trades: list[dict[str, Any]] = []  # with `rights`; what was cancelled is gone
+        self.official: dict[tuple[int, date, str], dict[str, Any]] = {}
+        self.bars: dict[tuple[int, int, int], dict[str, Any]] = {}  # (length, start, symbol), by their first trade
         self.down_since: dict[tuple[str, str], float] = {}
         self.since: float = float("-inf")
         if not event_time:
             self.down_since = {("link", venue): float("-inf") for venues in publishers for venue in venues}
         self.outages: list[tuple[str, float, float]] = []  # venue, from, to
         self.losses: list[tuple[int, float, float]] = []  # symbol, from, to
+        self.venues: dict[int, set[str]] = {}
         self.stepped_ns = self.published_ns = monotonic_ns()
 
     def step(self, rows: Rows, now_ns: int) -> list[Row]:
@@ -403,13 +443,13 @@ class NaiveCandles:
                 self._lose(row["symbol"])
         if monotonic_ns - self.published_ns >= self.publish_every_ns:
             self.published_ns = monotonic_ns
-            for key in self._order(lambda bar: bar["changed"] and not bar["closed"]):
+            for key in self._order(lambda key, bar: bar["changed"] and not bar["closed"] and key[0] < DAY):
                 self._publish(key, out)
         return out
 
-    def _order(self, wanted: Callable[[dict[str, Any]], bool]) -> list[tuple[int, int, int]]:
+    def _order(self, wanted: Callable[[Any, dict[str, Any]], bool]) -> list[tuple[int, int, int]]:
         """Bars by length, then start, then first trade."""
-        return sorted((key for key, bar in self.bars.items() if wanted(bar)), key=lambda key: key[:2])
+        return sorted((key for key, bar in self.bars.items() if wanted(key, bar)), key=lambda key: key[:2])
 
     def _line(self, reason: str, venue: str, up: bool) -> None:
         key = (reason, venue)
@@ -424,61 +464,156 @@ class NaiveCandles:
         if self.time is not None:
             self.losses.append((symbol, self.time - self.silence_ns, self.time))
 
+    def _is_final(self, ns: int) -> bool:
+        assert self.time is not None
+        return span_of(0, ns)[1] + self.horizon_ns <= self.time
+
     def _trade(self, row: Row, now_ns: int, believed: bool, out: list[Row]) -> None:
-        if row["event_ns"] <= 0 or row["price"] <= 0 or row["size"] <= 0:
+        mark = unpack(row["mark"])
+        wrong = row["price"] <= 0 or not 0 < row["size"] < 2**31
+        if row["event_ns"] <= 0 or row["symbol"] == 0 or (not mark and wrong):
             return
         ns = row["event_ns"]
         if not believed:
             ns = now_ns if self.time is None else self.time
         self._advance(ns, out)
-        assert self.time is not None
-        if unpack(row["mark"]):
+        if mark:
+            self._undo(row, mark, wrong, out)
+            return
+        made: dict[str, Any] = row | {"event_ns": ns}
+        made["rights"] = self._rights(made, row)
+        if made["rights"] & {"o", "c"}:
+            self._official(made, out)
+        elif made["rights"] and not self._is_final(ns):
+            before = self._closes(row["symbol"])
+            self.trades.append(made)
+            self.venues.setdefault(row["symbol"], set()).add(chr(row["venue"]))
+            self._revise(made, before, out)
+
+    def _rights(self, trade: dict[str, Any], told: Row) -> set[str]:
+        return sale_rights(unpack(told["condition"]), unpack(told["tape"]), trade["event_ns"], chr(trade["venue"]))
+
+    def _undo(self, row: Row, mark: str, wrong: bool, out: list[Row]) -> None:
+        same = [t for t in self.trades if all(t[name] == row[name] for name in ("symbol", "venue"))]
+        # The latest minute first, in it the last to arrive.
+        same = sorted(
+            (t for t in same if t["trade_id"] == row["original_id"] != NULL and not self._is_final(t["event_ns"])),
+            key=lambda t: t["event_ns"] // MINUTE_NS,
+        )
+        if not same or (mark == "c" and wrong):
             self._lose(row["symbol"])
             return
-        rights = sale_rights(unpack(row["condition"]))
-        if not rights:
+        trade = same[-1]
+        before = self._closes(row["symbol"])
+        if mark == "c":
+            trade["price"], trade["size"] = row["price"], row["size"]
+            if row["trade_id"] != NULL:
+                trade["trade_id"] = row["trade_id"]
+            if unpack(row["condition"]):
+                trade["rights"] = self._rights(trade, row) - {"o", "c"}
+        if mark == "x" or not trade["rights"]:
+            self.trades = [t for t in self.trades if t is not trade]
+        self._revise(trade, before, out)
+
+    def _closes(self, symbol: int) -> dict[int, int]:
+        """The close of each minute of a symbol in which a trade depends on those before it."""
+        made: dict[int, list[dict[str, Any]]] = {}
+        for trade in self.trades:
+            if trade["symbol"] == symbol:
+                made.setdefault(trade["event_ns"] // MINUTE_NS, []).append(trade)
+        depends = [m for m, trades in made.items() if any(t["rights"] & {"1", "s"} for t in trades)]
+        return {minute: self._bar(symbol, 0, minute * MINUTE_NS)["close_px"] for minute in depends}
+
+    def _revise(self, trade: dict[str, Any], before: dict[int, int], out: list[Row]) -> None:
+        """Note or publish the minute of a trade, then each later minute whose close changed with it."""
+        assert self.time is not None
+        minute = trade["event_ns"] // MINUTE_NS
+        after = self._closes(trade["symbol"])
+        changed = [m for m in sorted(after) if m > minute and before[m] != after[m]]
+        for ns in [trade["event_ns"], *(m * MINUTE_NS for m in changed)]:
+            for k in range(len(LENGTHS_NS)):
+                start, end = span_of(k, ns)
+                key = (k, start, trade["symbol"])
+                closed = end + self.grace_ns <= self.time
+                bar = self.bars.setdefault(key, {"rev": 0, "final": False, "closed": closed, "changed": True})
+                if bar["closed"]:
+                    bar["rev"] += 1
+                    self._publish(key, out)
+                else:
+                    bar["changed"] = True
+
+    def _official(self, trade: dict[str, Any], out: list[Row]) -> None:
+        """The latest of the listing market (of any where that is not known) is the day's."""
+        assert self.time is not None
+        start, end = span_of(DAY, trade["event_ns"])
+        listing = {"A": "N", "C": "Q"}.get(unpack(trade["tape"]))
+        if end + self.horizon_ns <= self.time or (listing and listing != chr(trade["venue"])):
             return
-        minute_end = ns // MINUTE_NS * MINUTE_NS + MINUTE_NS
-        if minute_end + self.horizon_ns <= self.time:
+        which = "".join(trade["rights"])
+        for other in self.official:
+            before = other[0] == trade["symbol"] and other[2] == which and other[1] != day_of(start)
+            if before and span_of(DAY, self.official[other]["event_ns"])[1] + self.horizon_ns > self.time:
+                return
+        key = (trade["symbol"], day_of(start), which)
+        if key in self.official and moment(trade) < moment(self.official[key]):
             return
-        self.trades.append(row | {"event_ns": ns, "rights": rights})  # type: ignore[dict-item]
-        for k, length in enumerate(LENGTHS_NS):
-            start = ns // length * length
-            key = (k, start, row["symbol"])
-            closed = start + length + self.grace_ns <= self.time
-            bar = self.bars.setdefault(key, {"rev": 0, "final": False, "closed": closed, "changed": True})
-            if bar["closed"]:
-                bar["rev"] += 1
-                self._publish(key, out)
-            else:
-                bar["changed"] = True
+        self.official[key] = trade
+        bar = self.bars.get((DAY, start, trade["symbol"]))
+        if bar and bar["closed"]:
+            bar["rev"] += 1
+            self._publish((DAY, start, trade["symbol"]), out)
 
     def _advance(self, ns: int, out: list[Row]) -> None:
         self.time = max(ns, self.oldest_ns if self.time is None else self.time)
         due = []
         for first, (key, bar) in enumerate(self.bars.items()):
-            end = key[1] + LENGTHS_NS[key[0]]
+            end = span_of(key[0], key[1])[1]
             if not bar["closed"]:
                 due.append((end + self.grace_ns, 0, key[0], first, key))
             if not bar["final"]:
                 due.append((end + self.horizon_ns, 1, key[0], first, key))
+        closing: list[tuple[int, int, int]] = []
         for deadline, finishing, _, _, key in sorted(due):
             if deadline > self.time:
                 break
+            if closing and (finishing or key[:2] != closing[0][:2]):
+                self._publish_days(closing, out)
             bar = self.bars[key]
             if finishing:
                 bar["final"] = True
             else:
                 bar["closed"] = True
                 bar["rev"] += 1
+                if key[0] == 0:
+                    closing.append(key)
             self._publish(key, out)
+        self._publish_days(closing, out)
+
+    def _publish_days(self, minutes: list[tuple[int, int, int]], out: list[Row]) -> None:
+        """With the minutes that closed together, the days of their symbols."""
+        for _, start, symbol in minutes:
+            self._publish((DAY, span_of(DAY, start)[0], symbol), out)
+        minutes.clear()
+
+    def _bar(self, symbol: int, k: int, start: int) -> Row:
+        """The bar of the trades of an interval, given what the day's trades before them were."""
+        end = span_of(k, start)[1]
+        of_symbol = [t for t in self.trades if t["symbol"] == symbol]
+        return bar_of([t for t in of_symbol if start <= t["event_ns"] < end], closing_trades(of_symbol))
 
     def _publish(self, key: tuple[int, int, int], out: list[Row]) -> None:
         k, start, symbol = key
-        bar, end = self.bars[key], start + LENGTHS_NS[k]
+        bar, end = self.bars[key], span_of(key[0], key[1])[1]
         bar["changed"] = False
-        row = bar_of([t for t in self.trades if t["symbol"] == symbol and start <= t["event_ns"] < end])
-        venues = {chr(t["venue"]) for t in self.trades if t["symbol"] == symbol}
+        row = self._bar(symbol, k, start)
+        if k == DAY:
+            opening = self.official.get((symbol, day_of(start), "o"))
+            closing = self.official.get((symbol, day_of(start), "c"))
+            row["official_open_px"] = opening["price"] if opening else NULL
+            row["official_close_px"] = closing["price"] if closing else NULL
+            if opening and unpack(opening["tape"]) != "C":
+                row["open_px"] = opening["price"]
+        venues = self.venues[symbol]
         spans = [(a, b) for venue, a, b in self.outages if venue in venues]
         spans += [(since, float("inf")) for (_, venue), since in self.down_since.items() if venue in venues]
         spans += [(a, b) for lost, a, b in self.losses if lost == symbol]
@@ -487,27 +622,57 @@ class NaiveCandles:
         out.append(row | {"final": int(bar["final"]), "gap": int(gap)})
 
 
-def bar_of(trades: list[Row]) -> Row:
-    """The bar of these trades, given in the order of arrival, from the words of the rules."""
+def span_of(k: int, ns: int) -> tuple[int, int]:
+    """Start and end of the interval of a length that holds ``ns``; a day goes from midnight to midnight in New York."""
+    if k < DAY:
+        start = ns // LENGTHS_NS[k] * LENGTHS_NS[k]
+        return start, start + LENGTHS_NS[k]
+    day = day_of(ns)
+    at, after = (datetime(d.year, d.month, d.day, tzinfo=NEW_YORK) for d in (day, day + timedelta(1)))
+    return int(at.timestamp()) * SECOND_NS, int(after.timestamp()) * SECOND_NS
 
-    def moment(trade: Row) -> tuple[int, int, int]:
-        return trade["event_ns"], trade["exchange_seq"], trade["venue"]
 
-    def with_right(right: str) -> list[Row]:
-        return sorted((t for t in trades if right in t["rights"]), key=moment)  # type: ignore[operator]
+def day_of(ns: int) -> date:
+    return datetime.fromtimestamp(ns // SECOND_NS, NEW_YORK).date()
 
-    priced, last, first_last, counted = with_right("h"), with_right("l"), with_right("1"), with_right("v")
-    close = last[-1] if last else first_last[0] if first_last else None
-    weighed = [t for t in priced if "v" in t["rights"]]  # type: ignore[operator]
+
+def moment(trade: dict[str, Any]) -> tuple[int, int, int]:
+    return trade["event_ns"], trade["exchange_seq"], trade["venue"]
+
+
+def closing_trades(trades: list[dict[str, Any]]) -> set[int]:
+    """Those of a symbol's trades that set the last price, each day by itself, by their identity."""
+    found = set()
+    day, last = None, None
+    for trade in sorted(trades, key=moment):
+        if day_of(trade["event_ns"]) != day:
+            day, last = day_of(trade["event_ns"]), None
+        rights = trade["rights"]
+        same = last is not None and last["venue"] == trade["venue"]
+        if "l" in rights or (rights & {"1", "s"} and last is None) or ("s" in rights and same):
+            found.add(id(trade))
+            last = trade
+    return found
+
+
+def bar_of(trades: list[dict[str, Any]], closing: set[int]) -> Row:
+    """The bar of these trades, given in the order of arrival; ``closing`` are those that set the last price."""
+
+    def with_right(right: str) -> list[dict[str, Any]]:
+        return sorted((t for t in trades if right in t["rights"]), key=moment)
+
+    priced, counted = with_right("h"), with_right("v")
+    close = sorted((t for t in trades if id(t) in closing), key=moment)
+    weighed = [t for t in priced if "v" in t["rights"]]
     shares = sum(t["size"] for t in weighed)
     value = sum(t["price"] * t["size"] for t in weighed)
     return {
         "open_px": priced[0]["price"] if priced else NULL,
         "high_px": max((t["price"] for t in priced), default=NULL),
         "low_px": min((t["price"] for t in priced), default=NULL),
-        "close_px": close["price"] if close else NULL,
+        "close_px": close[-1]["price"] if close else NULL,
         "volume": sum(t["size"] for t in counted),
         "trades": len(counted),
         "vwap_px": int(Fraction(value, shares) + Fraction(1, 2)) if shares else NULL,
-        "last_ns": max(t["event_ns"] for t in trades),
+        "last_ns": max((t["event_ns"] for t in trades), default=NULL),
     }

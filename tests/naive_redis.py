@@ -5,7 +5,7 @@ from typing import Any
 
 from fabric.records import NULL, STATE_HALTED, unpack
 
-LIVES_MS = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000}
+LIVES_MS = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
 
 
 def command(*parts: str) -> bytes:

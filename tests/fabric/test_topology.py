@@ -499,7 +499,10 @@ def test_endpoints_of_a_topic(topic: str, ports: list[int]) -> None:
     [
         ("quotes.A", "no node publishes channel 'quotes'; did you mean 'quote'?"),
         ("bar.2m.A", "channel 'bar.2m'; did you mean 'bar.5m'?"),
-        ("alert.", "channel 'alert'; there is bar.1h, bar.1m, bar.5m, bolo, nbbo, quote, status, trade, why, node"),
+        (
+            "alert.",
+            "channel 'alert'; there is bar.1d, bar.1h, bar.1m, bar.5m, bolo, nbbo, quote, status, trade, why, node",
+        ),
         ("quote.AAPL|P", "no node publishes it, though 'quote' is a channel"),
         ("nbbo.aapl|", "no node publishes it, though 'nbbo' is a channel"),
     ],

@@ -100,6 +100,8 @@ def test_several_symbols_candles_names_and_the_topology() -> None:
         assert await body(rig, "/symbols?prefix=B") == {"symbols": ["BRK.B"], "total": 1}
         assert (await body(rig, "/symbols?order=busiest"))["total"] == 2
         assert (await body(rig, "/topology"))["nodes"][0]["up"] is None
+        assert (await body(rig, "/v1/meta/conditions?date=2026-11-20"))["version"]
+        assert (await body(rig, "/v1/meta/session"))["session"] in ("pre", "regular", "post", "closed")
 
     scenario(steps)
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS, ManualClock
-from fabric.records import KIND_BAR_1H, KIND_BAR_5M, Rows, empty
-from fabric.topology import Limits, Venue
+from fabric.records import KIND_BAR_1D, KIND_BAR_1H, KIND_BAR_1M, KIND_BAR_5M, NULL, Rows, empty
+from fabric.topology import Limits, Publisher, Source, Venue
 from gateway import fanout_kernel
 from gateway.fanout import CATCH_UP_MAX_NS, CAUGHT_UP_ROWS, QUEUE_MIN, Client
 from gateway.protocol import CHANNELS, ProtocolError
@@ -229,6 +229,7 @@ def test_bars_in_progress_closed_and_revised_go_to_their_channels(market: Market
         market.bar("A", 0, 6 * PX, 0, KIND_BAR_5M),
         market.bar("A", 0, 7 * PX, 1, KIND_BAR_5M),
         market.bar("A", 0, 8 * PX, 2, KIND_BAR_1H),
+        market.bar("A", 0, 9 * PX, 0, KIND_BAR_1D),
     )
     market.flush()
     found = {channel: [(m["T"], m["c"], m["rev"]) for m in messages(sink.frames)] for channel, sink in clients.items()}
@@ -238,8 +239,51 @@ def test_bars_in_progress_closed_and_revised_go_to_their_channels(market: Market
         "barsNow": [("now", 1, 0), ("now", 2, 0), ("now", 3, 1), ("now", 4, 0)],
         "bars5m": [("b5m", 7, 1)],
         "bars1h": [("b1h", 8, 2)],
-        "dailyBars": [],
+        "dailyBars": [("d", 9, 0)],
     }
+
+
+def test_a_bar_without_prices_is_nothing_for_a_stock_client(market: Market) -> None:
+    """Of odd lots only: it would read prices of zero. Alpaca sends none either."""
+    clients = {}
+    for feed in ("sip", "stream"):
+        client, sink = market.client(feed)
+        client.subscribe({"bars": ["A"]}, 0, True)
+        clients[feed] = sink
+    market.apply(market.bar("A", 0, NULL, 1), market.bar("A", 1, 4 * PX, 1))
+    market.flush()
+    found = {feed: [m["c"] for m in messages(sink.frames)] for feed, sink in clients.items()}
+    assert found == {"sip": [4], "stream": [None, 4]}
+
+
+def test_the_end_of_an_interval_is_told_when_every_shard_has_said_so(clock: ManualClock) -> None:
+    shards = [
+        Publisher(f"candles-{n}", "", "", ("bar.1m", "bar.1h"), letters=letters) for n, letters in enumerate("AB")
+    ]
+    market = Market(clock, sources=tuple(Source(shard, ("",)) for shard in shards))
+    sinks = {}
+    for feed, channel in (("stream", "bars"), ("stream", "bars1h"), ("stream", "barsNow"), ("sip", "bars")):
+        client, sinks[feed, channel] = market.client(feed)
+        client.subscribe({channel: ["A"]}, 0, True)
+
+    def end(minute: int, shard: int, kind: int = KIND_BAR_1M) -> Rows:
+        row = market.bar("", minute, NULL, 1, kind)
+        row["epoch"] = 10 + shard
+        return row
+
+    def heard() -> dict[tuple[str, str], list[tuple[str, str, str]]]:
+        market.flush()
+        found = {key: [(m["T"], m["channel"], m["t"][11:16]) for m in messages(s.frames)] for key, s in sinks.items()}
+        return {key: told for key, told in found.items() if told}
+
+    market.apply(market.link(0, True, 10), market.link(1, True, 11), end(0, 0))
+    assert heard() == {}
+    market.apply(end(0, 1))
+    assert heard() == {("stream", "bars"): [("eoi", "bars", "15:00")]}
+    market.apply(end(0, 1), end(1, 1), end(0, 0, KIND_BAR_1H), end(0, 1, KIND_BAR_1H))
+    assert heard() == {("stream", "bars1h"): [("eoi", "bars1h", "15:00")]}
+    market.apply(market.link(0, False, 10), end(2, 1))  # who is not heard is not waited for
+    assert heard() == {("stream", "bars"): [("eoi", "bars", "15:02")]}
 
 
 def test_cancels_and_corrections_come_with_the_trades(market: Market) -> None:

@@ -30,7 +30,7 @@ def test_entries_are_where_a_dict_says_they_are() -> None:
     """Seeded random subscriptions, moves, intervals and departures against a plain model."""
     for seed in range(20):
         rng = random.Random(seed)
-        fan = kernel.make(SYMBOLS, 1, 8)
+        fan = kernel.make(SYMBOLS, 1, 8, 1)
         wanted: dict[int, dict[int, None]] = {client: {} for client in range(8)}
         intervals = dict.fromkeys(range(8), 0)
         for client in range(8):
@@ -75,7 +75,7 @@ def test_entries_are_where_a_dict_says_they_are() -> None:
 
 
 def test_a_queue_that_moves_keeps_its_order() -> None:
-    fan = kernel.make(SYMBOLS, 1, 1)
+    fan = kernel.make(SYMBOLS, 1, 1, 1)
     mine = fan.clients[0]
     mine["queue_size"], mine["queue_first"], mine["queue_count"] = 4, 6, 3  # wraps round
     for place, event in ((2, 1), (3, 2), (0, 3)):
@@ -129,7 +129,7 @@ def test_a_cached_value_is_sent_to_the_next_client_as_it_was(clock: ManualClock)
 
 
 def test_clients_are_picked_round_robin() -> None:
-    fan = kernel.make(SYMBOLS, 1, 10)
+    fan = kernel.make(SYMBOLS, 1, 10, 1)
     fan.clients["form"][[1, 2, 5, 8]] = 0
     fan.clients["interval_ns"] = 100
     fan.clients["due_ns"] = 50

@@ -10,7 +10,7 @@ from fabric.records import BAR, KIND_BAR_1M, KIND_NBBO, NBBO, NULL, PRICE_MAX, S
 from fabric.symbols import SymbolTable
 from gateway import redis_kernel
 
-INTERVALS = ("1m", "5m", "1h")
+INTERVALS = ("1m", "5m", "1h", "1d")
 
 
 def random_quotes(random: np.random.Generator, symbols: SymbolTable, count: int) -> Rows:

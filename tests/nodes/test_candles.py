@@ -16,6 +16,7 @@ from fabric.clock import SECOND_NS, EventClock, ManualClock
 from fabric.records import (
     EVENT,
     GAP,
+    KIND_BAR_1D,
     KIND_BAR_1H,
     KIND_BAR_1M,
     KIND_BAR_5M,
@@ -34,8 +35,20 @@ from fabric.records import (
     Rows,
     empty,
     pack,
+    unpack,
 )
-from naive import LENGTHS_NS, MINUTE_NS, NaiveCandles, as_dicts, bar_of, sale_rights, uncompiled
+from fabric.reference import sale_conditions
+from naive import (
+    LENGTHS_NS,
+    MINUTE_NS,
+    NaiveCandles,
+    as_dicts,
+    bar_of,
+    closing_trades,
+    sale_rights,
+    span_of,
+    uncompiled,
+)
 from nodes import candles
 from nodes.candles import Candles
 
@@ -48,7 +61,7 @@ PUBLISHERS = ("N", "PQ", "V")
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test on the compiled kernel, then on the same code as plain Python."""
     if request.param == "uncompiled":
-        _, plain = uncompiled("nodes.conditions_kernel", "nodes.candles_kernel")
+        _, plain = uncompiled("nodes.sale_conditions_kernel", "nodes.candles_kernel")
         monkeypatch.setattr(candles, "candles_kernel", plain)
     return str(request.param)
 
@@ -58,15 +71,19 @@ class Rig:
 
     def __init__(self, **options: Any) -> None:
         self.clock = ManualClock(NOON_NS)
-        self.node = Candles(
-            options.pop("symbols_max", 8), PUBLISHERS, options.pop("batch_max", 1_000), self.clock, **options
-        )
+        self.options: dict[str, Any] = {"channels": ("bar.1m", "bar.5m", "bar.1h"), "log_max": 1 << 12} | options
+        symbols_max, batch_max = self.options.pop("symbols_max", 8), self.options.pop("batch_max", 1_000)
+        self.node = Candles(symbols_max, PUBLISHERS, batch_max, self.clock, **self.options)
+        self.complete: list[dict[str, int]] = []
+        """What was said of whole intervals."""
         self.step(*LINKS_UP)
 
     def step(self, *rows: Rows, after_s: float = 0) -> list[dict[str, int]]:
         """Let time pass, then take these rows in one batch; what is published."""
         self.clock.advance(round(after_s * SECOND_NS))
-        return as_dicts(self.node.step(np.concatenate([np.empty(0, EVENT), *rows]), self.clock.now_ns()))
+        made = as_dicts(self.node.step(np.concatenate([np.empty(0, EVENT), *rows]), self.clock.now_ns()))
+        self.complete += [bar for bar in made if bar["symbol"] == 0]
+        return [bar for bar in made if bar["symbol"]]
 
     def at(self, second: float, *rows: Rows) -> list[dict[str, int]]:
         """As `step`, when it is so many seconds past noon."""
@@ -272,53 +289,166 @@ def test_a_clock_two_seconds_ahead_is_believed(kernel: str) -> None:
     assert rig.node.counters()["skew"] == 0
 
 
+CTA_ROWS = [
+    *((code, "prices always volume") for code in ["", " ", "@", "E", "F", "K", "O", "X", "5", "6"]),
+    *((code, "prices first volume") for code in ["P", "Z", "4"]),
+    ("L", "prices sold volume"),
+    ("9", "prices always"),
+    *((code, "volume") for code in ["B", "C", "H", "I", "R", "T", "U", "V", "7"]),
+    *((code, "official") for code in ["M", "Q"]),
+    *((code, "volume unknown") for code in ["N", "8", "A", "D", "G", "S", "W", "Y", "1", "?"]),
+]
+UTP_ROWS = [
+    *((code, "prices always volume") for code in ["", "@", "A", "B", "D", "F", "K", "O", "S", "X", "Y", "1", "5", "6"]),
+    *((code, "prices first volume") for code in ["G", "P", "Z", "4"]),
+    ("L", "prices always volume"),  # it is noon in London
+    ("9", "prices always"),
+    *((code, "volume") for code in ["C", "H", "I", "R", "T", "U", "V", "W", "7"]),
+    *((code, "official") for code in ["M", "Q"]),
+    *((code, "volume unknown") for code in ["E", "N", "8", "?"]),
+]
+TOGETHER = [  # any "no" wins
+    *((code, "prices always volume") for code in ["@F X", " F"]),
+    *((code, "prices first volume") for code in ["@F P", "LZ"]),
+    ("Z9", "prices first"),
+    *((code, "volume") for code in ["@FTI", "ZI"]),
+    *((code, "official") for code in ["@  M", "9M", "MI"]),
+    ("MQ", "official"),
+    ("@N", "volume unknown"),
+]
+
+
 @pytest.mark.parametrize(
-    ("condition", "prices", "close", "volume", "counter"),
-    [(code, True, "always", True, "") for code in ["", " ", "@", "E", "F", "K", "O", "X", "5", "6", "@F X", " F"]]
-    + [(code, True, "alone", True, "") for code in ["L", "P", "Z", "4", "@F P"]]
-    + [("9", True, "always", False, ""), ("Z9", True, "alone", False, "")]
-    + [(code, False, "never", True, "") for code in ["B", "C", "H", "I", "R", "T", "U", "V", "7", "@FTI", "ZI"]]
-    + [(code, False, "never", False, "official") for code in ["M", "Q", "@  M", "9I"]]
-    + [
-        (code, False, "never", True, "unknown_condition")
-        for code in ["N", "8", "A", "D", "G", "S", "W", "Y", "1", "?", "@N"]
-    ],
+    ("tape", "condition", "updates"),
+    [(tape, *row) for tape in ("A", "B", "") for row in [*CTA_ROWS, *TOGETHER]]
+    + [("C", *row) for row in [*UTP_ROWS, *TOGETHER]],
 )
-def test_sale_conditions(kernel: str, condition: str, prices: bool, close: str, volume: bool, counter: str) -> None:
+def test_sale_conditions(kernel: str, tape: str, condition: str, updates: str) -> None:
+    words = updates.split()
+    prices, volume, official = "prices" in words, "volume" in words, "official" in words
+    sets_close = "always" in words
     rig = Rig()
     plain = trade(1, 100, 10), trade(2, 110, 10)
-    (bar,) = minutes(rig.at(10, *plain, trade(3, 500, 7, condition=condition)))
+    row = trade(3, 500, 7, condition=condition, tape=tape, venue="P")
+    (bar,) = minutes(rig.at(10, *plain, row))
     assert bar["high_px"] == (500 if prices else 110)
-    assert bar["close_px"] == (500 if close == "always" else 110)
+    assert bar["close_px"] == (500 if sets_close else 110)
     assert (bar["volume"], bar["trades"]) == ((27, 3) if volume else (20, 2))
     weighed = 7 if prices and volume else 0
     assert bar["vwap_px"] == round((100 * 10 + 110 * 10 + 500 * weighed) / (20 + weighed))
-    assert {name: rig.node.counters()[name] for name in ("official", "unknown_condition")} == {
-        "official": int(counter == "official"),
-        "unknown_condition": int(counter == "unknown_condition"),
-    }
+    counters = rig.node.counters()
+    assert (counters["official"], counters["unknown_condition"]) == (int(official), int("unknown" in words))
+    unknown = {name: count for name, count in counters.items() if name.startswith("unknown_condition_")}
+    plan = "utp" if tape == "C" else "cta"
+    assert unknown == ({f"unknown_condition_{plan}_{condition[-1]}": 1} if "unknown" in words else {})
 
-    alone = minutes(Rig().at(10, trade(3, 500, 7, condition=condition)))
+    alone = minutes(Rig().at(10, row))
     assert len(alone) == int(prices or volume)
     for bar in alone:
         assert ohlc(bar) == ((500,) * 4 if prices else (NULL,) * 4)
         assert bar["vwap_px"] == (500 if prices and volume else NULL)
 
 
-def test_the_close_of_trades_that_may_only_set_it_alone_is_the_first_of_them(kernel: str) -> None:
+def test_every_row_of_the_tables_is_among_the_cases() -> None:
+    for tape, rows in (("A", CTA_ROWS), ("B", CTA_ROWS), ("C", UTP_ROWS)):
+        listed = {row.code for row in sale_conditions() if row.tape == tape}
+        assert {code for code, updates in rows if "unknown" not in updates and code.strip()} == listed
+
+
+def test_a_trade_out_of_sequence_sets_the_close_only_as_the_first_of_the_day(kernel: str) -> None:
     rig = Rig()
-    assert (
-        minutes(rig.at(10, trade(2, 102, condition="Z"), trade(1, 101, condition="P"), trade(3, 103, condition="4")))[
-            0
-        ]["close_px"]
-        == 101
-    )
+    rows = trade(2, 102, condition="Z"), trade(1, 101, condition="P"), trade(3, 103, condition="4")
+    assert minutes(rig.at(10, *rows))[0]["close_px"] == 101
     assert minutes(rig.at(11, trade(0, 100)))[0]["close_px"] == 100  # though it is the earliest of all
+    (bar,) = minutes(rig.at(71, trade(70, 170, condition="Z")))[-1:]
+    assert ohlc(bar) == (170, 170, 170, NULL)  # the day has a last price, and this trade does not set another
+
+
+def test_a_late_trade_takes_the_close_from_one_that_was_only_the_first(kernel: str) -> None:
+    rig = Rig()
+    rig.at(70, trade(70, 170, condition="Z"))
+    assert [bar["close_px"] for bar in minutes(rig.at(121))] == [170]
+    revised = minutes(rig.at(122, trade(10, 110)))
+    assert [(bar["event_ns"] - NOON_NS, bar["close_px"], bar["rev"]) for bar in revised] == [
+        (0, 110, 1),
+        (60 * SECOND_NS, NULL, 2),
+    ]
+
+
+def test_the_next_day_has_its_own_first_trade(kernel: str) -> None:
+    rig = Rig(event_time=True)
+    midnight_s = 17 * 3_600  # in New York
+    published = rig.step(
+        trade(midnight_s - 50, 100), trade(midnight_s + 10, 101, condition="Z"), trade(midnight_s + 70)
+    )
+    assert [bar["close_px"] for bar in minutes(published) if bar["rev"] == 1] == [100, 101]
+
+
+@pytest.mark.parametrize(
+    ("venue", "tape", "close"),
+    [("N", "B", 103), ("P", "B", 102), ("N", "A", 103), ("P", "A", 102)],
+    ids=["same participant", "another", "listing market", "neither"],
+)
+def test_a_sold_last_of_cta_sets_the_close_after_its_own_participant(
+    kernel: str, venue: str, tape: str, close: int
+) -> None:
+    """Note 3: if first, from the participant of the current last, or from the listing market."""
+    last = "T" if tape == "A" else "N"
+    for order in (1, -1):
+        rows = [
+            trade(1, 101, venue="P"),
+            trade(2, 102, venue=last),
+            trade(3, 103, venue=venue, condition="L", tape=tape),
+        ]
+        assert minutes(Rig().at(10, *rows[::order]))[0]["close_px"] == close
+    assert minutes(Rig().at(10, trade(3, 103, venue=venue, condition="L", tape=tape)))[0]["close_px"] == 103
+
+
+def test_a_sold_last_looks_back_beyond_its_minute(kernel: str) -> None:
+    for before, close in (("V", 150), ("N", NULL)):
+        rig = Rig()
+        rig.at(50, trade(50, 100, venue=before))
+        bar = minutes(rig.at(1_500, trade(1_499, 150, venue="V", condition="L", tape="B")))[-1]
+        assert bar["close_px"] == close
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "close"),
+    [
+        ("2026-01-02", "21:00:10.000000000", 103),
+        ("2026-01-02", "21:00:10.000000001", 102),
+        ("2026-07-01", "20:00:10.000000000", 103),  # daylight saving time
+        ("2026-07-01", "20:00:10.000000001", 102),
+        ("2026-11-27", "18:00:10.000000000", 103),  # a half day
+        ("2026-11-27", "18:00:10.000000001", 102),
+        ("2026-11-28", "18:00:10.000000001", 103),  # no session
+    ],
+)
+def test_a_sold_last_of_utp_sets_the_close_until_ten_seconds_after_the_close(
+    kernel: str, day: str, clock: str, close: int
+) -> None:
+    ns = int(np.datetime64(f"{day}T{clock}", "ns").astype(np.int64))
+    rig = Rig(event_time=True)
+    published = rig.step(
+        trade(0, 102, event_ns=ns - 1, tape="C"),
+        trade(0, 103, event_ns=ns, condition="L", tape="C"),
+        trade(0, event_ns=ns + 61 * SECOND_NS),
+    )
+    assert [bar["close_px"] for bar in minutes(published) if bar["rev"] == 1] == [close]
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"price": 0}, {"price": -1}, {"price": NULL}, {"size": 0}, {"size": NULL}, {"size": 2**33}, {"event_ns": NULL}],
+    [
+        {"price": 0},
+        {"price": -1},
+        {"price": NULL},
+        {"size": 0},
+        {"size": NULL},
+        {"size": 2**31},
+        {"symbol": 0},
+        {"event_ns": NULL},
+    ],
 )
 def test_what_is_no_trade_is_counted(kernel: str, values: dict[str, int]) -> None:
     rig = Rig()
@@ -328,7 +458,7 @@ def test_what_is_no_trade_is_counted(kernel: str, values: dict[str, int]) -> Non
 
 def test_the_average_is_exact_beyond_64_bits(kernel: str) -> None:
     rng = random.Random(4)
-    traded = [(rng.randrange(PRICE_MAX - PRICE_UNIT, PRICE_MAX), rng.randrange(2**31, 2**32)) for _ in range(200)]
+    traded = [(rng.randrange(PRICE_MAX - PRICE_UNIT, PRICE_MAX), rng.randrange(2**30, 2**31)) for _ in range(200)]
     (bar,) = minutes(Rig().at(10, *[trade(1, price, size) for price, size in traded]))
     shares = sum(size for _, size in traded)
     assert bar["vwap_px"] == (2 * sum(price * size for price, size in traded) + shares) // (2 * shares)
@@ -336,11 +466,137 @@ def test_the_average_is_exact_beyond_64_bits(kernel: str) -> None:
 
 @pytest.mark.parametrize("mark", ["x", "c"])
 @pytest.mark.parametrize("price", [100, NULL], ids=["priced", "names the trade only"])
-def test_a_cancel_or_correction_is_counted_and_flags_the_bar(kernel: str, mark: str, price: int) -> None:
+def test_a_cancel_or_correction_of_an_unknown_trade_is_counted_and_flags_the_bar(
+    kernel: str, mark: str, price: int
+) -> None:
     rig = Rig()
-    (bar,) = minutes(rig.at(10, trade(8, 100, 10), trade(10, price=price, size=10, mark=mark)))
+    (bar,) = minutes(rig.at(10, trade(8, 100, 10), trade(10, price=price, size=10, mark=mark, original_id=4)))
     assert (bar["volume"], bar["gap"]) == (10, 1)
     assert (rig.node.counters()["unapplied_cancels"], rig.node.counters()["malformed"]) == (1, 0)
+
+
+def test_a_cancel_takes_its_trade_out_of_every_bar(kernel: str) -> None:
+    rig = Rig()
+    rig.at(30, trade(5, 90, trade_id=1), trade(10, 100, trade_id=2), trade(20, 200, 5, trade_id=3), trade(30, 150))
+    rig.at(62)
+    (bar,) = rig.at(62.5, trade(62, NULL, NULL, mark="x", original_id=3))
+    assert (*ohlc(bar), bar["volume"], bar["trades"], bar["rev"], bar["gap"]) == (90, 150, 90, 150, 30, 3, 2, 0)
+    (bar,) = rig.at(62.6, trade(62, NULL, NULL, mark="x", original_id=1))
+    assert (*ohlc(bar), bar["volume"]) == (100, 150, 100, 150, 20)
+    rig.at(62.7, trade(62, NULL, NULL, mark="x", original_id=3))  # once more
+    rig.at(62.8, trade(62, NULL, NULL, mark="x", original_id=2, venue="P"))  # another venue's
+    counters = rig.node.counters()
+    assert (counters["cancels"], counters["unapplied_cancels"]) == (2, 2)
+
+
+def test_a_bar_whose_only_trade_is_cancelled_stays_and_is_empty(kernel: str) -> None:
+    rig = Rig()
+    rig.at(5, trade(5, trade_id=1))
+    rig.at(62)
+    (bar,) = rig.at(62.5, trade(62, NULL, NULL, mark="x", original_id=1))
+    assert (*ohlc(bar), bar["vwap_px"], bar["last_ns"]) == (NULL,) * 6
+    assert (bar["volume"], bar["trades"], bar["rev"]) == (0, 0, 2)
+
+
+def test_a_correction_keeps_the_time_of_its_trade(kernel: str) -> None:
+    rig = Rig()
+    rig.at(50, trade(5, 100, trade_id=1), trade(10, 110, trade_id=2))
+    corrected = trade(51, 130, 7, mark="c", original_id=1, trade_id=9, condition="@")
+    (bar,) = minutes(rig.at(52, corrected))
+    assert (*ohlc(bar), bar["volume"], bar["trades"]) == (130, 130, 110, 110, 17, 2)
+    (bar,) = minutes(rig.at(54, trade(53, NULL, NULL, mark="x", original_id=9)))
+    assert (*ohlc(bar), bar["volume"]) == (110, 110, 110, 110, 10)
+    assert rig.node.counters()["corrections"] == 1
+
+
+def test_what_the_log_has_lost_cannot_be_cancelled_and_is_flagged(kernel: str) -> None:
+    rig = Rig(log_max=4)
+    rig.at(10, *[trade(i, 100 + i, trade_id=i) for i in range(1, 7)])
+    (bar,) = minutes(rig.at(11, trade(11, NULL, NULL, mark="x", original_id=6)))
+    assert (bar["high_px"], bar["volume"], bar["gap"]) == (106, 60, 1)
+    assert rig.node.counters()["unapplied_cancels"] == 1
+
+
+def test_the_end_of_an_interval_is_told_behind_its_bars(kernel: str) -> None:
+    rig = Rig()
+    rig.at(290, trade(290), trade(290, symbol=2))
+    rig.complete.clear()
+    made = rig.node.step(np.empty(0, EVENT), NOON_NS)
+    rig.clock.advance(12 * SECOND_NS)
+    made = as_dicts(rig.node.step(np.empty(0, EVENT), rig.clock.now_ns()))
+    ends = [(bar["kind"], bar["symbol"], bar["event_ns"] - NOON_NS, bar["trades"]) for bar in made if bar["rev"] == 1]
+    assert ends == [
+        (KIND_BAR_1M, 1, 240 * SECOND_NS, 1),
+        (KIND_BAR_1M, 2, 240 * SECOND_NS, 1),
+        (KIND_BAR_1M, 0, 240 * SECOND_NS, 2),
+        (KIND_BAR_5M, 1, 0, 1),
+        (KIND_BAR_5M, 2, 0, 1),
+        (KIND_BAR_5M, 0, 0, 2),
+    ]
+    rig.at(361)
+    assert [(bar["kind"], bar["trades"]) for bar in rig.complete] == [(KIND_BAR_1M, 0)]  # nobody traded
+
+
+def test_only_the_channels_of_the_node_are_published(kernel: str) -> None:
+    rig = Rig(channels=("bar.5m",))
+    rig.at(10, trade(10))
+    assert {bar["kind"] for bar in [*rig.at(301), *rig.complete]} == {KIND_BAR_5M}
+
+
+def days(published: list[dict[str, int]]) -> list[dict[str, int]]:
+    return of_kind(KIND_BAR_1D, published)
+
+
+def utc(text: str) -> int:
+    return int(np.datetime64(text, "ns").astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("first", "inside", "after"),
+    [
+        ("2026-11-27T05:00", "2026-11-28T04:59:59", "2026-11-28T05:00"),  # a half day is as long as others
+        ("2026-03-08T05:00", "2026-03-09T03:59:59", "2026-03-09T04:00"),  # 23 hours
+        ("2026-11-01T04:00", "2026-11-02T04:59:59", "2026-11-02T05:00"),  # 25 hours
+        ("1999-07-04T00:00", "1999-07-04T23:59:59", "1999-07-05T00:00"),  # before the calendar: of UTC
+    ],
+)
+def test_a_day_is_one_of_new_york(kernel: str, first: str, inside: str, after: str) -> None:
+    rig = Rig(event_time=True, channels=candles.CHANNELS)
+    rows = [trade(0, 100 + i, 10, event_ns=utc(at)) for i, at in enumerate((first, inside, after))]
+    published = days([*rig.step(*rows), *rig.step(trade(0, event_ns=utc(after) + 3 * 86_400 * SECOND_NS))])
+    final = [bar for bar in published if bar["final"]]
+    assert [(bar["event_ns"], bar["open_px"], bar["close_px"], bar["volume"]) for bar in final] == [
+        (utc(first), 100, 101, 20),
+        (utc(after), 102, 102, 10),
+    ]
+
+
+def test_a_day_is_published_with_each_minute_that_closes(kernel: str) -> None:
+    rig = Rig(channels=candles.CHANNELS)
+    rig.at(10, trade(10, 100))
+    assert not days(rig.at(20))
+    assert [(bar["volume"], bar["rev"], bar["close_px"]) for bar in days(rig.at(61))] == [(10, 0, 100)]
+    rig.at(5_000, trade(5_000, 50))  # the first minute is final by now
+    assert [(*ohlc(bar), bar["volume"]) for bar in days(rig.at(5_042))] == [(100, 100, 50, 50, 20)]
+
+
+@pytest.mark.parametrize("tape", ["A", "B", "C"])
+def test_official_prints_are_of_the_day_and_the_listing_market(kernel: str, tape: str) -> None:
+    listing = {"A": "N", "B": "P", "C": "Q"}[tape]
+    rig = Rig(channels=candles.CHANNELS)
+    rig.at(
+        5,
+        trade(1, 100, tape=tape),
+        trade(2, 105, condition="Q", tape=tape, venue=listing),
+        trade(3, 1, condition="Q", tape=tape, venue=listing if tape == "B" else "T", event_ns=NOON_NS + 1),
+        trade(4, 107, condition="M", tape=tape, venue=listing),
+    )
+    (bar,) = days(rig.at(70))
+    assert (bar["official_open_px"], bar["official_close_px"]) == (105, 107)
+    assert ohlc(bar) == (100 if tape == "C" else 105, 100, 100, 100)
+    assert bar["volume"] == 10
+    (minute,) = [bar for bar in minutes(rig.at(1_000)) if bar["final"]]
+    assert (minute["open_px"], minute["official_open_px"], minute["official_close_px"]) == (100, NULL, NULL)
 
 
 def test_a_gap_flags_the_bars_of_its_symbol_only(kernel: str) -> None:
@@ -373,7 +629,7 @@ def test_an_outage_flags_every_bar_that_it_touches(kernel: str, down: Rows, up: 
 def test_bars_that_began_before_a_restart_say_so(kernel: str) -> None:
     rig = Rig()
     rig.at(310, trade(310))
-    rig.node = Candles(8, PUBLISHERS, 1_000, rig.clock)
+    rig.node = Candles(8, PUBLISHERS, 1_000, rig.clock, **rig.options)
     rig.at(320, link(0, 1))
     rig.at(325, trade(325), trade(290), trade(325, symbol=2, venue="V"))
     rig.at(370, trade(370), trade(290), trade(370, symbol=2, venue="V"))  # nobody has heard V yet
@@ -398,7 +654,7 @@ def test_bars_that_began_before_a_restart_say_so(kernel: str) -> None:
 
 def test_without_a_link_row_the_first_event_is_when_listening_began(kernel: str) -> None:
     rig = Rig()
-    rig.node = Candles(8, ("",), 1_000, rig.clock)
+    rig.node = Candles(8, ("",), 1_000, rig.clock, **rig.options)
     rig.at(30, trade(29))
     published = minutes([*rig.at(70, trade(70)), *rig.at(130)])
     assert [bar["gap"] for bar in published if bar["rev"] == 1] == [1, 0]
@@ -461,17 +717,24 @@ def test_a_backlog_beyond_its_bound_is_returned_at_once(kernel: str, monkeypatch
 
 def random_stream(rng: random.Random, count: int, symbols: int, seconds: int, far: bool) -> list[tuple[float, Rows]]:
     """(arrival in seconds past noon, row): trades that may be late, ahead, cancelled or odd; losses and outages."""
-    stream = []
+    stream: list[tuple[float, Rows]] = []
+    ids: list[int] = []
     for at in sorted(rng.uniform(0, seconds) for _ in range(count)):
         chance = rng.random()
         if chance < 0.9:
             delay = rng.choices([0, 0.2, 3, 90, 700, 1_500, -2, -30 if far else 0], [60, 20, 6, 6, 4, 2, 1, 1])[0]
             values: dict[str, Any] = {"exchange_seq": rng.randrange(5), "venue": rng.choice("NPV")}
-            values["condition"] = rng.choices(["", "I", "Z", "@F", "9", "M", "N", "P"], [60, 10, 6, 10, 3, 2, 2, 4])[0]
-            values["mark"] = rng.choices(["", "x"], [99, 1])[0]
+            codes = ["", "I", "Z", "@F", "9", "M", "N", "P", "L", "Q", "B", "G"]
+            values["condition"] = rng.choices(codes, [50, 10, 6, 10, 3, 2, 2, 4, 6, 1, 3, 3])[0]
+            values["tape"] = rng.choice(["A", "C", ""])
+            values["trade_id"] = rng.randrange(count)
+            values["mark"] = rng.choices(["", "x", "c"], [94, 3, 3])[0]
+            if values["mark"]:
+                values["original_id"] = rng.choice(ids or [1])
+            ids.append(values["trade_id"])
             price = rng.randrange(99 * PRICE_UNIT, 101 * PRICE_UNIT)
             second = max(round(at - delay, rng.choice([0, 1, 9])), -1_000)
-            made = trade(second, price, rng.choice([1, 100, 4_000_000_000]), rng.randrange(1, symbols), **values)
+            made = trade(second, price, rng.choice([1, 100, 2_000_000_000]), rng.randrange(1, symbols), **values)
         elif chance < 0.93:
             made = lost(rng.randrange(1, symbols), rng.choice([KIND_TRADE, KIND_STATUS]))
         elif chance < 0.96:
@@ -505,13 +768,13 @@ def test_it_agrees_with_its_twin(kernel: str, seed: int, event_time: bool) -> No
         "grace_ns": rng.choice([0, 1, 30]) * SECOND_NS,
     }
     options |= {"event_time": event_time, "publish_every_ns": rng.choice([1, 20]) * SECOND_NS}
-    rig = Rig(symbols_max=symbols, **options)
+    rig = Rig(symbols_max=symbols, **options, channels=candles.CHANNELS)
     twin = NaiveCandles(PUBLISHERS, rig.clock.monotonic_ns, **options)
     twin.step(np.concatenate(LINKS_UP), NOON_NS)
-    stream = random_stream(rng, 400, symbols, seconds=rng.choice([100, 1_000, 9_000]), far=not event_time)
+    stream = random_stream(rng, 400, symbols, seconds=rng.choice([100, 1_000, 9_000, 90_000]), far=not event_time)
     label = f"seed {seed}, {kernel}, event time {event_time}"
     published = 0
-    for at, rows in [*batches(rng, stream, 20), (20_000, np.empty(0, EVENT)), (20_001, np.empty(0, EVENT))]:
+    for at, rows in [*batches(rng, stream, 20), (200_000, np.empty(0, EVENT)), (200_001, np.empty(0, EVENT))]:
         found = rig.at(at, rows)
         expected = twin.step(rows, rig.clock.now_ns())
         for wanted, got in zip(expected, found, strict=False):
@@ -539,15 +802,14 @@ def test_under_event_time_revisions_do_not_depend_on_the_batching(kernel: str, s
     assert outcomes[0] == outcomes[1] == outcomes[2], f"seed {seed}"
 
 
-def test_the_recorded_trades_of_a_day(shared_data: Path, kernel: str) -> None:
-    """Every bar of every length, in every field, equals the one that is computed from all its trades at once."""
+def recorded_trades(shared_data: Path, count: int | None = None) -> Rows:
+    """The trades of 2018-01-02 in one stock of tape A, in the order of the tape; none of them was corrected."""
     path = shared_data / "taq_nbbo" / "trades_2018-01-02.csv.gz"
     if not path.exists():
         pytest.skip(f"no recorded trades: {path} is missing")
     with gzip.open(path, "rt") as lines:
-        recorded = list(csv.DictReader(lines))
-    if kernel == "uncompiled":
-        recorded = recorded[:4_000]
+        recorded = list(csv.DictReader(lines))[:count]
+    assert {line["corr"] for line in recorded} == {"0"}
     rows = empty(len(recorded), TRADE, KIND_TRADE)
     rows["symbol"] = 1
     rows["venue"] = [ord(line["ex"]) for line in recorded]
@@ -556,30 +818,82 @@ def test_the_recorded_trades_of_a_day(shared_data: Path, kernel: str) -> None:
     rows["price"] = [round(float(line["price"]) * 10_000) * (PRICE_UNIT // 10_000) for line in recorded]
     rows["size"] = [int(line["size"]) for line in recorded]
     rows["condition"] = [pack(line["cond"]) for line in recorded]
+    rows["tape"] = pack("A")
+    return rows
 
-    node = Candles(2, (), 10_000, ManualClock(), event_time=True)
-    parts = [node.step(rows[i : i + 10_000].view(EVENT), 0).copy() for i in range(0, rows.size, 10_000)]
-    day_after = int(rows["event_ns"].max()) + 86_400 * SECOND_NS
-    parts.append(node.step(np.empty(0, EVENT), day_after).copy())
-    found = {(bar["kind"], bar["event_ns"]): bar for part in parts for bar in as_dicts(part) if bar["final"]}
 
+def naive_bars(rows: Rows, k: int, regular: str = "") -> dict[int, dict[str, int]]:
+    """The bars of recorded trades by their start; codes in ``regular`` count as if they were blank."""
+    made: list[dict[str, Any]] = []
+    for trade in as_dicts(rows):
+        condition = "".join(code for code in unpack(trade["condition"]) if code not in regular)
+        rights = sale_rights(condition, "A", trade["event_ns"], chr(trade["venue"]))
+        if rights - {"o", "c"}:
+            made.append(trade | {"rights": rights})
+    closing = closing_trades(made)
     intervals = defaultdict(list)
-    for made, line in zip(as_dicts(rows), recorded, strict=True):
-        rights = sale_rights(line["cond"])
-        for k, length in enumerate(LENGTHS_NS):
-            if rights:
-                key = (KIND_BAR_1M + k, made["event_ns"] // length * length)
-                intervals[key].append(made | {"rights": rights})
-    assert found.keys() == intervals.keys()
-    for key, trades in intervals.items():
-        expected = bar_of(trades)
-        assert {name: found[key][name] for name in expected} == expected, key
+    for trade in made:
+        intervals[span_of(k, trade["event_ns"])[0]].append(trade)
+    return {start: bar_of(trades, closing) for start, trades in intervals.items()}
+
+
+def test_the_recorded_trades_of_a_day(shared_data: Path, kernel: str) -> None:
+    """Every bar of every length, in every field, equals the one that is computed from all its trades at once."""
+    rows = recorded_trades(shared_data, None if kernel == "compiled" else 3_000)
+    node = Candles(2, (), 10_000, ManualClock(), event_time=True, log_max=1 << 16)
+    parts = [node.step(rows[i : i + 10_000].view(EVENT), 0).copy() for i in range(0, rows.size, 10_000)]
+    day_after = int(rows["event_ns"].max()) + 2 * 86_400 * SECOND_NS
+    parts.append(node.step(np.empty(0, EVENT), day_after).copy())
+    found = {
+        (bar["kind"] - KIND_BAR_1M, bar["event_ns"]): bar for part in parts for bar in as_dicts(part) if bar["final"]
+    }
+    for k in range(len(LENGTHS_NS)):
+        expected = naive_bars(rows, k)
+        assert {start for length, start in found if length == k} == set(expected)
+        for start, bar in expected.items():
+            assert {name: found[k, start][name] for name in bar} == bar, (k, start)
     counters = node.counters()
     assert counters["late"] == counters["too_late"] == counters["malformed"] == 0
     # N was "next day" settlement then and is reserved now: volume only by both.
-    assert counters["unknown_condition"] == sum("N" in line["cond"] for line in recorded)
+    texts = [unpack(condition) for condition in rows["condition"].tolist()]
+    assert counters["unknown_condition"] == sum("N" in text for text in texts)
     if kernel == "compiled":
-        volume = sum(bar["volume"] for (kind, _), bar in found.items() if kind == KIND_BAR_1M)
-        official = sum(int(line["size"]) for line in recorded if not sale_rights(line["cond"]) & {"v"})
-        assert volume == 5_553_205 - official  # the whole day, of which the official prints repeat some
+        (day,) = naive_bars(rows, 3).values()
+        official = rows["size"][[bool(set(text) & set("MQ")) for text in texts]].sum()
+        assert day["volume"] == 5_553_205 - official  # the whole day, of which the official prints repeat some
         assert official > 0
+
+
+def test_what_each_rule_changes_on_a_recorded_day(shared_data: Path) -> None:
+    """Of 390 regular minutes and those around them, how many have another open, high, low, close or volume without a
+    rule: with its codes taken as if they were blank.
+    """
+    rows = recorded_trades(shared_data)
+    truth = naive_bars(rows, 0)
+    fields = ("open_px", "high_px", "low_px", "close_px", "volume")
+    changed = {}
+    for rule, codes in {
+        "odd lots": "I",
+        "extended hours": "TU",
+        "derivatively priced": "4",
+        "average price": "B",
+        "out of sequence, prior reference": "ZP",
+        "cash, seller, reserved": "CRN",
+        "contingent": "V7",
+        "official prints": "MQ",
+    }.items():
+        without = naive_bars(rows, 0, codes)
+        differ = [
+            [start for start in without if without[start][name] != truth.get(start, {}).get(name)] for name in fields
+        ]
+        changed[rule] = tuple(len(starts) for starts in differ)
+    assert changed == {
+        "odd lots": (162, 153, 146, 168, 0),
+        "extended hours": (36, 36, 36, 35, 0),
+        "derivatively priced": (0, 0, 0, 0, 0),  # each of them is an average price or an odd lot as well
+        "average price": (4, 27, 29, 0, 0),
+        "out of sequence, prior reference": (0, 0, 0, 0, 0),
+        "cash, seller, reserved": (0, 0, 0, 0, 0),
+        "contingent": (1, 3, 0, 0, 0),
+        "official prints": (1, 0, 1, 0, 2),
+    }

@@ -1,0 +1,60 @@
+"""What a trade with some sale conditions updates, compiled (pure)."""
+
+from typing import Any, Final
+
+import numpy as np
+
+from fabric.compiled import lean
+from fabric.records import NULL, pack
+
+# What a trade may do. A text of several codes may do what all of them allow, so each code has every right that it
+# does not take away.
+HIGH_LOW: Final = 1
+"""May set open, high and low, and counts for the volume-weighted price."""
+LAST: Final = 2
+"""May set the last price whatever came before."""
+FIRST: Final = 4
+"""May set the last price as the first eligible trade of the day."""
+VOLUME: Final = 8
+KNOWN: Final = 16
+"""The table lists this code."""
+SOLD: Final = 32
+"""May set the last price after a trade of the same participant, or if it is of the listing market (CTA, note 3)."""
+LATE: Final = 64
+"""May set the last price also later than ten seconds after the close."""
+OFFICIAL_OPEN: Final = 128
+"""Without `OFFICIAL_CLOSE`: the official open. (With it: any other trade.)"""
+OFFICIAL_CLOSE: Final = 256
+ALL: Final = 511
+
+CTA: Final = 0
+"""Rows of the table: tapes A and B, and what does not say its tape; tape C."""
+UTP: Final = 1
+_TAPE_C: Final = pack("C")
+
+int64: Any = np.int64
+
+
+@lean
+def plan_of(tape: int) -> int:
+    """The row of the table for a packed tape."""
+    return UTP if tape == _TAPE_C else CTA
+
+
+@lean
+def allowed(table: Any, plan: int, condition: int) -> int:
+    """The bits that all characters of the packed text ``condition`` have in ``table[plan]``.
+
+    Blanks pad the tape's four slots and allow everything.
+    """
+    bits = ALL
+    if condition != NULL:
+        while condition:
+            bits &= table[plan, condition & 0xFF]
+            condition = (condition >> 8) & 0x00FF_FFFF_FFFF_FFFF
+    return bits
+
+
+def warm_up() -> None:
+    """Compile, or load, with the array types of the live path."""
+    allowed(np.zeros((2, 256), np.int64), plan_of(0), 0)
