@@ -33,6 +33,7 @@ class Port:
     use: str  # PUB | ROUTER | HTTP | Redis | UDP
     host: str
     number: int
+    shared: bool = False  # by several nodes: the processes of one gateway
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def ports(topology: Topology) -> list[Port]:
                     host, _, number = address.removeprefix("tcp://").rpartition(":")
                     found.append(Port(node.name, use, "0.0.0.0" if host == "*" else host.strip("[]"), int(number)))
         match node.settings:
-            case GatewaySettings(host=host, port=port):
-                found.append(Port(node.name, "HTTP", host, port))
+            case GatewaySettings(host=host, port=port, processes=processes):
+                found.append(Port(node.name, "HTTP", host, port, processes > 1))
             case FeedSettings(source="", lines=lines):
                 found += [Port(node.name, "UDP", host, number) for host, number in lines if not _is_multicast(host)]
             case CacheSettings(mode="embedded", servers=(server,)) if node.role == "cache":

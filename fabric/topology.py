@@ -26,6 +26,7 @@ from fabric.topology_file import Problems, Section, Value, hint, parse, read
 VERSION = 1
 """The schema version that this build knows."""
 _SHAPES = ("flat", "intraday")
+_ARRIVALS = ("random", "even")
 _RECOVERY = {
     "nasdaq-itch-5.0": ("udp", "tcp"),
     "cboe-pitch-2.41": ("tcp",),
@@ -80,6 +81,9 @@ PARTICIPANTS = {
     "Z": ("BZX", "bzx"),
 }
 """Names of the participants (CTA and UTP lists) for venues that the file does not name: code -> name, feed."""
+
+_PROCESSES_MAX = 64
+"""Of one gateway: more than any machine has cores to spare."""
 
 _log = logging.getLogger(__name__)
 
@@ -221,6 +225,7 @@ class ExchangeSettings:
     halts: float = 60.0  # of symbols, in an hour
     faults: FaultSettings = FaultSettings()
     feed: FeedSettings | None = None  # the first that it sends to: it answers that one's requests
+    arrivals: str = "random"  # which symbol is next, and when: random | even
 
 
 @dataclass(frozen=True)
@@ -249,6 +254,7 @@ class GatewaySettings:
     symbols: tuple[str, ...]  # prefixes: its ZeroMQ subscriptions; "" means all
     interval_ms: int = 100  # default conflation on /stream
     origins: tuple[str, ...] = ()  # allowed Origin headers besides its own address
+    processes: int = 1  # nodes that share the port (SO_REUSEPORT)
 
 
 @dataclass(frozen=True)
@@ -421,13 +427,17 @@ def with_source(
         return tuple(Source(publishers.get(name, replay), tuple(dict.fromkeys(t))) for name, t in topics.items())
 
     http_ports = iter(range(http_port, http_port + len(kept)))
+    moved_ports: dict[tuple[str, int], int] = {}  # processes of one gateway stay at one port
 
     def settings(node: NodeSpec) -> Settings:
         match node.settings:
             case ProcessorSettings() as processor:
                 return replace(processor, venues=venues, market=market)
             case GatewaySettings() as gateway:
-                return replace(gateway, host="127.0.0.1", port=next(http_ports))
+                shared = (gateway.host, gateway.port) if gateway.processes > 1 else (node.name, 0)
+                if shared not in moved_ports:
+                    moved_ports[shared] = next(http_ports)
+                return replace(gateway, host="127.0.0.1", port=moved_ports[shared])
             case CacheSettings():
                 return cache
             case other:
@@ -767,7 +777,7 @@ class _Draft:
                 (wire or value).problem(f"sends {spoken} to a feed that reads {heard}")
         symbols, rate = section.get("symbols"), section.get("rate")
         surge, seed, shape = section.get("surge"), section.get("seed"), section.get("shape")
-        halts, faults = section.get("halts"), section.get("faults")
+        halts, faults, arrivals = section.get("halts"), section.get("faults"), section.get("arrivals")
         exchange = ExchangeSettings(
             spoken,
             tuple(lines),
@@ -780,6 +790,7 @@ class _Draft:
             halts=halts.number(0, ExchangeSettings.halts) if halts else ExchangeSettings.halts,
             faults=_faults(faults) if faults else ExchangeSettings.faults,
             feed=first,
+            arrivals=arrivals.choice(_ARRIVALS, "arrivals") if arrivals else ExchangeSettings.arrivals,
         )
         unit = self._unit(value, section, "exchange", _SIMULATED.get(spoken, ""), settings=exchange)
         if spoken and not unit.run:
@@ -815,10 +826,14 @@ class _Draft:
         section = Section(value)
         port, bind, interval = section.get("port"), section.get("bind"), section.get("interval")
         symbols = section.get("symbols")
-        origins = section.items("origins")
+        origins, processes = section.items("origins"), section.get("processes")
         insecure = section.get("allow_insecure")
         reads = section.get("reads")
-        unit = self._unit(value, section, "gateway", "gateway.app:main", reads=tuple(reads.items() if reads else ()))
+        count = processes.integer(1, _PROCESSES_MAX) if processes else 1
+        unit = self._unit(
+            value, section, "gateway", "gateway.app:main",
+            reads=tuple(reads.items() if reads else ()), letters=("",) * count,
+        )  # fmt: skip
         prefixes = [_prefix(item) for item in symbols.items()] if symbols else [""]
         if symbols and symbols.content in ("", []):
             symbols.problem('expected prefixes of symbols, such as [A, B] or ["*"]')
@@ -828,6 +843,7 @@ class _Draft:
             _shortest(prefixes),
             (interval.duration_ns(0, 100 * MILLISECOND_NS) if interval else 100 * MILLISECOND_NS) // MILLISECOND_NS,
             tuple(item.text("an origin such as https://example.com", r"https?://[^\s/]+") for item in origins),
+            count,
         )
         if bind and isinstance(bind.content, str) and not _is_ip(bind.content):
             bind.expected("an IP address")
@@ -867,7 +883,9 @@ class _Draft:
         if host is not None:
             names = host.items() if isinstance(host.content, list) else [host]
             hosts = tuple(self.hosts.get(name.choice(list(self.hosts), "host"), first) for name in names)
-            if len(hosts) not in (1, len(letters)):
+            if role == "gateway" and len(hosts) != 1:
+                host.problem("the processes of a gateway share a port, so they run on one host")
+            elif len(hosts) not in (1, len(letters)):
                 host.problem(f"expected one host, or one for each of the {len(letters)} shards, found {len(hosts)}")
         if program is not None:
             run = program.text("module:function, such as nodes.nbbo:main", _RUN)

@@ -9,7 +9,6 @@ On SIGTERM it drains: not ready, then no longer listening, then every client is 
 
 import asyncio
 import signal
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,19 +18,20 @@ from tornado import httputil
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler, StaticFileHandler
 
-from fabric import environment, machine
+from fabric import environment
 from fabric.clock import SECOND_NS
 from fabric.control import RunFolder
-from fabric.errors import UnavailableError
 from fabric.node import Runtime
 from fabric.records import KIND_GAP, Rows
 from fabric.topology import GatewaySettings, Topology
 from gateway import alpaca, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
+from gateway.accepting import ACCEPTS_PER_S, Acceptor
 from gateway.auth import Door
 from gateway.delayed import Delayed
 from gateway.fanout import Fanout
 from gateway.health import Health
 from gateway.latest import Latest
+from gateway.listening import Listening, listen, listen_shared
 from gateway.rest import Answering, Service, StoreReader, SymbolIndex
 from gateway.shared import Shared
 from gateway.store import Store
@@ -45,8 +45,6 @@ BODY_MAX = 64 << 10
 HEADER_MAX = 8 << 10
 IDLE_S = 10.0
 """A connection that has sent no whole request for so long is cut."""
-BACKLOG = 4096
-"""Connections that may wait to be accepted: after a restart all clients come at once."""
 LAME_NS = SECOND_NS // 4
 """From not ready to no longer listening: a balancer's chance to see it."""
 FAREWELL_NS = SECOND_NS // 2
@@ -106,6 +104,7 @@ class Gateway:
             {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
         )  # fmt: skip
         self._watchdog = Watchdog(runtime.log)
+        self._acceptor: Acceptor | None = None
         self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
 
     def application(self, websockets: Sequence[Rule]) -> Application:
@@ -119,6 +118,7 @@ class Gateway:
             "fanout": self._clients.counters,
             "rest": self._rest_counters,
             "access": self._door.counters,
+            "connections": self._connection_counters,
         }
         if self._delayed:
             parts["delayed"] = self._delayed_counters
@@ -162,16 +162,19 @@ class Gateway:
             idle_connection_timeout=IDLE_S,
             body_timeout=IDLE_S,
         )
-        server.add_socket(bind(settings.host, settings.port))
+        listening = self._listen(settings)
+        self._acceptor = acceptor = Acceptor(server, listening.socket, self._clock, ACCEPTS_PER_S / settings.processes)
+        acceptor.start()
         self._runtime.log.info("listening on http://%s:%d", settings.host, settings.port)
         watching = None if self._store is None else asyncio.create_task(self._store.watch())
         try:
             with self._watchdog, self._looking_on_hangup():
                 while not self._runtime.stopping():
                     await self._turn()
-                await self._drain(server)
+                await self._drain(acceptor, listening)
         finally:
-            server.stop()
+            acceptor.stop()
+            listening.close()
             if watching is not None and self._store is not None:
                 watching.cancel()
                 self._store.close()
@@ -203,7 +206,7 @@ class Gateway:
         self._runtime.report(self._report)
         await asyncio.sleep(0 if more else max(0.0, TURN_S - (now_ns - started_ns) / SECOND_NS))
 
-    async def _drain(self, server: HTTPServer) -> None:
+    async def _drain(self, acceptor: Acceptor, listening: Listening) -> None:
         """Not ready; then not listening; then tell the clients and wait for them to go, while there is time."""
         self.health.draining = True
         now_ns = self._clock.monotonic_ns()
@@ -211,7 +214,8 @@ class Gateway:
         lame_ns = min(now_ns + LAME_NS, until_ns)
         while self._clock.monotonic_ns() < lame_ns:
             await self._turn()
-        server.stop()
+        acceptor.stop()
+        listening.close()
         self._clients.close_all(SERVICE_RESTART, "restarting")
         for market in self._delayed.values():
             market.fanout.close_all(SERVICE_RESTART, "restarting")
@@ -227,6 +231,16 @@ class Gateway:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+
+    def _listen(self, settings: GatewaySettings) -> Listening:
+        """The port of this gateway, which its other processes share."""
+        topology, spec = self._runtime.topology, self._runtime.spec
+        if settings.processes == 1:
+            return listen(settings.host, settings.port)
+        name = spec.name.rpartition("-")[0]
+        siblings = [f"{name}-{i + 1}" for i in range(settings.processes)]
+        siblings.remove(spec.name)
+        return listen_shared(settings.host, settings.port, topology.path, spec.name, siblings)
 
     def _judge_ready(self) -> rest.JsonObject:
         store = "off" if self._store is None else self._store.trouble or "ok"
@@ -250,6 +264,9 @@ class Gateway:
         counted = [market.counters() for market in self._delayed.values()]
         return {name: sum(counters[name] for counters in counted) for name in counted[0]}
 
+    def _connection_counters(self) -> dict[str, int]:
+        return {} if self._acceptor is None else self._acceptor.counters()
+
     def _report(self) -> dict[str, int | float | str]:
         """One line of `fabric status`."""
         latest = self._latest.counters()
@@ -262,24 +279,6 @@ class Gateway:
             "frames": clients["frames"],
             "requests": sum(self._service.requests.values()),
         }
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """The listening socket; raises UnavailableError naming the port and who holds it.
-
-    The port is not shared (no SO_REUSEPORT): a second topology of the same user would take half of the
-    connections unseen.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        what = f"{host}:{port}: {error.strerror}"
-        if isinstance(error, PermissionError):
-            raise UnavailableError(f"{what}: ports below 1024 are root's; choose another in gateways") from error
-        raise UnavailableError(f"{what}: held by {machine.holder(port)}") from error
-    listening.setblocking(False)
-    return listening
 
 
 def main(runtime: Runtime) -> None:
@@ -299,7 +298,7 @@ def main(runtime: Runtime) -> None:
     }
     gateway = Gateway(runtime, latest, fanout, store, door, delayed)
     fanouts = {delay_ns: market.fanout for delay_ns, market in delayed.items()}
-    asyncio.run(gateway.serve(websocket.handlers(fanout, symbols, door, fanouts)))
+    asyncio.run(gateway.serve(websocket.handlers(fanout, symbols, door, fanouts, lambda: fanout.degraded)))
 
 
 def _table(topology: Topology) -> Path | None:

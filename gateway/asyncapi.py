@@ -28,6 +28,8 @@ _CLIENT: Final[dict[str, Json]] = {
     "takeover": {"type": "boolean", "description": "replace an older connection where there are too many"},
     "interval_ms": {"enum": list(protocol.INTERVALS_MS), "description": "0: every tick"},
     "snapshot": {"type": "boolean", "default": True, "description": "each value that exists comes first"},
+    "fields": {"type": "array", "items": _TEXT, "description": "the keys of quotes that it wants; none: all"},
+    "hb": {"type": "boolean", "description": "a heartbeat each second"},
     **dict.fromkeys(protocol.CHANNELS, _SYMBOLS),
 }
 _HOW: Final[dict[str, str]] = {
@@ -46,6 +48,10 @@ _HOW: Final[dict[str, str]] = {
     "venue": "the state of a venue's line",
     "gap": "messages were lost",
     "slow": "this client reads too slowly",
+    "d": "a candle of a day is closed or has changed",
+    "eoi": "every candle of an interval has been sent",
+    "hb": "the heartbeat that was asked for",
+    "mode": "normal, degraded or draining, with the interval in force",
 }
 _STATE: Final[Json] = {
     "st": {"type": "integer", "description": "state bits, as on the bus; not there when none is set"}

@@ -10,7 +10,7 @@ Bounds: `limits.clients_max` clients; `limits.client_symbols_max` symbols a clie
 
 import heapq
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -22,14 +22,15 @@ from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.records import KIND_LINK, LINK, NULL, Rows, columns
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Topology
-from gateway import fanout_kernel, protocol
+from gateway import fanout_kernel, protocol, protocol_kernel, surge
 from gateway.latest import Latest
 from gateway.protocol import Feed, ProtocolError
 from gateway.subscriptions import Subscriptions
+from gateway.surge import Surge
 
 SLICE_NS: Final = 2 * MILLISECOND_NS
 """The longest that a flush keeps the loop from its sockets, but for the last batch of clients."""
-CLIENTS_AT_ONCE: Final = 64
+CLIENTS_AT_ONCE: Final = 128
 CUT_AFTER_NS: Final = 2 * SECOND_NS
 """A client whose socket has not taken one frame for so long is cut."""
 TELL_AFTER_NS: Final = SECOND_NS // 4
@@ -40,6 +41,9 @@ CAUGHT_UP_ROWS: Final = 1_024
 """A batch smaller than this ends the catching up after a stall."""
 CATCH_UP_MAX_NS: Final = SECOND_NS
 """So long after its stall a gateway sends again, however much still waits on the bus: under load some always does."""
+RETURNS_PER_S: Final = 500
+RETURN_MIN_MS: Final = 1_000
+"""Clients that are sent away are asked to come back at this rate, over this time at least."""
 QUEUE_PER_ENTRY: Final = 16
 QUEUE_MIN: Final = 64
 QUEUE_MAX: Final = 8_192
@@ -92,6 +96,11 @@ class Client:
         """See `Fanout.unsubscribe`."""
         assert self.fanout is not None
         self.fanout.unsubscribe(self, channels)
+
+    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
+        """See `Fanout.choose`."""
+        assert self.fanout is not None
+        self.fanout.choose(self, fields, heartbeat)
 
     def subscribed(self) -> dict[str, list[str]]:
         """Its patterns by channel."""
@@ -152,6 +161,10 @@ class Fanout:
         self._catch_up_until_ns = 0
         self._batch_rows = 0
         self._refused = self._cut = self._stalls = self._capped = 0
+        self._surge = Surge()
+        self._round_left = 0  # rows that the round under way has still to look at
+        self._round_ns = 0  # when it began
+        self._leaving: deque[tuple[Client, int, str]] = deque()  # who is to be closed, with which code and reason
 
     # --- clients ---
 
@@ -173,7 +186,8 @@ class Fanout:
         mine["fd"] = client.fd
         for name in ("start", "count", "scan", "queue_start", "queue_size", "queue_first", "queue_count"):
             mine[name] = 0
-        mine["lost"] = mine["slow_ms"] = 0
+        for name in ("lost", "slow_ms", "mode", "mask", "beat_due_ns", "beats", "sent"):
+            mine[name] = 0
         self._set_interval(client, 0 if client.feed.alpaca else self.settings.interval_ms)
         return True
 
@@ -195,9 +209,12 @@ class Fanout:
         heapq.heappush(self._free, row)
 
     def close_all(self, code: int, reason: str) -> None:
-        """Close every client, as before a restart."""
-        for client in list(self._each()):
-            client.sink.close(code, reason)
+        """Close every client, as before a restart: as many at once as a slice allows, the others at the next flushes.
+
+        Each is told after which time to come back (`mode`), spread so that the newcomers can be received.
+        """
+        self._leaving.extend((client, code, reason) for client in self._each())
+        self._part(self.clock.monotonic_ns() + SLICE_NS)
 
     def subscribe(
         self, client: Client, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool = True
@@ -230,6 +247,17 @@ class Fanout:
         keep = np.isin(held, np.concatenate(wanted) if wanted else []).astype(np.int64)
         fanout_kernel.retain(self._fan, client.row, keep, np.empty_like(keep))
 
+    def choose(self, client: Client, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
+        """Which keys its data has (`protocol_kernel.fields`; empty: all), and whether it gets a heartbeat each second.
+
+        None leaves it as it was.
+        """
+        mine = self._fan.clients[client.row]
+        if fields is not None:
+            mine["mask"] = protocol_kernel.mask_of(fields) if fields else 0
+        if heartbeat is not None:
+            mine["beat_due_ns"] = self.clock.monotonic_ns() + fanout_kernel.BEAT_NS if heartbeat else 0
+
     @property
     def _limit(self) -> int:
         return self.topology.limits.client_symbols_max
@@ -238,12 +266,10 @@ class Fanout:
         return (client for client in self._clients[: self._rows] if client is not None)
 
     def _set_interval(self, client: Client, interval_ms: int) -> None:
-        """Serve the client at this interval, from an instant within it that its row decides: its cohort."""
+        """Serve the client at this interval; in a surge perhaps less often."""
         client.interval_ms = interval_ms
-        interval_ns = interval_ms * MILLISECOND_NS
-        phase_ns = client.row * 0x9E3779B1 % (1 << 32) * interval_ns >> 32  # golden ratio: any rows spread evenly
-        due_ns = self.clock.monotonic_ns() + phase_ns
-        fanout_kernel.set_interval(self._fan, client.row, interval_ns, due_ns, self._streams)
+        asked_ns = interval_ms * MILLISECOND_NS
+        fanout_kernel.set_interval(self._fan, client.row, asked_ns, self.clock.monotonic_ns(), self._streams)
         self._fit_queue(client)
 
     def _matching(self, patterns: Sequence[str]) -> _Slots:
@@ -398,16 +424,54 @@ class Fanout:
         if self._held_back(now_ns):
             return False
         deadline_ns = self.clock.monotonic_ns() + SLICE_NS
-        left = self._rows
-        while left > 0:
+        wall_ns = self.clock.now_ns()
+        if self._leaving:
+            self._part(deadline_ns)
+        if self._round_left <= 0:
+            self._round_left, self._round_ns = self._rows, now_ns
+        more = False
+        while self._round_left > 0:
             count, self._cursor, seen = fanout_kernel.pick(
-                self._fan, self._cursor, self._rows, left, now_ns, self._picked
+                self._fan, self._cursor, self._rows, self._round_left, now_ns, self._picked
             )
-            left -= seen
-            self._serve(self._picked[:count].tolist(), now_ns)
-            if left > 0 and self.clock.monotonic_ns() >= deadline_ns:
-                return True
-        return False
+            self._round_left -= seen
+            self._serve(self._picked[:count].tolist(), now_ns, wall_ns)
+            if self._round_left > 0 and self.clock.monotonic_ns() >= deadline_ns:
+                more = True
+                break
+        self._judge(now_ns - self._round_ns, now_ns)
+        return more or bool(self._leaving)
+
+    def _judge(self, late_ns: int, now_ns: int) -> None:
+        """Begin or end a surge. Late are cohorts, and a round over all clients that takes long."""
+        late_ns = max(late_ns, int(self._fan.mode[2]))
+        self._fan.mode[2] = 0
+        if not self._surge.changed(late_ns, now_ns):
+            return
+        shortest_ns = surge.SHORTEST_MS * MILLISECOND_NS
+        fanout_kernel.set_mode(self._fan, self._surge.on, shortest_ns, now_ns, self._streams, self._rows)
+        if self._surge.on:
+            _log.warning("surge: clients are served late; intervals are %d ms at least", surge.SHORTEST_MS)
+        else:
+            _log.warning("the surge is over: intervals are what was asked for")
+
+    def _part(self, deadline_ns: int) -> None:
+        """Say goodbye to those who are to leave, until a time."""
+        spread_ms = max(RETURN_MIN_MS, self._count * 1_000 // RETURNS_PER_S)
+        while self._leaving:
+            client, code, reason = self._leaving.popleft()
+            if client.row >= 0:
+                after_ms = client.row * 0x9E3779B1 % (1 << 32) * spread_ms >> 32
+                message = {"T": "mode", "mode": "draining", "reconnect_ms": after_ms}
+                client.sink.write(protocol.frame([message], client.encoding))
+                client.sink.close(code, reason)
+            if self.clock.monotonic_ns() >= deadline_ns:
+                return
+
+    @property
+    def degraded(self) -> bool:
+        """Whether there is a surge: intervals are longer than what was asked for."""
+        return self._surge.on
 
     def counters(self) -> dict[str, int]:
         """What has been done; `fanout_kernel.COUNTERS` says what the words mean."""
@@ -419,6 +483,8 @@ class Fanout:
             "slow_cut": self._cut,
             "stalls": self._stalls,
             "symbols_capped": self._capped,
+            "degraded": int(self._surge.on),
+            "surges": self._surge.begun,
         }
 
     def _held_back(self, now_ns: int) -> bool:
@@ -438,14 +504,14 @@ class Fanout:
         self._batch_rows = 0
         return self._catching_up
 
-    def _serve(self, rows: list[int], now_ns: int) -> None:
+    def _serve(self, rows: list[int], now_ns: int, wall_ns: int) -> None:
         """Send to those of some clients whose sockets are free."""
         ready = np.array([row for row in rows if self._ready(row, now_ns)], np.int64)
         names = self._symbols.arrays
         done = 0
         while done < ready.size:
             done, start, end, error = fanout_kernel.flush(
-                self._fan, self._values, names, ready, done, now_ns, self._frame
+                self._fan, self._values, names, ready, done, now_ns, wall_ns, self._frame
             )
             client = self._clients[int(ready[done - 1])]
             if client is None:

@@ -50,6 +50,8 @@ from gateway import latest_kernel, protocol_kernel
 from gateway.latest_kernel import owner, quote_lost, source_lost
 from gateway.protocol_kernel import (
     BANDS,
+    BEAT,
+    BEAT_REPORT,
     BEST,
     CANCEL,
     CLOSED,
@@ -66,6 +68,8 @@ from gateway.protocol_kernel import (
     LINE,
     MESSAGE_MAX,
     MISSED,
+    MODE,
+    MODE_REPORT,
     NOW,
     OWN,
     REVISED,
@@ -82,6 +86,8 @@ CACHE_BYTES: Final = 4 << 20
 """Encoded messages kept a form."""
 FRAME_BYTES: Final = 64 << 10
 """A longer answer goes out as several frames: a burst must not exceed what stock clients accept (1 MiB)."""
+BEAT_NS: Final = 1_000_000_000
+"""Between two heartbeats of a client that wants them; it has each with its next frame."""
 FRAMES_AT_ONCE: Final = 4
 """Frames for one client before others have their turn."""
 
@@ -89,8 +95,14 @@ CLIENT: Final = np.dtype(
     [
         ("fd", "<i8"),  # descriptor; -1: the bytes go through Python
         ("form", "<i8"),  # `protocol_kernel` form; -1: the row is free
-        ("interval_ns", "<i8"),  # 0: every tick
-        ("due_ns", "<i8"),  # of its cohort; the phase never changes
+        ("interval_ns", "<i8"),  # 0: every tick; in a surge at least what `Fan.mode` says
+        ("asked_ns", "<i8"),  # what it would be without
+        ("mode", "<i8"),  # the mode that it was told last
+        ("mask", "<i8"),  # keys of its messages (`protocol_kernel.mask_of`), or 0: all
+        ("beat_due_ns", "<i8"),  # of its next heartbeat, or 0: it wants none
+        ("beats", "<i8"),
+        ("sent", "<i8"),  # messages
+        ("due_ns", "<i8"),  # of its cohort
         ("pending", "<i8"),  # 1: serve at the next flush, whatever the interval
         ("behind", "<i8"),  # 1: linked entries must be compared with their slots as well
         ("start", "<i8"),  # its entries: [start, start + count)
@@ -122,6 +134,9 @@ CACHED: Final = np.dtype(
         ("size", "<i8"),
     ]
 )
+FETCHED_MAX: Final = 32
+"""Entries of a client whose memory is asked for before it is used; more would drive out the first."""
+_CACHED_BYTES: Final = CACHED.itemsize
 COUNTERS: Final = (
     "frames",
     "bytes",
@@ -168,6 +183,10 @@ _TRADING, _UPPER_PX, _LOWER_PX = _columns(STATUS, "trading", "upper_px", "lower_
 _CHANNEL_KIND, _GAP_FROM, _GAP_TO = _columns(GAP, "channel_kind", "gap_from", "gap_to")
 _GAP_CHANNEL, _GAP_MISSED = _columns(GAP_REPORT, "channel", "missed")
 _SLOW_MS, _SLOW_MISSED = _columns(SLOW_REPORT, "ms", "missed")
+_BEAT_N, _BEAT_SENT, _BEAT_MS, _BEAT_TIME = _columns(BEAT_REPORT, "n", "sent", "interval_ms", "time_ns")
+_MODE, _MODE_MS = _columns(MODE_REPORT, "mode", "interval_ms")
+_NORMAL: Final = pack("normal")
+_DEGRADED: Final = pack("degraded")
 
 
 class Fan(NamedTuple):
@@ -191,6 +210,7 @@ class Fan(NamedTuple):
     chars: npt.NDArray[np.uint8]  # [8] to encode with
     row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
+    mode: npt.NDArray[np.int64]  # [3] 1 in a surge; the shortest interval then; latest cohort since it was looked at
 
 
 class Values(NamedTuple):
@@ -246,6 +266,7 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         chars=np.zeros(8, np.uint8),
         row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
+        mode=np.zeros(3, np.int64),
     )
 
 
@@ -356,12 +377,14 @@ def move_queue(fan: Any, client: int, start: int, size: int) -> None:
     mine["queue_first"] = 0
 
 
-@lean_kernel
-def set_interval(fan: Any, client: int, interval_ns: int, due_ns: int, streams: int) -> None:
-    """Serve the client each ``interval_ns`` from ``due_ns`` on, or at every tick (0)."""
+@lean
+def _set_interval(fan: Any, client: int, now_ns: int, streams: int) -> None:
+    """Serve the client at what it asked for, or at what the mode allows, from an instant that its row decides."""
     mine = fan.clients[client]
+    interval_ns: Any = max(mine["asked_ns"], fan.mode[1])
     mine["interval_ns"] = interval_ns
-    mine["due_ns"] = due_ns
+    # The golden ratio: whatever rows there are, they spread evenly over the interval.
+    mine["due_ns"] = now_ns + ((client * 0x9E3779B1 % (1 << 32) * interval_ns) >> 32)
     mine["behind"] = 1
     mine["pending"] = 1
     for place in range(mine["start"], mine["start"] + mine["count"]):
@@ -371,6 +394,26 @@ def set_interval(fan: Any, client: int, interval_ns: int, due_ns: int, streams: 
                 _unlink(fan.head, fan.entries, place)
             elif not linked and interval_ns == 0:
                 _link(fan.head, fan.entries, place)
+
+
+@lean_kernel
+def set_interval(fan: Any, client: int, asked_ns: int, now_ns: int, streams: int) -> None:
+    """Serve the client each ``asked_ns``, at an instant of its own within it, or at every tick (0)."""
+    fan.clients[client]["asked_ns"] = asked_ns
+    _set_interval(fan, client, now_ns, streams)
+
+
+@lean_kernel
+def set_mode(fan: Any, surge: bool, shortest_ns: int, now_ns: int, streams: int, clients: int) -> None:
+    """Begin or end a surge, in which nobody is served more often than each ``shortest_ns``; all will be told."""
+    fan.mode[0] = 1 if surge else 0
+    fan.mode[1] = shortest_ns if surge else 0
+    for client in range(clients):
+        mine = fan.clients[client]
+        if mine["form"] >= 0 and max(mine["asked_ns"], fan.mode[1]) != mine["interval_ns"]:
+            _set_interval(fan, client, now_ns, streams)
+            if mine["interval_ns"] > 0:
+                mine["pending"] = 0  # not all at once
 
 
 @lean_kernel
@@ -690,7 +733,9 @@ def _unfit(fan: Any, form: int, message: int) -> bool:
 
 
 @lean
-def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, skipped: int, frame: Any, at: int) -> int:
+def _put(
+    fan: Any, values: Any, names: Any, form: int, mask: int, slot: int, event: int, skipped: int, frame: Any, at: int
+) -> int:
     """Write one message at ``frame[at]``; return where it ends, ``at`` for none.
 
     It is event ``event`` of the ring, else (0) the latest value of a state, else the snapshot of a stream, for which
@@ -705,9 +750,24 @@ def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, sk
         return (
             at
             if message < 0 or _unfit(fan, form, message)
-            else encode(frame, at, form, message, fan.row, name, size, False, fan.chars)
+            else encode(frame, at, form, message, fan.row, name, size, False, fan.chars, mask)
         )
     place = event % EVENTS_KEPT
+    if mask != 0:  # keys that it chose itself: what others get is of no use
+        if event > 0:
+            _load(fan, fan.ring[place])
+            message = fan.marks[place]["message"]
+        else:
+            message = _load_state(fan, values, slot)
+        if _unfit(fan, form, message):
+            return at
+        stale = _stale(values, names.names, message, fan.row)
+        end = encode(frame, at, form, message, fan.row, name, size, stale, fan.chars, mask)
+        fan.counters[_ENCODED] += 1
+        if state and skipped > 0:
+            fan.counters[_REPLACED] += skipped
+            return append_count(frame, at, end, form, skipped)
+        return end
     cached = fan.event_cache[form, place] if event > 0 else fan.slot_cache[form, slot]
     key = event if event > 0 else fan.version[slot]
     if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES:
@@ -723,15 +783,14 @@ def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, sk
         start = to % CACHE_BYTES
         end = start
         if not _unfit(fan, form, message):
-            end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars)
+            end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars, 0)
         fan.cached[form] = to + end - start
         cached["at"] = to
         cached["size"] = end - start
         cached["known"] = key
         fan.counters[_ENCODED] += 1
-    start = cached["at"] % CACHE_BYTES
-    for i in range(cached["size"]):
-        frame[at + i] = fan.cache[form, start + i]
+    kept = fan.cache.ctypes.data + form * CACHE_BYTES + cached["at"] % CACHE_BYTES
+    native.memcpy(frame.ctypes.data + at, kept, cached["size"])
     end = at + cached["size"]
     if state and skipped > 0:
         fan.counters[_REPLACED] += skipped
@@ -740,10 +799,30 @@ def _put(fan: Any, values: Any, names: Any, form: int, slot: int, event: int, sk
 
 
 @lean
-def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[int, int, bool]:
+def _fetch(fan: Any, mine: Any, form: int) -> None:
+    """Ask for the memory that a client's messages are in, all at once: sending to the one before has driven it out."""
+    for place in range(mine["start"], mine["start"] + min(mine["count"], FETCHED_MAX)):
+        slot: Any = np.int64(fan.entries[place]["slot"])
+        native.prefetch(fan.version.ctypes.data + slot * 8)
+        if slot < fan.slot_cache.shape[1]:
+            native.prefetch(fan.slot_cache.ctypes.data + (form * fan.slot_cache.shape[1] + slot) * _CACHED_BYTES)
+    for place in range(mine["start"], mine["start"] + min(mine["count"], FETCHED_MAX)):
+        slot = np.int64(fan.entries[place]["slot"])
+        if slot < fan.slot_cache.shape[1]:
+            cached = fan.slot_cache[form, slot]
+            kept = fan.cache.ctypes.data + form * CACHE_BYTES + cached["at"] % CACHE_BYTES
+            native.prefetch(kept)
+            native.prefetch(kept + 64)
+            native.prefetch(kept + 128)
+
+
+@lean
+def build(
+    fan: Any, values: Any, names: Any, client: int, now_ns: int, wall_ns: int, frame: Any
+) -> tuple[int, int, bool]:
     """Write what ``client`` has to get into ``frame``; return ``(end, messages, more)``, ``more`` when it was full.
 
-    First comes the queue, then every entry that is behind its slot, so that a client never sees a symbol go back.
+    First come notices, then the queue, then every entry that is behind its slot: a client never sees a symbol go back.
     """
     mine = fan.clients[client]
     form = mine["form"]
@@ -751,15 +830,39 @@ def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[i
     full = frame.size - 4 * MESSAGE_MAX
     at = _HEAD
     count = 0
-    if mine["slow_ms"] > 0:
-        fan.row[_SLOW_MS] = mine["slow_ms"]
-        fan.row[_SLOW_MISSED] = mine["lost"]
-        at = encode(frame, at, form, LAGGED, fan.row, names.names[0], 0, False, fan.chars)
-        count = 1
-        mine["slow_ms"] = 0
-        mine["lost"] = 0
+    mask = mine["mask"]
+    for notice in (MODE, LAGGED, BEAT):
+        if notice == MODE:
+            if mine["mode"] == fan.mode[0]:
+                continue
+            mine["mode"] = fan.mode[0]
+            fan.row[_MODE] = _DEGRADED if fan.mode[0] == 1 else _NORMAL
+            fan.row[_MODE_MS] = mine["interval_ns"] // 1_000_000
+        elif notice == LAGGED:
+            if mine["slow_ms"] == 0:
+                continue
+            fan.row[_SLOW_MS] = mine["slow_ms"]
+            fan.row[_SLOW_MISSED] = mine["lost"]
+            mine["slow_ms"] = 0
+            mine["lost"] = 0
+        else:
+            late_ns = now_ns - mine["beat_due_ns"]
+            if mine["beat_due_ns"] == 0 or late_ns < 0:
+                continue
+            mine["beat_due_ns"] += (late_ns // BEAT_NS + 1) * BEAT_NS
+            mine["beats"] += 1
+            fan.row[_BEAT_N] = mine["beats"]
+            fan.row[_BEAT_SENT] = mine["sent"]
+            fan.row[_BEAT_MS] = mine["interval_ns"] // 1_000_000
+            fan.row[_BEAT_TIME] = wall_ns
+        frame[at] = 44
+        at += 1 if count > 0 and form & 1 == JSON else 0
+        at = encode(frame, at, form, notice, fan.row, names.names[0], 0, False, fan.chars, 0)
+        count += 1
     scanned = 0
     scanning = mine["interval_ns"] > 0 or mine["behind"] == 1
+    if scanning:
+        _fetch(fan, mine, form)
     while True:
         if at > full:
             return at, count, True
@@ -807,7 +910,8 @@ def build(fan: Any, values: Any, names: Any, client: int, frame: Any) -> tuple[i
             comma = 1 if count > 0 and form & 1 == JSON else 0
             frame[at] = 44
             begin = at + comma
-            end = _put(fan, values, names, form, slot, event * part, missed if part == 0 else skipped, frame, begin)
+            told = missed if part == 0 else skipped
+            end = _put(fan, values, names, form, mask, slot, event * part, told, frame, begin)
             if end > begin:
                 at = end
                 count += 1
@@ -856,7 +960,8 @@ def pick(fan: Any, cursor: int, clients: int, limit: int, now_ns: int, picked: A
             cursor = 0
         mine = fan.clients[cursor]
         if mine["form"] >= 0:
-            if mine["pending"] == 1 or (mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns):
+            due_ns = mine["due_ns"] if mine["interval_ns"] > 0 else mine["beat_due_ns"]
+            if mine["pending"] == 1 or 0 < due_ns <= now_ns:
                 picked[count] = cursor
                 count += 1
         cursor += 1
@@ -866,7 +971,7 @@ def pick(fan: Any, cursor: int, clients: int, limit: int, now_ns: int, picked: A
 
 @lean_kernel
 def flush(
-    fan: Any, values: Any, names: Any, picked: Any, first: int, now_ns: int, frame: Any
+    fan: Any, values: Any, names: Any, picked: Any, first: int, now_ns: int, wall_ns: int, frame: Any
 ) -> tuple[int, int, int, int]:
     """Serve the clients ``picked[first:]``, which are not busy, until one of them needs Python.
 
@@ -879,15 +984,17 @@ def flush(
         if mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns:
             late_ns = now_ns - mine["due_ns"]
             fan.counters[_LATE] = max(fan.counters[_LATE], late_ns)
+            fan.mode[2] = max(fan.mode[2], late_ns)
             mine["due_ns"] += (late_ns // mine["interval_ns"] + 1) * mine["interval_ns"]
         for _ in range(FRAMES_AT_ONCE):
-            at, count, more = build(fan, values, names, picked[i], frame)
+            at, count, more = build(fan, values, names, picked[i], now_ns, wall_ns, frame)
             mine["pending"] = 1 if more else 0
             if count == 0:
                 break
             start, end = seal(frame, at, count, mine["form"])
             fan.counters[_FRAMES] += 1
             fan.counters[_UPDATES] += count
+            mine["sent"] += count
             fan.counters[_BYTES] += end - start
             sent: Any = np.int64(0)
             if mine["fd"] >= 0:
@@ -943,8 +1050,9 @@ def warm_up() -> None:
     move_entries(fan, 0, 0)
     move_queue(fan, 0, 0, 1)
     set_interval(fan, 0, 0, 0, 0)
+    set_mode(fan, False, 0, 0, 0, 1)
     restate(fan, values, names.names, 0, -1, 1, 1)
     spill(fan, 1)
     pick(fan, 0, 1, 1, 0, np.zeros(1, np.int64))
-    flush(fan, values, names, np.zeros(0, np.int64), 0, 0, np.zeros(FRAME_BYTES, np.uint8))
+    flush(fan, values, names, np.zeros(0, np.int64), 0, 0, 0, np.zeros(FRAME_BYTES, np.uint8))
     release(fan, 0)

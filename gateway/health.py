@@ -96,6 +96,7 @@ GAUGES = frozenset(
         "access_keys",
         "delayed_waiting",
         "delayed_clients",
+        "fanout_degraded",
     )
 )
 """The counters that may go down, as ``<part>_<name>``."""

@@ -20,7 +20,7 @@ import msgpack
 from fabric.errors import FabricError
 from fabric.records import SYMBOL_MAX
 from fabric.topology import Venue
-from gateway.protocol_kernel import JSON, MSGPACK, SIP, STREAM, VENUE
+from gateway.protocol_kernel import JSON, MSGPACK, SIP, STREAM, VENUE, fields
 
 ALPACA_CHANNELS: Final = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
 OWN_CHANNELS: Final = ("venueQuotes", "bars5m", "bars1h", "barsNow")
@@ -117,6 +117,8 @@ class Subscribe:
     interval_ms: int | None = None  # None: as it was
     snapshot: bool = True
     req_id: str | int | None = None
+    fields: tuple[str, ...] | None = None  # keys of data, none: all; None: as it was
+    heartbeat: bool | None = None  # None: as it was
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ Request = Auth | Subscribe | Unsubscribe
 
 FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "auth": ("key", "secret", "takeover"),
-    "subscribe": (*CHANNELS, "interval_ms", "snapshot"),
+    "subscribe": (*CHANNELS, "interval_ms", "snapshot", "fields", "hb"),
     "unsubscribe": CHANNELS,
 }
 """The keys of each action, besides ``action`` and ``req_id``."""
@@ -172,7 +174,7 @@ def parse(data: str | bytes, encoding: int) -> Request:
     snapshot = found.get("snapshot", True)
     if not isinstance(snapshot, bool):
         raise ProtocolError(400, "snapshot", _expected("snapshot", found, "true or false"))
-    return Subscribe(channels, interval_ms, snapshot, req_id)
+    return Subscribe(channels, interval_ms, snapshot, req_id, _chosen(found), _heartbeat(found))
 
 
 def req_id_of(data: str | bytes, encoding: int) -> str | int | None:
@@ -233,6 +235,28 @@ def _req_id(found: Message) -> str | int | None:
     if type(value) is int and abs(value) < 1 << 63:
         return value
     raise ProtocolError(400, "req_id", _expected("req_id", found, f"a text of up to {REQ_ID_MAX} or an integer"))
+
+
+def _chosen(found: Message) -> tuple[str, ...] | None:
+    """The keys that a client wants its data to have, in the order of their names."""
+    value = found.get("fields")
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise ProtocolError(400, "fields", _expected("fields", found, "a list of keys"))
+    allowed = fields()
+    for place, key in enumerate(value):
+        if key not in allowed:
+            problem = _guess(key, allowed) or f"expected a key, found {_name(key)}"
+            raise ProtocolError(400, f"fields[{place}]", problem)
+    return tuple(sorted(set(value)))
+
+
+def _heartbeat(found: Message) -> bool | None:
+    value = found.get("hb")
+    if value is None or isinstance(value, bool):
+        return value
+    raise ProtocolError(400, "hb", _expected("hb", found, "true or false"))
 
 
 def _patterns(found: Message, channel: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ dialects have no null: a missing price or size is 0 and a missing venue ``" "``,
 Sources: Alpaca's real-time stock data reference (message keys, halt texts), msgpack's specification, RFC 3339.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -69,6 +70,8 @@ _BAR: Final = (
 )
 GAP_REPORT: Final = np.dtype([("symbol", "<i8"), ("channel", "<i8"), ("missed", "<i8")])
 SLOW_REPORT: Final = np.dtype([("ms", "<i8"), ("missed", "<i8")])
+BEAT_REPORT: Final = np.dtype([("n", "<i8"), ("sent", "<i8"), ("interval_ms", "<i8"), ("time_ns", "<i8")])
+MODE_REPORT: Final = np.dtype([("mode", "<i8"), ("interval_ms", "<i8")])
 
 MESSAGES: Final[tuple[tuple[str, np.dtype[np.void], tuple[_Field, ...]], ...]] = (
     ("q", NBBO, (_SYMBOL, *_sides("bid_venue", "ask_venue"), ("c", _LIST, _NOWHERE), ("z", _TEXT, _NOWHERE), _STAMP)),
@@ -158,13 +161,19 @@ MESSAGES: Final[tuple[tuple[str, np.dtype[np.void], tuple[_Field, ...]], ...]] =
     ),
     ("gap", GAP_REPORT, (("channel", _CHANNEL, "channel"), _SYMBOL, ("missed", _INT, "missed"))),
     ("slow", SLOW_REPORT, (("ms", _INT, "ms"), ("missed", _INT, "missed"))),
+    (
+        "hb",
+        BEAT_REPORT,
+        (("n", _INT, "n"), ("sent", _INT, "sent"), ("interval_ms", _INT, "interval_ms"), ("t", _TIME, "time_ns")),
+    ),
+    ("mode", MODE_REPORT, (("mode", _TEXT, "mode"), ("interval_ms", _INT, "interval_ms"))),
 )
 """Every message: its ``T``, the record it is written from, and its other keys as (key, how, column[, exists if])."""
 
 # Index into `MESSAGES`.
 (BEST, OWN, OWN_ELSEWHERE, NOW, TRADED, CANCEL, CORRECTION, CLOSED, REVISED, CLOSED_5M, CLOSED_1H) = range(11)
 (CLOSED_1D, COMPLETED) = range(11, 13)
-(HALT, BANDS, LINE, MISSED, LAGGED) = range(13, len(MESSAGES))
+(HALT, BANDS, LINE, MISSED, LAGGED, BEAT, MODE) = range(13, len(MESSAGES))
 
 CHANNEL_TEXTS: Final = ("trades", "bars", "updatedBars", "bars5m", "bars1h", "dailyBars", "statuses", "lulds")
 """Channels that are queued, in the order of `fanout_kernel`'s planes: what a ``gap`` names."""
@@ -243,6 +252,8 @@ def _layouts() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 
 
 KEYS: Final = sorted({key for _, _, fields in MESSAGES for key, *_ in fields} | {"st", "k"})
+assert len(KEYS) < 63, "a set of keys is one int64"
+_ALWAYS = ("S", "x")  # with the type they say what a message is about
 _STATE_KEY = KEYS.index("st")
 _REPLACED_KEY = KEYS.index("k")
 _STATE_COLUMN = (NBBO.names or ()).index("state")
@@ -261,6 +272,17 @@ _N_CHANNELS = len(CHANNEL_TEXTS)
 _N_STATUSES = len(STATUS_TEXTS)
 _CODES = np.array([*range(_N_CHANNELS), *map(pack, STATUS_TEXTS), *map(pack, REASON_TEXTS)], np.int64)
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+
+
+def fields() -> list[str]:
+    """The keys that a client may choose from: those of data, but for what is in every message."""
+    found = {key for _, _, keys in MESSAGES[:LINE] for key, *_ in keys}
+    return sorted(found - set(_ALWAYS))
+
+
+def mask_of(chosen: Iterable[str]) -> int:
+    """The set of keys, for `encode`, that has the ``chosen`` ones of `fields` and those that every message has."""
+    return sum(1 << KEYS.index(key) for key in {*chosen, *_ALWAYS})
 
 
 @lean_kernel
@@ -528,11 +550,12 @@ def _absent(how: int, value: int) -> bool:
 
 @lean_kernel
 def encode(
-    out: Any, at: int, form: int, message: int, row: Any, name: Any, name_size: int, stale: bool, chars: Any
+    out: Any, at: int, form: int, message: int, row: Any, name: Any, name_size: int, stale: bool, chars: Any, mask: int
 ) -> int:
     """Write ``row`` as ``message`` at ``out[at]``, where MESSAGE_MAX bytes are free; return where it ends.
 
-    ``stale`` sets that bit of ``st``, which is written when it is not 0. ``chars`` is uint8[8] to work in.
+    ``stale`` sets that bit of ``st``, which is written when it is not 0. ``chars`` is uint8[8] to work in. Of data only
+    the keys in ``mask`` (`mask_of`) are written, and ``st``; with 0 all are.
     """
     encoding = form & 1
     nulls = form // 2 == STREAM
@@ -542,8 +565,14 @@ def encode(
     if message == BEST and row[_STATE_COLUMN] != NULL:
         state |= row[_STATE_COLUMN]
     fields = _FIELDS[message]
+    if message >= LINE:
+        mask = 0
     if encoding == MSGPACK:
-        out[at] = 0x80 | (fields + (1 if state == 0 else 2))
+        kept = fields
+        if mask != 0:
+            for i in range(fields):
+                kept -= 1 - ((mask >> _LAYOUT[message, i, 0]) & 1)
+        out[at] = 0x80 | (kept + (1 if state == 0 else 2))
         at += 1
     at = _copy(out, at, _OPEN, _OPEN_SIZE, encoding * _N_MESSAGES + message)
     for i in range(fields + (0 if state == 0 else 1)):
@@ -553,6 +582,8 @@ def encode(
             value = state
         else:
             key = _LAYOUT[message, i, 0]
+            if mask != 0 and (mask >> key) & 1 == 0:
+                continue
             how = _LAYOUT[message, i, 1]
             column = _LAYOUT[message, i, 2]
             condition = _LAYOUT[message, i, 3]
@@ -615,5 +646,5 @@ def warm_up() -> None:
     """Compile or load every entry kernel with the array types of the live path."""
     out = np.zeros(2 * MESSAGE_MAX, np.uint8)
     row = columns(empty(1, EVENT))[0]
-    at = encode(out, 0, 0, BEST, row, np.zeros(16, np.uint8), 0, False, np.zeros(8, np.uint8))
+    at = encode(out, 0, 0, BEST, row, np.zeros(16, np.uint8), 0, False, np.zeros(8, np.uint8), 0)
     append_count(out, 0, at, 0, 1)

@@ -66,6 +66,10 @@ class Subscriber(Protocol):
         """Take away from what the client gets."""
         ...
 
+    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
+        """Which keys its data has (empty: all), and whether it gets heartbeats; None leaves it as it was."""
+        ...
+
     def subscribed(self) -> Mapping[str, Sequence[str]]:
         """The patterns that are subscribed, by channel."""
         ...
@@ -193,6 +197,8 @@ class Session:
         self._check_count(channels, grant)
         interval_ms = self._subscriber.interval_ms if request.interval_ms is None else request.interval_ms
         self._subscriber.subscribe(channels, interval_ms, request.snapshot)
+        if request.fields is not None or request.heartbeat is not None:
+            self._subscriber.choose(request.fields, request.heartbeat)
         if not refused:
             return []
         named = "; ".join(f"{channel}: {' '.join(patterns[:NAMED_MAX])}" for channel, patterns in refused.items())

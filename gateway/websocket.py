@@ -28,8 +28,12 @@ from gateway.rest import Answering, Problem, refuse_secrets_in_query, unauthoriz
 from gateway.session import AUTH_TIMEOUT_S, Answer, Refusal, Session
 from gateway.strict import StrictProtocol
 
-PING_S = 5.0
-"""Between pings, and the time to answer one."""
+PING_S = 20.0
+"""Between pings, and the time to answer one: for those on the way who cut what is idle, and for a page that hangs. A
+ping costs as much as ten frames."""
+LOST_MS = 10_000
+"""A host that acknowledges nothing for so long is gone: the kernel finds out, at no cost (RFC 1122, RFC 5482)."""
+_PROBE_S = 4  # without data a host is asked after so long, and twice more
 WRITE_BUFFER_MAX = 256 << 10
 """Bytes that may wait for one client; more, and it is cut."""
 UNSENT_MAX = 32 << 10
@@ -183,7 +187,15 @@ class StreamHandler(Answering, WebSocketHandler):
         assert stream is not None
         stream.max_write_buffer_size = WRITE_BUFFER_MAX
         stream.set_nodelay(True)
-        stream.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_MAX)
+        for option, value in (
+            (_TCP_NOTSENT_LOWAT, UNSENT_MAX),
+            (socket.TCP_USER_TIMEOUT, LOST_MS),
+            (socket.TCP_KEEPIDLE, _PROBE_S),
+            (socket.TCP_KEEPINTVL, _PROBE_S),
+            (socket.TCP_KEEPCNT, 2),
+        ):
+            stream.socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         feed = self._feeds[feed_name]
         content_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         encoding = MSGPACK if content_type == "application/msgpack" else JSON

@@ -27,7 +27,7 @@ def command(environment: Environment, name: str, path: str) -> int:
         guess = get_close_matches(name, names, n=1)
         hint = f"; did you mean {guess[0]!r}?" if guess else ""
         raise UsageError(f"{path} has no node {name!r}{hint} (there are {', '.join(names)})")
-    machine.check_ports(port for port in machine.ports(topology) if port.node == name)
+    machine.check_ports(port for port in machine.ports(topology) if port.node == name and not port.shared)
     warning = machine.raise_file_limit(topology)
     if warning:
         click.echo(f"fabric: warning: {warning}", err=True)

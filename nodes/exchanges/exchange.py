@@ -200,6 +200,7 @@ def run(program: Program, runtime: "Runtime") -> None:
             rate=rate,
             venue=program.venue,
             shape=settings.shape,
+            even=settings.arrivals == "even",
             by_orders=program.by_orders,
             renumbers=program.renumbers,
             corrects=program.corrects,

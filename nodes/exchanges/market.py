@@ -212,6 +212,7 @@ class Market:
         rate: float,
         venue: str = "V",
         shape: str = "flat",
+        even: bool = False,
         by_orders: bool = False,
         renumbers: bool = False,
         corrects: bool = False,
@@ -224,6 +225,7 @@ class Market:
         hour is a trading hour, at that rate) or ``intraday`` (the rate is the session's mean). Markets of one seed
         share listings, fair prices and halts, so that venues quote around one price; each venue has its own flow.
 
+        ``even``: each symbol in turn, at equal distances, ``rate`` of them a second; else the popular ones more often.
         ``by_orders``: the venue tells single orders, not quotes; ``renumbers``: one that is replaced gets a new number.
         ``corrects``: its wire has corrections of trades.
         ``announce_ns``: every symbol's listing and status are told again in this time, which comes on top of the
@@ -248,6 +250,7 @@ class Market:
         self._earliest_ns = start_ns + SPIN_NS  # the flow begins here, or where it was resumed
         flow["next_ns"] = self._earliest_ns
         flow["trade_id"] = flow["order_id"] = start_ns // 1_000  # the numbers of a restarted exchange do not repeat
+        flow["turn"] = 1 if even else 0
         flow["renumbers"], flow["corrects"] = renumbers, corrects
         # What stands at fixed times: (when, tie breaker, what writes its events and how many it wrote).
         self._agenda: list[tuple[int, int, Callable[[int], int]]] = []

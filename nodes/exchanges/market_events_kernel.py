@@ -97,6 +97,7 @@ FLOW = np.dtype(
         ("trade_id", "<i8"),  # the last given
         ("order_id", "<i8"),
         ("renumbers", "<i8"),  # 1: an order that is replaced gets a new number
+        ("turn", "<i8"),  # 1 + the symbol whose turn it is; 0: drawn by its share
         ("corrects", "<i8"),  # 1: half of the wrong trades are corrected, not broken
         ("wrong_kind", "<i8"),  # a trade that is to be taken back: 0 none, BREAK or CORRECTION
         ("wrong_ns", "<i8"),  # not before this

@@ -4,6 +4,8 @@ After an arrival the wait for the next is exponential, with a mean in proportion
 made: the rate is one of messages, whatever the wire. One arrival in nine is a trade: it prints at the venue's best.
 At a venue that tells quotes, what it leaves behind follows at the same instant, so one message in ten is a trade;
 at one that tells orders, the execution of the order that was hit is the message.
+
+Where arrivals are even, each symbol has its turn, at equal distances: the rate is then one of arrivals.
 """
 
 import math
@@ -199,10 +201,14 @@ def generate(
         now_ns = flow["next_ns"]
         shared = (venue, now_ns, code)
         first = count
+        turn = flow["turn"]
         row = uniform(flow) * symbols
         symbol = int(row)
         if row - symbol >= market.listings[symbol]["accept"]:
             symbol = market.listings[symbol]["alias"]
+        if turn > 0:
+            symbol = turn - 1
+            flow["turn"] = turn % symbols + 1
         listing = market.listings[symbol]
         chance = uniform(flow)
         if flow["wrong_kind"] and flow["wrong_ns"] <= now_ns:
@@ -218,8 +224,12 @@ def generate(
             fair = fair_px(listing["base_px"], listing["volatility"], seed, symbol, now_ns)
             count = _quote(market, events, count, symbol, fair, 0, shared)
         minute = min(max((now_ns - day_ns) // MINUTE_NS, 0), market.minutes.size - 1)
-        mean_ns = 1e9 * max(count - first, 1) / (rate * market.minutes[minute])
-        flow["next_ns"] = now_ns + int(-math.log(1.0 - uniform(flow)) * mean_ns + 0.5)
+        mean_ns = 1e9 / (rate * market.minutes[minute])
+        if turn > 0:
+            flow["next_ns"] = now_ns + int(mean_ns + 0.5)
+        else:
+            mean_ns *= max(count - first, 1)
+            flow["next_ns"] = now_ns + int(-math.log(1.0 - uniform(flow)) * mean_ns + 0.5)
     return count
 
 

@@ -628,3 +628,35 @@ def test_what_is_wrong_with_a_log_is_named(text: str, problem: str) -> None:
 def test_a_replay_keeps_no_log() -> None:
     found = topology.with_source(load(""), "day.pcap", base_port=20_000, http_port=20_100)
     assert {publisher.journal for publisher in found.publishers()} == {None}
+
+
+def test_the_processes_of_a_gateway_are_nodes_that_share_its_port() -> None:
+    found = load("gateways: {web: {port: 8099, processes: 3}}")
+    nodes = [node for node in found.nodes if node.role == "gateway"]
+    assert [node.name for node in nodes] == ["web-1", "web-2", "web-3"]
+    for node in nodes:
+        assert isinstance(node.settings, GatewaySettings)
+        assert (node.settings.port, node.settings.processes) == (8099, 3)
+        assert node.reads == nodes[0].reads
+    one = load("gateways: {web: {processes: 1}}").node("web").settings
+    assert isinstance(one, GatewaySettings)
+    assert one.processes == 1
+
+
+@pytest.mark.parametrize("count", ["0", "65", "two"])
+def test_a_gateway_has_a_sensible_number_of_processes(count: str) -> None:
+    with pytest.raises(TopologyError, match=r"gateways\.web\.processes: expected a whole number from 1 to 64"):
+        load(f"gateways: {{web: {{processes: {count}}}}}")
+
+
+def test_in_a_replay_the_processes_of_a_gateway_still_share_one_port() -> None:
+    found = load("gateways: {a: {port: 8001, processes: 2}, b: {port: 8002}, c: {port: 8003, processes: 2}}")
+    moved = topology.with_source(found, "x.pcap", base_port=9000, http_port=9500)
+    ports = {node.name: node.settings.port for node in moved.nodes if isinstance(node.settings, GatewaySettings)}
+    assert ports == {"a-1": 9500, "a-2": 9500, "b": 9501, "c-1": 9502, "c-2": 9502}
+
+
+def test_an_exchange_may_move_each_symbol_in_turn() -> None:
+    found = load("exchanges: {x: {to: [iex], arrivals: even}}").node("x").settings
+    assert isinstance(found, ExchangeSettings)
+    assert found.arrivals == "even"

@@ -1,11 +1,9 @@
 """The gateway over real HTTP: routes, problem documents, limits of the server, readiness, and how it drains."""
 
 import asyncio
-import errno
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,7 +14,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from fabric import keys
-from fabric.errors import StoreError, UnavailableError
+from fabric.errors import StoreError
 from fabric.records import KIND_NBBO, NULL, STATE_STALE
 from fabric.topology import Access, Plan
 from gateway import app
@@ -349,22 +347,6 @@ def test_a_client_that_sends_slowly_is_cut(monkeypatch: pytest.MonkeyPatch, sent
 
 
 # Start and stop
-
-
-def test_a_port_that_is_taken_is_named_with_who_holds_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
-        with pytest.raises(UnavailableError, match=rf"127\.0\.0\.1:{port}: .*in use.*: held by pid \d+"):
-            app.bind("127.0.0.1", port)
-
-
-def test_a_port_that_needs_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> socket.socket:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(socket, "create_server", refuse)
-    with pytest.raises(UnavailableError, match="ports below 1024"):
-        app.bind("127.0.0.1", 80)
 
 
 def test_not_ready_until_the_first_values_are_in() -> None:

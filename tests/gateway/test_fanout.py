@@ -743,3 +743,131 @@ def test_venues_of_one_letter_each(clock: ManualClock) -> None:
     market.flush()
     assert [message["T"] for message in messages(sink.frames)] == ["b", "q"]
     assert market.fanout.counters()["unplaced"] == 1
+
+
+# --- heartbeats, chosen keys, surges, goodbyes ---
+
+
+def late_turns(market: Market, clock: ManualClock, count: int = 12) -> None:
+    """Turns that each serve everyone 100 ms late."""
+    for _ in range(count):
+        clock.advance(200 * MILLISECOND_NS)
+        market.flush()
+
+
+@pytest.mark.parametrize("encoding", [JSON, MSGPACK])
+def test_a_heartbeat_each_second_tells_what_was_sent(market: Market, clock: ManualClock, encoding: int) -> None:
+    market.apply(market.nbbo("A", PX))
+    client, sink = market.client(encoding=encoding)
+    silent, other = market.client(encoding=encoding)
+    for each in (client, silent):
+        each.subscribe({"quotes": ["A"]}, 100, True)
+    client.choose(None, True)
+    for _ in range(32):
+        clock.advance(100 * MILLISECOND_NS)
+        market.flush()
+    beats = [message for message in messages(sink.frames) if message["T"] == "hb"]
+    assert [(beat["n"], beat["sent"], beat["interval_ms"]) for beat in beats] == [(1, 1, 100), (2, 2, 100), (3, 3, 100)]
+    assert not [message for message in messages(other.frames) if message["T"] == "hb"]
+    client.choose(None, False)
+    clock.advance(5 * SECOND_NS)
+    market.flush()
+    assert messages(sink.frames) == []
+
+
+def test_a_client_of_every_tick_has_heartbeats_on_a_quiet_market(market: Market, clock: ManualClock) -> None:
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 0, True)
+    client.choose(None, True)
+    for _ in range(21):
+        clock.advance(100 * MILLISECOND_NS)
+        market.flush()
+    assert [message["n"] for message in messages(sink.frames)] == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", [JSON, MSGPACK])
+@pytest.mark.parametrize("interval_ms", [0, 100])
+def test_a_client_has_only_the_keys_that_it_chose(
+    market: Market, clock: ManualClock, encoding: int, interval_ms: int
+) -> None:
+    client, sink = market.client(encoding=encoding)
+    whole, all_keys = market.client(encoding=encoding)
+    for each in (client, whole):
+        each.subscribe({"quotes": ["A"], "trades": ["A"]}, interval_ms, True)
+    client.choose(["ap", "bp", "p"], None)
+    market.apply(market.nbbo("A", PX), market.nbbo("A", 2 * PX), market.trade("A", 3 * PX))
+    interval(clock)
+    market.flush()
+    found = messages(sink.frames)
+    quotes = [message for message in found if message["T"] == "q"]
+    assert {"T": "t", "S": "A", "x": "V", "p": 3} in found
+    last = {"T": "q", "S": "A", "bp": 2, "ap": 2.01}
+    assert quotes[-1] == (last if interval_ms == 0 else last | {"k": 1})
+    assert all("bs" in message for message in messages(all_keys.frames) if message["T"] == "q")
+    client.choose([], None)
+    market.apply(market.nbbo("A", 4 * PX))
+    interval(clock)
+    market.flush()
+    assert "bs" in messages(sink.frames)[0]
+
+
+def test_a_surge_lengthens_intervals_tells_everyone_and_ends(market: Market, clock: ManualClock) -> None:
+    market.apply(market.nbbo("A", PX))
+    sinks = []
+    for interval_ms in (0, 100, 1_000):
+        client, sink = market.client()
+        client.subscribe({"quotes": ["A"]}, interval_ms, True)
+        sinks.append(sink)
+    while not market.fanout.degraded:
+        late_turns(market, clock, 1)
+    late_turns(market, clock, 6)
+    market.apply(market.nbbo("A", 2 * PX))
+    late_turns(market, clock, 6)
+    told = [[message for message in messages(sink.frames) if message["T"] == "mode"] for sink in sinks]
+    assert told == [[{"T": "mode", "mode": "degraded", "interval_ms": ms}] for ms in (500, 500, 1_000)]
+    assert market.fanout.counters()["degraded"] == 1
+    # In force: of what comes every 10 ms a client of every tick, or of 100 ms, has two messages a second.
+    for _ in range(200):
+        market.apply(market.nbbo("A", 3 * PX))
+        clock.advance(10 * MILLISECOND_NS)
+        market.flush()
+    for sink in sinks[:2]:
+        found = messages(sink.frames)
+        assert len(found) in (4, 5)
+        assert sum(1 + message.get("k", 0) for message in found) >= 150, "it says how many each replaced"
+    for _ in range(1_100):
+        clock.advance(10 * MILLISECOND_NS)
+        market.flush()
+    assert not market.fanout.degraded
+    for _ in range(10):
+        market.apply(market.nbbo("A", 4 * PX))
+        market.flush()
+    assert [message["T"] for message in messages(sinks[0].frames)][-10:] == ["q"] * 10, "every tick again"
+    assert market.fanout.counters()["surges"] == 1
+
+
+def test_who_comes_in_a_surge_is_told(market: Market, clock: ManualClock) -> None:
+    market.apply(market.nbbo("A", PX))
+    first, _ = market.client()
+    first.subscribe({"quotes": ["A"]}, 100, True)
+    while not market.fanout.degraded:
+        late_turns(market, clock, 1)
+    client, sink = market.client()
+    client.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    assert messages(sink.frames)[0] == {"T": "mode", "mode": "degraded", "interval_ms": 500}
+
+
+def test_all_are_told_when_to_come_back_before_they_are_closed(market: Market) -> None:
+    sinks = [market.client()[1] for _ in range(50)]
+    market.fanout.close_all(1012, "restarting")
+    while market.fanout.flush(market.clock.monotonic_ns()):
+        pass
+    after = []
+    for sink in sinks:
+        assert sink.closed == (1012, "restarting")
+        (message,) = messages(sink.frames)
+        assert message["mode"] == "draining"
+        after.append(message["reconnect_ms"])
+    assert max(after) < 1_000
+    assert len({ms // 100 for ms in after}) == 10, "spread over the second"

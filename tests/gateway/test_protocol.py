@@ -51,6 +51,11 @@ def test_our_additions() -> None:
         ('{"action":"subscribe","quotes":["É"]}', "quotes[0]", "no symbol"),
         ('{"action":"subscribe","quotes":["ABCDEFGHIJKLMNOPQ"]}', "quotes[0]", "1 to 16"),
         ('{"action":"subscribe","interval_ms":50}', "interval_ms", "0, 100, 250, 500, 1000"),
+        ('{"action":"subscribe","fields":"bp"}', "fields", "a list of keys"),
+        ('{"action":"subscribe","fields":["bp","bpp"]}', "fields[1]", "did you mean 'bp'?"),
+        ('{"action":"subscribe","fields":[3]}', "fields[0]", "expected a key"),
+        ('{"action":"subscribe","fields":["k"]}', "fields[0]", "unknown"),
+        ('{"action":"subscribe","hb":1}', "hb", "true or false"),
         ('{"action":"subscribe","interval_ms":true}', "interval_ms", "0, 100, 250, 500, 1000"),
         ('{"action":"subscribe","interval_ms":NaN}', "interval_ms", "found nan"),
         ('{"action":"subscribe","snapshot":1}', "snapshot", "expected true or false"),
@@ -141,3 +146,12 @@ def test_feeds() -> None:
     assert (two["nyse"].venue, two["nyse"].dialect, two["nyse"].composite_bars) == (1, VENUE, False)
     assert (two["stream"].venue, two["stream"].dialect, two["stream"].alpaca) == (-1, STREAM, False)
     assert protocol.feeds([Venue("V", "IEX", "iex")])["iex"].composite_bars
+
+
+def test_a_client_may_choose_keys_and_ask_for_heartbeats() -> None:
+    asked = protocol.parse('{"action":"subscribe","fields":["bp","ap","bp"],"hb":true}', JSON)
+    assert isinstance(asked, Subscribe)
+    assert (asked.fields, asked.heartbeat) == (("ap", "bp"), True)
+    silent = protocol.parse('{"action":"subscribe"}', JSON)
+    assert isinstance(silent, Subscribe)
+    assert (silent.fields, silent.heartbeat) == (None, None)

@@ -32,13 +32,13 @@ EXTREMES = (NULL, NULL + 1, -1, 0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 
 FAR_FUTURE_NS = 2**63 - 1
 
 
-def write(message: int, form: int, row: Rows, symbol: str, stale: bool = False, k: int = 0) -> bytes:
+def write(message: int, form: int, row: Rows, symbol: str, stale: bool = False, k: int = 0, mask: int = 0) -> bytes:
     """What the kernel writes, checked to stay where it was allowed to."""
     out = np.full(3 * MESSAGE_MAX, 0xEE, np.uint8)
     name = np.frombuffer(symbol.encode().ljust(16, b"\0"), np.uint8).copy()
     cells = columns(row.reshape(1))[0]
     start = 7
-    end = kernel.encode(out, start, form, message, cells, name, len(symbol), stale, np.zeros(8, np.uint8))
+    end = kernel.encode(out, start, form, message, cells, name, len(symbol), stale, np.zeros(8, np.uint8), mask)
     if k:
         end = kernel.append_count(out, start, end, form, k)
     assert end - start <= MESSAGE_MAX

@@ -35,6 +35,9 @@ class Fake:
         for channel in channels:
             self.channels.pop(channel, None)
 
+    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
+        self.chosen = (fields, heartbeat)
+
     def subscribed(self) -> Mapping[str, Sequence[str]]:
         return self.channels
 
@@ -272,3 +275,14 @@ def test_a_client_may_ask_to_replace_another() -> None:
     session("sip", host=host).handle(AUTH, 0)
     assert host.takeovers == [True, False]
     assert code(session("sip").handle('{"action":"auth","key":"k","secret":"s","takeover":1}', 0)) == 400
+
+
+def test_what_a_client_chose_reaches_the_fan_out_and_nothing_else_changes_it() -> None:
+    fake = Fake()
+    talk = session(fake=fake)
+    talk.handle('{"action":"subscribe","quotes":["A"]}', 1)
+    assert not hasattr(fake, "chosen")
+    talk.handle('{"action":"subscribe","fields":["bp"]}', 2)
+    assert fake.chosen == (("bp",), None)
+    talk.handle('{"action":"subscribe","hb":true}', 3)
+    assert fake.chosen == (None, True)

@@ -607,6 +607,9 @@ def test_nothing_follows_our_own_close_frame() -> None:
                 market.apply(market.nbbo("A", turns * PX))
 
             running.step = step
+            kind, told = await raw.frame()
+            assert kind == 0x1
+            assert json.loads(told)[0].keys() == {"T", "mode", "reconnect_ms"}
             assert await raw.frame() == (0x8, (1012).to_bytes(2, "big") + b"restarting")
             await until(lambda: turns > 10)
             raw.send((1012).to_bytes(2, "big"), 0x8)

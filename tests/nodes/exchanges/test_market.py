@@ -443,3 +443,17 @@ def test_a_pause_over_the_bell_still_rings_it_and_still_gives_up_what_is_too_lat
     assert (events["kind"][0], chr(events["code"][0]), events["event_ns"][0]) == (SYSTEM, "R", open_ns)
     assert (events["event_ns"][1:] >= resumed_ns).all()
     assert not (events["code"][1:] & EXTENDED_HOURS).any()
+
+
+@pytest.mark.parametrize("by_orders", [False, True])
+def test_where_arrivals_are_even_each_symbol_has_its_turn_at_equal_distances(by_orders: bool) -> None:
+    flow = market(symbols=50, rate=500.0, even=True, by_orders=by_orders)
+    events = taken(flow, MONDAY_NOON + 3 * SECOND)
+    later = events[events["event_ns"] >= MONDAY_NOON + SECOND]
+    for symbol in range(50):
+        times = np.unique(later["event_ns"][later["symbol"] == symbol])
+        distances = np.diff(times)
+        assert (distances % (SECOND // 10) == 0).all(), "ten times a second, on the nanosecond"
+        if not by_orders:  # where orders are told, one whose book is as it should be may have nothing to say
+            assert (distances == SECOND // 10).all()
+            assert times.size in (20, 21)

@@ -1,0 +1,1 @@
+"""The servers that bench_gateway.py puts beside ours."""

@@ -1,0 +1,106 @@
+"""The kernel's own limit: `send` of a ready frame to each client every 100 ms, from a compiled loop, and nothing else.
+
+What a frame says was made when its client subscribed, so the generator finds every later one a repetition: of this
+server only frames and processor time count.
+"""
+
+import json
+import selectors
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tornado.websocket import WebSocketProtocol13
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import feed
+import limit_kernel
+
+PERIOD_NS = 100_000_000
+
+
+class Clients:
+    """Accepts, shakes hands, and makes each its frame."""
+
+    def __init__(self, port: int, symbols: list[str]) -> None:
+        self._messages = {symbols[i]: message for i, message in first_messages(symbols)}
+        self._listening = socket.create_server(("127.0.0.1", port), backlog=4096)
+        self._listening.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listening, selectors.EVENT_READ, None)
+        self._half: dict[socket.socket, bytes] = {}
+        self._kept: list[socket.socket] = []
+        self.fds = np.zeros(0, np.int64)
+        self.starts = np.zeros(0, np.int64)
+        self.frames = np.zeros(0, np.uint8)
+
+    def look(self) -> None:
+        """Do what connections want; nothing once all are there."""
+        for key, _ in self._selector.select(0):
+            if key.data is None:
+                client, _ = self._listening.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setblocking(False)
+                self._half[client] = b""
+                self._selector.register(client, selectors.EVENT_READ, client)
+            else:
+                self._read(key.data)
+
+    def _read(self, client: socket.socket) -> None:
+        piece = client.recv(65536)
+        data = self._half[client] + piece
+        if not piece:
+            self._selector.unregister(client)
+        elif data.startswith(b"GET"):
+            head, end, data = data.partition(b"\r\n\r\n")
+            if end:
+                key = next(line for line in head.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key")).split()[1]
+                accept = WebSocketProtocol13.compute_accept_value(key).encode()
+                client.sendall(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+                )
+        elif (at := data.find(b"{")) >= 0 and data.endswith(b"}"):
+            self._selector.unregister(client)
+            wanted = json.loads(data[at:])["quotes"]
+            payload = b"[" + b",".join(self._messages[name] for name in wanted) + b"]"
+            frame = bytes((0x81, 126)) + len(payload).to_bytes(2, "big") + payload
+            self._kept.append(client)
+            self.fds = np.append(self.fds, client.fileno())
+            self.starts = np.append(
+                self.starts if self.starts.size else np.zeros(1, np.int64), self.frames.size + len(frame)
+            )
+            self.frames = np.append(self.frames, np.frombuffer(frame, np.uint8))
+            return
+        self._half[client] = data
+
+
+def first_messages(symbols: list[str]) -> list[tuple[int, bytes]]:
+    market = feed.Feed(symbols)
+    time.sleep(0.2)
+    return list(market.due())
+
+
+def main(port: int, names: str) -> None:
+    clients = Clients(port, feed.names(names))
+    sent: Any = limit_kernel.send_share(clients.fds, np.zeros(1, np.int64), clients.frames, 0, 0)
+    print("ready", flush=True)
+    sent = 0
+    began_ns = time.monotonic_ns()
+    while True:
+        clients.look()
+        count = clients.fds.size
+        due = (time.monotonic_ns() - began_ns) * count // PERIOD_NS
+        if due - sent > count:  # more than a whole round late: it cannot keep up, and says so by fewer frames
+            sent = due - count
+        if due > sent:
+            limit_kernel.send_share(clients.fds, clients.starts, clients.frames, sent, due)
+        sent = due
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
