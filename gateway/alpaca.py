@@ -23,15 +23,13 @@ from gateway.rest import (
     Problem,
     Service,
     bad_parameter,
-    decimal,
-    number,
     parse_count,
     parse_instant,
     parse_symbol,
     parse_symbols,
-    rfc3339,
     unknown_symbol,
 )
+from gateway.values import decimal, number, rfc3339
 
 TIMEFRAMES = {
     **dict.fromkeys(("1Min", "1T"), KIND_BAR_1M),
