@@ -168,7 +168,31 @@ SCHEMAS: Final[Json] = {
     "Ticket": _object({"ticket": _TEXT, "expires_in_s": _COUNT}),
     "Health": _object({"status": _TEXT, "checks": {"type": "object"}}, ("checks",)),
     "Conditions": _object(
-        {kind: _map(_map(_TEXT)) for kind in ("trades", "quotes")}, description="by kind, tape and code"
+        {
+            **{kind: _map(_map(_TEXT)) | {"description": "by tape and code"} for kind in ("trades", "quotes")},
+            "version": _TEXT,
+            "sale_conditions": _list(
+                _object(
+                    {
+                        **dict.fromkeys(("tape", "code", "since", "meaning"), _TEXT),
+                        **dict.fromkeys(("high_low", "volume"), _FLAG),
+                        "last": _TEXT | {"description": "a rule of `last`"},
+                    }
+                )
+            ),
+            "last": _map(_TEXT),
+            **dict.fromkeys(("several", "unknown"), _TEXT),
+        }
+    ),
+    "Session": _object(
+        {
+            "at": _TIME,
+            "date": _TEXT,
+            "session": _TEXT,
+            "open": _nullable("string"),
+            "close": _nullable("string"),
+            "half_day": _FLAG,
+        }
     ),
     "AlpacaQuote": _object(
         {
@@ -205,6 +229,8 @@ _INSTANT: Final = {"type": "string", "description": "RFC 3339 with its offset, a
 _PARAMETERS: Final[Mapping[str, Json]] = {
     "symbols": _SYMBOLS,
     "interval": {"enum": list(INTERVALS), "default": "1m"},
+    "date": _TEXT | {"description": "2026-11-27: what was in force on that day; left out: all rows"},
+    "at": _INSTANT,
     "start": _INSTANT,
     "end": _INSTANT,
     "limit": {"type": "integer", "minimum": 1},
@@ -299,7 +325,9 @@ OPERATIONS: Final = [
     _operation("/topology", "The nodes with their addresses, and whether each is heard", "Topology"),
     _operation("/v1/ticket", "A ticket that opens one WebSocket", "Ticket", method="post", status="201",
                also={"415": "a body that is not JSON"}),
-    _operation("/v1/meta/conditions", "What the codes of conditions mean", "Conditions", also=_UNCHANGED),
+    _operation("/v1/meta/conditions", "What codes of conditions mean, and what they let a trade change", "Conditions",
+               ("date",), also=_UNCHANGED),
+    _operation("/v1/meta/session", "What the exchange calendar says of an instant", "Session", ("at",)),
     *_alpaca("quotes", "AlpacaQuote"),
     *_alpaca("trades", "AlpacaTrade"),
     *_alpaca("bars", "AlpacaBar"),

@@ -69,6 +69,9 @@ class FakeInbox:
     def bad_frames(self) -> dict[str, int]:
         return {"truncated": 2}
 
+    def logs_suspended(self) -> list[str]:
+        return []
+
 
 class FakeClients:
     """A fan-out that only writes down what it was asked."""

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -283,32 +282,6 @@ def test_candles_in_order_by_half_open_range(latest: Latest) -> None:
 def test_a_symbol_without_candles_has_an_empty_list_and_an_unknown_one_is_404(latest: Latest) -> None:
     assert rest.candles(latest, CandleRequest("AA", "5m"))["candles"] == []
     assert problem_of(lambda: rest.candles(latest, CandleRequest("NOPE"))).status_code == 404
-
-
-def test_conditions_are_every_row_of_both_plans() -> None:
-    answer = rest.conditions(None)
-    rows = {(row["tape"], row["code"]): row for row in answer["sale_conditions"]}
-    assert len(rows) == len(answer["sale_conditions"]) == 24 + 24 + 30
-    assert (rows["A", "B"]["high_low"], rows["C", "B"]["high_low"]) == (False, True)  # average price; bunched
-    assert {row["last"] for row in rows.values()} == set(answer["last"])
-    assert (rows["B", "M"]["volume"], rows["C", "9"]["volume"], rows["C", "I"]["volume"]) == (False, False, True)
-    assert rest.conditions(date(1990, 1, 1))["sale_conditions"] == []
-
-
-@pytest.mark.parametrize(
-    ("at", "state", "half_day"),
-    [
-        ("2026-11-27T17:59:59Z", "regular", True),
-        ("2026-11-27T18:00:00Z", "post", True),
-        ("2026-11-26T18:00:00Z", "closed", False),
-        ("2026-03-06T14:30:00Z", "regular", False),
-        ("2026-03-09T13:30:00Z", "regular", False),
-        ("2026-11-02T14:29:59Z", "pre", False),
-    ],
-)
-def test_the_session_of_an_instant(at: str, state: str, half_day: bool) -> None:
-    answer = rest.session(rest.parse_instant("at", at))
-    assert (answer["session"], answer["half_day"], answer["date"]) == (state, half_day, at[:10])
 
 
 def test_a_date_that_is_none_is_refused() -> None:

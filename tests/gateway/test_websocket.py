@@ -998,7 +998,8 @@ def test_a_delayed_plan_sees_the_market_as_it_was(tmp_path: Path) -> None:
                 since_ns = clock.monotonic_ns()
                 running.step = step
                 assert (await hear(live))[0]["bp"] == 1
-                (was,) = await hear(late)
+                while (was := (await hear(late))[0])["T"] == "mode":
+                    pass  # a clock that leaps makes a surge
                 assert was["bp"] == 1
                 assert (clock.monotonic_ns() - since_ns) / SECOND_NS >= 900
             await until(lambda: not delayed.counters()["clients"])
