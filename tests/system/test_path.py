@@ -136,6 +136,8 @@ def test_ten_lines_of_pyzmq_read_plain_maps(market: Market) -> None:
         "lp",
         "st",
         "sc",
+        "bt",
+        "at",
     }
 
 

@@ -50,7 +50,7 @@ def long_quote(c: Chance, packet: np.ndarray, at: int, number: int) -> Made:
         for _ in range(2):
             px, size = c.px(is_long=True), c.size(is_long=True)
             length = encoder.put_long_appendage(packet, at, length, c.venue(), 82, px, size)
-    text = {"A": "E", "B": "F"}.get(outside, "") + ("N" if status in "MT" else "") + chr(condition)
+    text = {"A": "e", "B": "f"}.get(outside, "") + ("N" if status in "MT" else "") + chr(condition)
     row = ("quote", venue, time_ns, name, *side(*bid), *side(*ask), pack(text), tape_of(primary))
     return length, [row]
 

@@ -40,8 +40,7 @@ def quote(c: Chance, packet: np.ndarray, at: int, *, is_long: bool, is_combined:
         best = [(c.venue(), c.px(is_long=indicator == "3"), c.size(is_long=indicator == "3")) for _ in range(2)]
         append = encoder.put_long_appendage if indicator == "3" else encoder.put_short_appendage
         length = append(packet, at, length, 82, *best[0], *best[1])
-    text = pack("NF") if condition == ord("F") else condition
-    return length, [("quote", *row, *side(*bid), *side(*ask), text, TAPE)]
+    return length, [("quote", *row, *side(*bid), *side(*ask), condition, TAPE)]
 
 
 def trade(c: Chance, packet: np.ndarray, at: int, *, is_long: bool, is_fraction: bool) -> Made:
