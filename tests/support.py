@@ -3,8 +3,8 @@
 import os
 import random
 import socket
-from contextlib import suppress
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 TEST_ONLY = ("NUMBA_BOUNDSCHECK", "FABRIC_KERNEL_CACHE")
@@ -17,11 +17,28 @@ def product_environment(**extra: str) -> dict[str, str]:
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of 127.0.0.1 that is free at this moment (SOCK_DGRAM for UDP), below those that the kernel gives to clients:
-    of these a reader that connects again and again would one day get the very port that it asks for.
+    """A port of 127.0.0.1 that is free at this moment (SOCK_DGRAM for UDP), below those that the kernel gives to
+    clients: of these a reader that connects again and again would one day get the very port that it asks for.
     """
     while True:
         port = random.randrange(15_000, 32_000)
         with socket.socket(socket.AF_INET, kind) as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def random_count(few: int) -> int:
+    """How many random messages or packets a test makes: FABRIC_FUZZ, or few."""
+    return int(os.environ.get("FABRIC_FUZZ", few))
+
+
+def capture_of(path: Path, *payloads: bytes, recv_ns: int = 5_000_000_007) -> Path:
+    """Write UDP payloads, all captured at ``recv_ns``, as a pcap file of raw IPv4."""
+    seconds, fraction = divmod(recv_ns, 10**9)
+    data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)
+    for payload in payloads:
+        udp = struct.pack(">HHHH", 1, 2, 8 + len(payload), 0) + payload
+        ip = struct.pack(">BBHHHBBH4B4B", 0x45, 0, 20 + len(udp), 0, 0, 9, 17, 0, 10, 0, 0, 1, 10, 0, 0, 2) + udp
+        data += struct.pack("<IIII", seconds, fraction, len(ip), len(ip)) + ip
+    path.write_bytes(data)
+    return path

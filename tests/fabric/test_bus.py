@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ BEAT_STEP_NS = 10_000_000
 NAMES = ["AAPL", "AMZN", "BRK.B", "MSFT", "X"]
 
 
+def bound(make: Callable[[], Outbox]) -> Outbox:
+    """A publisher at the address of one that has just been closed: libzmq lets go of it in a thread of its own."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return make()
+        except UnavailableError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 class Joined:
     """A publisher of quotes and trades of venue V, and readers of it; every test's clock is the same."""
 
@@ -71,16 +83,11 @@ class Joined:
 
     def publish(self, *, epoch: int | None = None, **options: Any) -> Outbox:
         self.epoch = epoch or self.epoch + 1
-        self.outbox = Outbox(
-            self.context,
-            self.publisher,
-            self.symbols,
-            self.limits,
-            self.clock,
-            epoch=self.epoch,
-            stamp="feed_ns",
-            **options,
-        )
+        make = partial(
+            Outbox, self.context, self.publisher, self.symbols, self.limits, self.clock,
+            epoch=self.epoch, stamp="feed_ns", **options,
+        )  # fmt: skip
+        self.outbox = bound(make)
         return self.outbox
 
     def die(self) -> None:
