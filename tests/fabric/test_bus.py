@@ -851,7 +851,10 @@ def test_a_long_part_of_the_log_comes_by_several_requests_at_the_rate_that_is_al
 
 
 def test_a_burst_that_no_queue_holds_comes_whole_and_in_order(logged: Joined) -> None:
-    """300,000 messages at once to a reader that takes none of them meanwhile: stock PUB/SUB loses most of them."""
+    """300,000 messages at once to a reader that takes none of them meanwhile: stock PUB/SUB loses most of them.
+
+    Each symbol is in order. A hole shows with the next message of its topic, so those of other topics may come before.
+    """
     out = logged.publish()
     reader = logged.joined()
     one = logged.quotes(*NAMES * 200)
@@ -867,7 +870,7 @@ def test_a_burst_that_no_queue_holds_comes_whole_and_in_order(logged: Joined) ->
         got.append(np.stack([rows["symbol"], rows["seq"], rows["position"]], 1)[rows["kind"] == KIND_QUOTE])
         logged.clock.advance(BEAT_STEP_NS)
     every = np.concatenate(got)
-    assert np.array_equal(every[:, 2], np.arange(1, 300_001))
+    assert np.array_equal(np.sort(every[:, 2]), np.arange(1, 300_001))
     for symbol in np.unique(every[:, 0]):
         assert np.array_equal(every[every[:, 0] == symbol, 1], np.arange(1, 60_001))
     counters = reader.inbox.counters()
@@ -1140,7 +1143,7 @@ def test_over_kills_of_its_publisher_a_reader_has_each_logged_trade_once_and_in_
     def turn() -> None:
         rows = reader.recv_batch(5)
         assert not (rows["kind"] == KIND_GAP).any()
-        got.append(rows["position"][rows["kind"] == KIND_TRADE].copy())
+        got.append(np.stack([rows["symbol"], rows["position"]], 1)[rows["kind"] == KIND_TRADE])
 
     arguments = [publisher.endpoint, publisher.snapshot_endpoint, str(tmp_path)]
     for epoch in range(1, 4):
@@ -1158,12 +1161,13 @@ def test_over_kills_of_its_publisher_a_reader_has_each_logged_trade_once_and_in_
         Limits(symbols_max=64), SystemClock(), epoch=4, stamp="feed_ns",
     )  # fmt: skip
     deadline = time.monotonic() + PATIENCE_S
-    while not any(positions.size and positions[-1] == held[-1] for positions in got[-400:]):
+    while not any((rows[:, 1] == held[-1]).any() for rows in got):
         assert time.monotonic() < deadline, (reader.counters(), held[-1])
         final.tick()
         turn()
     every = np.concatenate(got)
-    assert every.tolist() == list(range(int(every[0]), held[-1] + 1))
+    assert np.array_equal(np.sort(every[:, 1]), np.arange(every[:, 1].min(), held[-1] + 1))
+    assert all((np.diff(every[every[:, 0] == symbol, 1]) > 0).all() for symbol in np.unique(every[:, 0]))
     assert held[-1] > 0
     assert (reader.counters()["lost"], reader.counters()["gaps"]) == (0, 0)
     reader.close()
