@@ -45,6 +45,7 @@ from fabric.records import (
     empty,
     pack,
 )
+from nodes.conditions_kernel import allowed
 from nodes.sale_conditions_kernel import (
     CTA,
     FIRST,
@@ -56,7 +57,6 @@ from nodes.sale_conditions_kernel import (
     OFFICIAL_OPEN,
     SOLD,
     VOLUME,
-    allowed,
     plan_of,
 )
 

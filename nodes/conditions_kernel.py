@@ -9,17 +9,19 @@ from fabric.records import NULL
 
 
 @lean
-def allowed(table: Any, condition: int) -> int:
-    """Return the bits that all characters of the packed text ``condition`` have in ``table``; empty is one blank."""
+def allowed(tables: Any, plan: int, condition: int) -> int:
+    """Return the bits that all characters of the packed text ``condition`` have in ``tables[plan]``; an empty one is a
+    blank. Blanks pad the tape's slots and allow everything.
+    """
     if condition == NULL or condition == 0:
-        return table[32]
+        return tables[plan, 32]
     bits = -1
     while condition:
-        bits &= table[condition & 0xFF]
+        bits &= tables[plan, condition & 0xFF]
         condition = (condition >> 8) & 0x00FF_FFFF_FFFF_FFFF
     return bits
 
 
 def warm_up() -> None:
     """Compile, or load, with the array types of the live path."""
-    allowed(np.zeros(256, np.int64), 0)
+    allowed(np.zeros((1, 256), np.int64), 0, 0)

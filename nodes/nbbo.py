@@ -32,7 +32,7 @@ from fabric.clock import SECOND_NS
 from fabric.node import Runtime
 from fabric.records import EVENT, Rows, venue_mask
 from fabric.topology import ProcessorSettings
-from nodes import conditions, nbbo_kernel, quote_conditions, round_lots, trading_states
+from nodes import nbbo_kernel, quote_conditions, round_lots, sale_conditions, trading_states
 
 DAY_NS = 86_400 * SECOND_NS
 
@@ -54,11 +54,11 @@ class Nbbo:
         ``channels`` are published: nbbo always, bolo and why if named.
         """
         self.book = nbbo_kernel.no_book(symbols_max, len(venues))
-        codes = np.zeros((7, 256), np.int64)
+        codes = np.zeros((8, 256), np.int64)
         codes[nbbo_kernel.SLOTS] = -1
         for slot, venue in enumerate(venues):
             codes[nbbo_kernel.SLOTS, ord(venue)] = slot
-        codes[nbbo_kernel.SALES] = conditions.sale_table()
+        codes[nbbo_kernel.SALES : nbbo_kernel.STATES] = sale_conditions.sale_table()
         codes[nbbo_kernel.STATES] = trading_states.states()
         codes[nbbo_kernel.EVENTS] = trading_states.events()
         self.market = nbbo_kernel.Market(

@@ -51,9 +51,9 @@ from fabric.records import (
     empty,
     pack,
 )
-from nodes.conditions import FIRST, LAST
 from nodes.conditions_kernel import allowed
 from nodes.quote_conditions import BID, BOTH, CTA, FAST_BID, KNOWN, UTP
+from nodes.sale_conditions_kernel import FIRST, LAST, LATE, plan_of
 from nodes.trading_states import HALTS, SHUTS, TRADES
 
 int64: Any = np.int64
@@ -170,17 +170,17 @@ class Book(NamedTuple):
 SLOTS: Final = 3
 """Column of a venue in the book, or -1."""
 SALES: Final = 4
-"""Sale conditions (nodes.conditions)."""
-STATES: Final = 5
+"""Sale conditions of both plans, from this row on (nodes.sale_conditions)."""
+STATES: Final = 6
 """What a trading status means (nodes.trading_states)."""
-EVENTS: Final = 6
+EVENTS: Final = 7
 """What an event of a venue does."""
 
 
 class Market(NamedTuple):
     """What the rules need to know: data that may be replaced between two steps."""
 
-    codes: npt.NDArray[np.int64]  # [7, 256] quote conditions of each plan (nodes.quote_conditions), SLOTS to EVENTS
+    codes: npt.NDArray[np.int64]  # [8, 256] quote conditions of each plan (nodes.quote_conditions), SLOTS to EVENTS
     venues: npt.NDArray[np.int64]  # [venues] ASCII code of each column
     publishers: npt.NDArray[np.int64]  # [sources] mask of the venues that each publisher speaks for
     alone: npt.NDArray[np.int64]  # reasons of halts at one venue alone
@@ -356,7 +356,7 @@ def permitted(plans: Any, plan: int, condition: int) -> int:
     """What all codes of a quote's condition allow in its plan."""
     if 0 < condition <= 0xFF:
         return int64(plans[plan, condition])
-    return allowed(plans[plan], condition)
+    return allowed(plans, plan, condition)
 
 
 @lean_kernel
@@ -475,12 +475,15 @@ def best_of(quoted: Any, venues: Any, side: int, among: int) -> tuple[int, int]:
 
 @lean
 def trade(book: Any, market: Any, row: Any) -> None:
-    """Keep the last price of the tape; the symbol's next change carries it."""
+    """Keep the last price of the tape; the symbol's next change carries it.
+
+    A code that may set it only until just after the close (UTP's L) does not: there is no calendar here.
+    """
     if row["price"] <= 0 or row["mark"] > 0:
         return
-    updates = allowed(market.codes[SALES], row["condition"])
+    updates = allowed(market.codes, SALES + plan_of(row["tape"]), row["condition"])
     top = book.tops[row["symbol"]]
-    if updates & LAST or (updates & FIRST and top["last_px"] == NULL):
+    if updates & LATE and (updates & LAST or (updates & FIRST and top["last_px"] == NULL)):
         top["last_px"] = row["price"]
 
 
@@ -864,5 +867,5 @@ def make_out(rows: Any) -> Out:
 def warm_up() -> None:
     """Compile, or load, with the array types of the live path."""
     one = np.zeros(1, np.int64)
-    market = Market(np.zeros((7, 256), np.int64), one, one, one, tapes=0, national=0, lot=1, tells=0)
+    market = Market(np.zeros((8, 256), np.int64), one, one, one, tapes=0, national=0, lot=1, tells=0)
     step(no_book(1, 1), market, *views(empty(0, EVENT)), make_out(empty(1, EVENT)))

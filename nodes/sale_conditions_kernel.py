@@ -1,11 +1,9 @@
-"""What a trade with some sale conditions updates, compiled (pure)."""
+"""What a trade with some sale conditions updates, and by which plan's table, compiled (pure)."""
 
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from fabric.compiled import lean
-from fabric.records import NULL, pack
+from fabric.records import pack
 
 # What a trade may do. A text of several codes may do what all of them allow, so each code has every right that it
 # does not take away.
@@ -32,8 +30,6 @@ CTA: Final = 0
 UTP: Final = 1
 _TAPE_C: Final = pack("C")
 
-int64: Any = np.int64
-
 
 @lean
 def plan_of(tape: int) -> int:
@@ -41,20 +37,6 @@ def plan_of(tape: int) -> int:
     return UTP if tape == _TAPE_C else CTA
 
 
-@lean
-def allowed(table: Any, plan: int, condition: int) -> int:
-    """The bits that all characters of the packed text ``condition`` have in ``table[plan]``.
-
-    Blanks pad the tape's four slots and allow everything.
-    """
-    bits = ALL
-    if condition != NULL:
-        while condition:
-            bits &= table[plan, condition & 0xFF]
-            condition = (condition >> 8) & 0x00FF_FFFF_FFFF_FFFF
-    return bits
-
-
 def warm_up() -> None:
     """Compile, or load, with the array types of the live path."""
-    allowed(np.zeros((2, 256), np.int64), plan_of(0), 0)
+    plan_of(0)

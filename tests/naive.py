@@ -214,7 +214,7 @@ class NaiveNbbo:
     def _trade(self, row: Row, out: list[Row]) -> None:
         if unpack(row["mark"]) or row["price"] <= 0:
             return
-        rights = sale_rights(unpack(row["condition"]))
+        rights = sale_rights(unpack(row["condition"]), unpack(row["tape"]))
         if "l" in rights or (rights & {"1", "s"} and row["symbol"] not in self.last):
             self.last[row["symbol"]] = row["price"]
 

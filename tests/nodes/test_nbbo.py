@@ -439,6 +439,13 @@ def test_sale_conditions_of_the_last_price(kernel: str, condition: str, sets_las
     assert then["last_px"] == (70 if sets_last else 60)
 
 
+@pytest.mark.parametrize(("condition", "sets"), [("@", True), ("B", True), ("A", True), ("W", False), ("L", False)])
+def test_the_last_price_of_tape_c_follows_its_own_plan(kernel: str, condition: str, sets: bool) -> None:
+    """B is an average price on tapes A and B; L counts until just after the close only, and there is no clock here."""
+    (out,) = step(make(), trade(60, tape="C"), trade(70, condition=condition, tape="C"), quote("N"))
+    assert out["last_px"] == (70 if sets else 60)
+
+
 def test_cancels_and_corrections_do_not_set_the_last_price(kernel: str) -> None:
     (out,) = step(make(), trade(50), trade(60, mark="x"), trade(70, mark="c"), trade(0), quote("N"))
     assert out["last_px"] == 50

@@ -162,7 +162,7 @@ class TestMessages:
         middle = f"{condition} {outside} 0A".encode()
         (row,) = decode(wire, mold_packet(QUOTE_SHORT[:42] + middle)).view(QUOTE)
         assert unpack(row["condition"]) == wanted
-        assert allowed.py_func(tables(date.max)[UTP], int(row["condition"])) & BOTH == sides
+        assert allowed.py_func(tables(date.max), UTP, int(row["condition"])) & BOTH == sides
 
     def test_sizes_were_round_lots_until_november_2025(self, wire: utp.Utp) -> None:
         sizes = []
