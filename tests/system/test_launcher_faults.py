@@ -87,6 +87,7 @@ def test_the_launcher_drains_when_its_owner_is_killed(tmp_path, folder):
 def test_sigterm_drains_with_0_and_a_second_one_kills(tmp_path, folder):
     with running(topology(tmp_path, node("a", "sleeper")), folder, entry=START) as launcher:
         os.kill(launcher.pid, signal.SIGTERM)
+        until(lambda: not alive(launcher.pid))  # `stop` would send a second one
         assert launcher.stop() == 0
     with running(topology(tmp_path, node("deaf", "stubborn"), drain_ns=60 * 10**9), folder, entry=START) as launcher:
         pid = launcher.node("deaf")["pid"]
