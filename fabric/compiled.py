@@ -2,8 +2,9 @@
 
 Numba's own cache stamps miss an edit in another file, so each kernel module has a cache folder of its own, named
 by a hash over its source, those of all kernel modules that it imports, and the versions: a changed source is
-another folder for it and for those that build on it, and for nobody else. A folder that cannot be written must
-not keep a node from starting; then kernels compile in memory, and `CACHED` says so.
+another folder for it and for those that build on it, and for nobody else. Numba also files machine code by the path of
+its source; `Locator` does not, so a cache may be copied to another clone or shared by several. A folder that cannot be
+written must not keep a node from starting; then kernels compile in memory, and `CACHED` says so.
 
 It imports numba only when the first function is compiled, so that who merely asks about the cache is not half a
 second late.
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("fabric/native.py", "fabric/compiled.py", "fabric/records.py")
 """What every kernel may build on."""
 FOLDERS = ("fabric", "nodes", "gateway")
+
+_LOCATORS = "fabric.compiled.Locator, UserProvidedCacheLocator, InTreeCacheLocator, UserWideCacheLocator"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -90,11 +93,41 @@ CACHE_FOLDER = _cache_folder()
 CACHED = CACHE_FOLDER is not None
 
 
+class Locator:
+    """Where numba keeps the machine code of kernel modules (its environment variable NUMBA_CACHE_LOCATOR_CLASSES)."""
+
+    def __init__(self, folder: Path, line: int) -> None:
+        self._folder = folder
+        self._line = line
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], _: str) -> "Locator | None":
+        """Answer for the functions of kernel modules; None leaves others to numba's own locators."""
+        module = function.__module__
+        folder = module_folder(module) if module.endswith("_kernel") and module.split(".")[0] in FOLDERS else None
+        return None if folder is None else cls(folder, function.__code__.co_firstlineno)
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder; raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        """Return the folder, whose name stands for the source and all that it builds on."""
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        """Return a constant: another source has another folder."""
+        return ""
+
+    def get_disambiguator(self) -> str:
+        """Tell functions of one name apart."""
+        return str(self._line)
+
+
 def _compile(function: _F, **options: Any) -> _F:
     import numba
 
-    if function.__module__.endswith("_kernel") and (folder := module_folder(function.__module__)):
-        numba.config.CACHE_DIR = str(folder)  # read when the function is made
+    numba.config.CACHE_LOCATOR_CLASSES = _LOCATORS  # read when the function is made
     compiled: _F = numba.njit(cache=CACHED, **options)(function)
     return compiled
 

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,19 @@ def test_machine_code_is_in_the_folder_of_its_module() -> None:
     assert folder is not None
     symbols_kernel.warm_up()
     assert {path.name.split(".")[0] for path in folder.rglob("*_kernel.*.nbi")} == {"symbols_kernel"}
+
+
+def test_machine_code_serves_a_clone_at_another_path(tmp_path: Path) -> None:
+    symbols_kernel.warm_up()
+    shutil.copytree(ROOT / "fabric", tmp_path / "fabric")
+    program = """
+from fabric import symbols_kernel
+symbols_kernel.warm_up()
+stats = symbols_kernel.intern.stats
+print(symbols_kernel.__file__, len(stats.cache_hits), len(stats.cache_misses))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "fabric/symbols_kernel.py"), "1", "0"]
 
 
 def test_an_edit_moves_the_cache_of_a_module_and_of_those_that_build_on_it(tree: Path) -> None:
