@@ -243,12 +243,15 @@ def main(runtime: Runtime) -> None:
     wire = wires.make(settings.wire, runtime.symbols, settings.venues, settings.groups, patience(settings), images)
     recoveries = Recoveries(wires.clients(settings))
     wakers = [*recoveries.filenos(), *([images.fileno()] if images else ())]
+    gather_ns = limits.linger_ns // 2  # every path begins here, and passes several readers of the bus
     breaker = Breaker(settings.breaker, clock.monotonic_ns())
     feed = Feed(wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries)
     with (
         closing(recoveries),
         closing(images) if images else nullcontext(),
-        closing(Lines(settings.lines, settings.interfaces, settings.over_tcp, settings.login, wakers)) as lines,
+        closing(
+            Lines(settings.lines, settings.interfaces, settings.over_tcp, settings.login, wakers, gather_ns)
+        ) as lines,
     ):
         runtime.ready(", ".join(lines.names))
         while not runtime.stopping():

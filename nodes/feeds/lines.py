@@ -1,8 +1,8 @@
 """Lines of a feed: unicast or multicast UDP sockets, read in batches, their kernel drops counted; or SoupBinTCP.
 
 Waking for each packet would cost more than decoding it, so on a busy line the reader, once woken, lets packets
-gather for `GATHER_NS` before it takes them all: that bounds the wake-ups to about 500 a second and the delay
-it adds to a millisecond. On a line that has been quiet for longer than that nothing is added.
+gather before it takes them all: 2 ms bound the wake-ups to about 500 a second and add a millisecond on average.
+On a line that has been quiet for longer than that nothing is added.
 """
 
 import errno
@@ -30,7 +30,6 @@ PACKET_BYTES_MAX: Final = 9_216
 """A jumbo frame. A longer datagram is cut and counted; exchanges stay below 1,500."""
 RECEIVE_BUFFER_BYTES: Final = 32 << 20
 """Asked of the kernel for each socket: a third of a second of a full gigabit line."""
-GATHER_NS: Final = 2_000_000
 _SO_RCVBUFFORCE: Final = 33
 _NS: Final = 1e-9
 
@@ -45,11 +44,14 @@ class Lines:
         over_tcp: Sequence[bool] = (),
         login: tuple[str, str] = ("", ""),
         also: Sequence[int] = (),
+        gather_ns: int = 0,
     ) -> None:
         """Bind each (host, port), join a multicast group on its interface, or log in over TCP; raises UnavailableError.
 
-        Port 0 takes a free one: see `addresses`. `wait` also wakes for the descriptors ``also``.
+        Port 0 takes a free one: see `addresses`. `wait` also wakes for the descriptors ``also``, and lets packets
+        gather for ``gather_ns`` on a busy line.
         """
+        self._gather_ns = gather_ns
         self._buffer = np.zeros((PACKETS_MAX, PACKET_BYTES_MAX), np.uint8)
         self._flat = self._buffer.reshape(-1)
         self._headers, self._iovecs = lines_kernel.new_headers(self._buffer)
@@ -90,12 +92,12 @@ class Lines:
         return [sock.getsockname()[:2] for sock in self._sockets.values()]
 
     def wait(self, timeout_ms: int) -> bool:
-        """Wait for packets at most ``timeout_ms`` (and `GATHER_NS`); tell whether there may be some."""
+        """Wait for packets at most ``timeout_ms``, and let them gather; tell whether there may be some."""
         if not self._poll.poll(timeout_ms):
             return False
         if time.monotonic_ns() < self._busy_until_ns:
-            time.sleep(GATHER_NS * _NS)
-        self._busy_until_ns = time.monotonic_ns() + 2 * GATHER_NS
+            time.sleep(self._gather_ns * _NS)
+        self._busy_until_ns = time.monotonic_ns() + 2 * self._gather_ns
         return True
 
     def receive(self, now_ns: int) -> Packets:
