@@ -5,7 +5,7 @@ last: the locks that are installed (by hash), where the clone stood, and the ver
 is needed stands in the stamp, nothing is done but to become ``.venv/bin/fabric``. A file lock lets two
 starts at once wait for each other; what was interrupted, the next start completes.
 
-`fabric up` needs `requirements.lock`; `fabric test` needs `requirements-dev.lock`, which contains the other.
+`fabric up` needs `requirements.lock`; `fabric test` and `bench` need `requirements-dev.lock`, which contains the other.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         return
     environment = Environment(ROOT)
     try:
-        environment.prepare(DEVELOPMENT_LOCK if arguments[:1] == ["test"] else RUNTIME_LOCK)
+        environment.prepare(DEVELOPMENT_LOCK if arguments[:1] in (["test"], ["bench"]) else RUNTIME_LOCK)
     except KeyboardInterrupt:
         say("interrupted: the same command completes what is missing")
         sys.exit(130)

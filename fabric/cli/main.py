@@ -32,6 +32,7 @@ COMMANDS = {
     "replay": "Run the topology on a recorded source.",
     "decode": "Print what a capture file holds.",
     "keys": "Make, list and revoke API keys.",
+    "bench": "Run the benchmarks of this clone beside their peers.",
     "test": "Check and test this clone.",
 }
 
