@@ -1160,7 +1160,7 @@ def test_over_kills_of_its_publisher_a_reader_has_each_logged_trade_once_and_in_
         context, replace(publisher, journal=JournalSettings(str(tmp_path), bytes_max=1 << 30)), SymbolTable(64),
         Limits(symbols_max=64), SystemClock(), epoch=4, stamp="feed_ns",
     )  # fmt: skip
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + 3 * PATIENCE_S
     while not any((rows[:, 1] == held[-1]).any() for rows in got):
         assert time.monotonic() < deadline, (reader.counters(), held[-1])
         final.tick()
