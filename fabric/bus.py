@@ -16,7 +16,8 @@ up from the log: states that were true meanwhile would look like live ones, and 
 
 Dead peers: a reader hears each publisher once a second at least, and rebuilds the socket of one that is silent
 for `limits.stale_after_ns`, which also throws away what an old connection would deliver late; a reader that was
-itself away for so long (stopped, blocked) does the same. The kernel gives up what is not acknowledged within 1.5 s.
+itself away for so long (stopped, blocked), or is so far behind its publisher (too slow), does the same: it never takes
+an old price for a live one. The kernel gives up what is not acknowledged within 1.5 s.
 ZMTP's own heartbeats would do this too, but in libzmq 4.3.5 they abort the process: when the timer of a connection
 fires whose receive queue is full, or was when the peer went (zeromq/libzmq#3937, #4841; seen here with a slow reader).
 Reconnects back off to 1 s; frames are bounded both ways; a socket that libzmq has given up for good (oversized frame,
@@ -97,6 +98,8 @@ LOG_BURST_S = 0.125
 LOG_ASK_AGAIN_NS = 800 * MILLISECOND_NS
 LOG_TRIES = 3
 """In all less than `limits.stale_after` by default: a link that is held for nothing must not hide a dead publisher."""
+PRICE_CHANNELS = frozenset({"quote", "nbbo", "bolo"})
+"""What is wrong when it is late; a late trade or bar is still true."""
 LAG_WARN = 1_000
 LAG_ALARM = 10_000
 """Messages that a reader may be behind before the log says so."""
@@ -867,6 +870,7 @@ class Inbox:
     def _silent(self, link: _Link, now_ns: int, why: str) -> None:
         """What a publisher said is stale, and what its connection may still deliver is too: give it up."""
         self._down(link)
+        self._state[link.index, sk.CONNECTED] = 0
         link.refused = why
         link.rebuild_ns = link.heard_ns = now_ns
 
@@ -968,7 +972,7 @@ class Inbox:
             elif link.repair is not None and request == b"log-%d" % link.repair.request:
                 self._take_log(link, link.repair, answer, now_ns)
             elif request == b"head":
-                self._take_head(link, answer)
+                self._take_head(link, answer, now_ns)
 
     def _take_chunk(self, link: _Link, answer: list[bytes], now_ns: int) -> None:
         try:
@@ -1089,8 +1093,10 @@ class Inbox:
                 if {f"{channel}.", f"{channel}.{letter}"} & whole:
                     yield channel, letter, int(head) - int(self._advance[link.index, CHANNELS[channel], ord(letter)])
 
-    def _take_head(self, link: _Link, answer: list[bytes]) -> None:
-        """How far the publisher is at this moment, past all that waits on the way."""
+    def _take_head(self, link: _Link, answer: list[bytes], monotonic_ns: int) -> None:
+        """How far the publisher is at this moment, past all that waits on the way. A reader of prices that is too far
+        behind throws away what waits.
+        """
         try:
             head = msgpack.unpackb(answer[0])
             state = self._state[link.index]
@@ -1112,6 +1118,15 @@ class Inbox:
             say = log.error if level == LAG_ALARM else log.warning if level else log.info
             say("%s: this reader is %d messages (%d ms) behind", name, missing, waited_ms)
         link.lag_told = level
+        if link.lag_ns > self._limits.stale_after_ns and self._gives_up_old(link):
+            self._silent(link, monotonic_ns, f"this reader is {link.lag_ns // MILLISECOND_NS} ms behind")
+
+    def _gives_up_old(self, link: _Link) -> bool:
+        """Whether what waits for too long on this link is wrong rather than late: prices, to who acts on the last."""
+        held = self._state[link.index, sk.HELD] or not self._state[link.index, sk.UP]
+        return not (held or self._lossless or self._complete) and any(
+            PRICE_CHANNELS & set(topics.prefix_channels(topic)) for topic in link.source.topics
+        )
 
     # Gaps, and how they are filled from the publisher's log
 

@@ -1,7 +1,8 @@
 """Programs of the product with a fault that a test can start: name ``faulty:<program>`` where a topology says ``run``.
 
 SIGUSR1 steps the wall clock of a node 5 s ahead and SIGUSR2 5 s back, as an administrator or NTP does; a node whose
-program is named with ``blocking=`` instead sleeps in its main thread for `BLOCK_S` at SIGUSR1.
+program is named with ``blocking=`` instead sleeps in its main thread for `BLOCK_S` at SIGUSR1, and one with ``slow=``
+takes `SLOW_S` for each row that it reads from SIGUSR1 on, until SIGUSR2.
 """
 
 import signal
@@ -23,7 +24,9 @@ PROGRAMS = (gateway.app.main, gateway.redis_writer.main, nodes.candles.main, nod
 
 STEP_NS = 5 * SECOND_NS
 BLOCK_S = 6.0
-_BLOCKING = "blocking="
+SLOW_S = 1e-3
+BLOCKING = "blocking="
+SLOW = "slow="
 
 
 class SteppedClock(SystemClock):
@@ -36,22 +39,42 @@ class SteppedClock(SystemClock):
         return super().now_ns() + self.offset_ns
 
 
-def with_faults(topology: Topology, *roles: str, blocking: bool = False) -> Topology:
-    """The same topology with the programs of these roles made faulty."""
-    prefix = f"faulty:{_BLOCKING if blocking else ''}"
-    nodes = [replace(n, run=prefix + n.run) if n.role in roles else n for n in topology.nodes]
+def with_faults(topology: Topology, *roles: str, kind: str = "") -> Topology:
+    """The same topology with the programs of these roles made faulty: `BLOCKING`, `SLOW`, or with a stepped clock."""
+    nodes = [replace(n, run=f"faulty:{kind}{n.run}") if n.role in roles else n for n in topology.nodes]
     return replace(topology, nodes=tuple(nodes))
 
 
 def __getattr__(name: str) -> Callable[[Any], None]:
     """The program ``name``, made faulty."""
-    wanted = name.removeprefix(_BLOCKING)
+    wanted = name.removeprefix(BLOCKING).removeprefix(SLOW)
     program = next((p for p in PROGRAMS if f"{p.__module__}:{p.__name__}" == wanted), None)
     if program is None:
         raise AttributeError(name)
 
     def blocking(runtime: Any) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCK_S))
+        program(runtime)
+
+    def slow(runtime: Any) -> None:
+        a_row = {"s": 0.0}
+        signal.signal(signal.SIGUSR1, lambda *_: a_row.update(s=SLOW_S))
+        signal.signal(signal.SIGUSR2, lambda *_: a_row.update(s=0.0))
+        make_inbox = runtime.inbox
+
+        def inbox(*arguments: Any) -> Any:
+            made = make_inbox(*arguments)
+            receive = made.recv_batch
+
+            def recv_batch(timeout_ms: int) -> Any:
+                rows = receive(timeout_ms)
+                time.sleep(rows.size * a_row["s"])
+                return rows
+
+            made.recv_batch = recv_batch
+            return made
+
+        runtime.inbox = inbox
         program(runtime)
 
     def stepped(runtime: Any) -> None:
@@ -64,4 +87,4 @@ def __getattr__(name: str) -> Callable[[Any], None]:
             signal.signal(number, step)
         program(runtime)
 
-    return blocking if name.startswith(_BLOCKING) else stepped
+    return blocking if name.startswith(BLOCKING) else slow if name.startswith(SLOW) else stepped

@@ -1105,6 +1105,31 @@ def test_a_reader_knows_how_far_behind_it_is(logged: Joined) -> None:
     reader.until(lambda: reader.inbox.lags()["feed"] == (0, 0), BEAT_STEP_NS)
 
 
+@pytest.mark.parametrize(("topic", "gives_up"), [("quote.", True), ("trade.", False)])
+def test_a_reader_that_is_too_slow_takes_no_old_price_for_a_live_one(
+    logged: Joined, topic: str, gives_up: bool
+) -> None:
+    """Fault 10 and I2: late trades are still true, so who reads nothing else gets them all."""
+    logged.limits = Limits(symbols_max=64, batch_max=64, queue_max=50_000)
+    out = logged.publish()
+    reader = logged.joined(topic)
+    make = logged.quotes if gives_up else logged.trades
+    out.send(make("AAPL"))
+    reader.until(lambda: reader.counter("accepted") == 1)
+    reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)
+    for _ in range(20):
+        out.send(make(*["AAPL"] * 500))
+    for _ in range(40):  # four seconds, 64 messages in each turn
+        reader.turn(SECOND_NS // 10)
+        time.sleep(0.005)  # for the answer of the thread that says how far the publisher is
+    kind = KIND_QUOTE if gives_up else KIND_TRADE
+    reader.until(lambda: reader.seqs(kind, "AAPL")[-1] == 10_001)
+    assert (reader.counter("rebuilds") > 0) == gives_up
+    assert (len(reader.seqs(kind, "AAPL")) < 10_001) == gives_up
+    assert reader.counter("lost") == 10_001 - len(reader.seqs(kind, "AAPL"))
+    assert bool(reader.gaps()) == gives_up
+
+
 PUBLISHER = """
 import sys
 import time

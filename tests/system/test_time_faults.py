@@ -22,7 +22,7 @@ from fabric.launcher import Running
 from fabric.records import BAR, KIND_BAR_1M, KIND_NBBO, NBBO, STATE_STALE
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Limits, Source, Topology
-from faulty import BLOCK_S, with_faults
+from faulty import BLOCK_S, BLOCKING, with_faults
 from topologies import default_topology, product
 
 pytestmark = pytest.mark.timeout(600)
@@ -75,8 +75,8 @@ class Market:
 
 
 @contextmanager
-def market(folder: Path, *roles: str, blocking: bool = False) -> Iterator[Market]:
-    topology = with_faults(default_topology(folder, only="iex"), *roles, blocking=blocking)
+def market(folder: Path, *roles: str, kind: str = "") -> Iterator[Market]:
+    topology = with_faults(default_topology(folder, only="iex"), *roles, kind=kind)
     with product(topology, folder / "run") as launcher, zmq.Context() as context:
         made = Market(topology, launcher, context)
         with closing(made.inbox):
@@ -113,7 +113,7 @@ def test_a_step_of_the_wall_clock_moves_no_timer_and_makes_no_future_candle(tmp_
 
 def test_a_blocked_loop_says_where_and_sends_nothing_old_as_live(tmp_path: Path) -> None:
     """Fault 23."""
-    with market(tmp_path, "gateway", blocking=True) as found:
+    with market(tmp_path, "gateway", kind=BLOCKING) as found:
         pid = found.nodes()["web"]["pid"]
         with websockets.sync.client.connect(f"ws://127.0.0.1:{found.port}/stream") as client:
             client.send(json.dumps({"action": "subscribe", "quotes": BUSY, "interval_ms": 100}))
