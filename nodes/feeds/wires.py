@@ -173,7 +173,7 @@ FORMATS: Final[dict[str, Format]] = {
     "iex-deep-1.0": _iextp(iex_kernel.PROTOCOL_DEEP, iex.deep),
     "iex-deep-plus-1.0": _iextp(deep_plus_kernel.PROTOCOL_DEEP_PLUS, deep_plus.DeepPlus),
     "cta": Format(
-        lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES))),
+        lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES)), renumbers=True),
         lambda symbols, _: cta.Cta(symbols),
     ),
     "utp": Format(_moldudp64, lambda symbols, _: utp.Utp(symbols)),
