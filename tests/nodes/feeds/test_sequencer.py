@@ -514,13 +514,14 @@ def test_two_lines_lose_nothing_that_one_of_them_brings(seed: int) -> None:
     assert rig["lost"] == 0
 
 
-def test_compiled_and_plain_python_sequence_alike() -> None:
+@pytest.mark.parametrize("last", [0, 100_150])
+def test_compiled_and_plain_python_sequence_alike(last: int) -> None:
     chance = random.Random(5)
-    sent = disturbed(chance, 60)
+    sent = disturbed(chance, 60, begin=last - 20, last=last) if last else disturbed(chance, 60)
     results = []
     for function in (sequencer_kernel.sequence, sequencer_kernel.sequence.py_func):
         state = sequencer_kernel.new_state(4, 64, 100, 3)
-        options = Sequencer(2, 1, LINES, renumbers=True)._settings
+        options = Sequencer(2, 1, LINES, renumbers=True, last_number=last)._settings
         out = np.zeros(sequencer_kernel.OUT_MIN, BLOCK)
         log = []
         for time_ns, block in sent:
