@@ -226,6 +226,8 @@ class ExchangeSettings:
     faults: FaultSettings = FaultSettings()
     feed: FeedSettings | None = None  # the first that it sends to: it answers that one's requests
     arrivals: str = "random"  # which symbol is next, and when: random | even
+    surge_after_ns: int = 0  # from the start until it surges
+    surge_for_ns: int = 0  # until that is over; 0: never
 
 
 @dataclass(frozen=True)
@@ -777,6 +779,7 @@ class _Draft:
                 (wire or value).problem(f"sends {spoken} to a feed that reads {heard}")
         symbols, rate = section.get("symbols"), section.get("rate")
         surge, seed, shape = section.get("surge"), section.get("seed"), section.get("shape")
+        surge_after, surge_for = section.get("surge_after"), section.get("surge_for")
         halts, faults, arrivals = section.get("halts"), section.get("faults"), section.get("arrivals")
         exchange = ExchangeSettings(
             spoken,
@@ -791,6 +794,8 @@ class _Draft:
             faults=_faults(faults) if faults else ExchangeSettings.faults,
             feed=first,
             arrivals=arrivals.choice(_ARRIVALS, "arrivals") if arrivals else ExchangeSettings.arrivals,
+            surge_after_ns=surge_after.duration_ns(0, 0) if surge_after else 0,
+            surge_for_ns=surge_for.duration_ns(0, 0) if surge_for else 0,
         )
         unit = self._unit(value, section, "exchange", _SIMULATED.get(spoken, ""), settings=exchange)
         if spoken and not unit.run:

@@ -1,6 +1,6 @@
 """The slow, obvious twin of `nodes.feeds.sequencer`: lists, one stream at a time, no memory limits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 LEAP, FAR_BEHIND = 16_384, 65_536
 RESTART_AFTER_NS, QUIET_NS = 50_000_000, 1_000_000_000
@@ -26,11 +26,15 @@ class Block:
 
 @dataclass
 class Stream:
-    """One stream that may begin anew under the same session; ``window`` 0 has no limit."""
+    """One stream that may begin anew under the same session; ``window`` 0 has no limit.
+
+    With ``last`` its numbers go on with 1 after that one: inside they are counted on, in ``events`` they are the own.
+    """
 
     wait_ns: int
     window: int
     lines: int
+    last: int = 0
     session: int | None = None
     expected: int = 0
     told: int = 0
@@ -51,6 +55,11 @@ class Stream:
     def take(self, block: Block, now_ns: int) -> None:
         if self.session is None:
             self.session, self.expected, self.told = block.session, block.first, block.first
+        if self.last:
+            own, round_ = self._own(block.first), (self.expected - 1) // self.last
+            rounds = [own + self.last * k for k in (round_ - 1, round_, round_ + 1)]
+            near = [n for n in rounds if max(1, self.expected - FAR_BEHIND) <= n <= self.expected + LEAP]
+            block = replace(block, first=near[0] if near else rounds[1])
         what = self._verdict(block, now_ns)
         if what == "late":
             return
@@ -128,6 +137,7 @@ class Stream:
                 self.void_ns = self.sent_ns if block.sent_ns > self.sent_ns else 0
             self.session, self.sent_ns = block.session, block.sent_ns
             self.expected = self.told = 1
+            block.first = self._own(block.first)
             self.events.append(("restart", block.session, 0))
         if block.bodies:
             block.held_ns = now_ns
@@ -140,7 +150,7 @@ class Stream:
     def _put(self, block: Block, now_ns: int) -> None:
         for number, body in enumerate(block.bodies, block.first):
             if number == self.expected:
-                self.events.append(("message", number, body))
+                self.events.append(("message", self._own(number), body))
                 self.expected += 1
         self.told = max(self.told, self.expected)
         self.progress_ns = now_ns
@@ -151,6 +161,10 @@ class Stream:
             if block.stop > self.expected:
                 self._put(block, now_ns)
 
+    def _own(self, number: int) -> int:
+        """The exchange's number of a message."""
+        return (number - 1) % self.last + 1 if self.last else number
+
     def _shown_ns(self) -> int:
         return self.held[0].held_ns if self.held else self.told_ns
 
@@ -159,7 +173,8 @@ class Stream:
 
     def _give_up(self, stop: int, now_ns: int) -> None:
         if stop > self.expected:
-            self.events.append(("gap", self.expected, stop))
+            first = self._own(self.expected)
+            self.events.append(("gap", first, first + stop - self.expected))
             self.expected = stop
             self.told = max(self.told, stop)
         self._release(now_ns)

@@ -11,7 +11,7 @@ from fabric.topology import ExchangeSettings, FeedSettings
 from nodes.exchanges import market_kernel, sender_kernel, store_kernel
 from nodes.exchanges.encoder import PACKETS_MAX, Encoder
 from nodes.exchanges.faults import Faults
-from nodes.exchanges.market import Market, tickers
+from nodes.exchanges.market import NEVER_NS, Market, tickers
 from nodes.exchanges.market_events_kernel import mix
 from nodes.exchanges.pacing import CATCH_UP_NS, TICK_NS, Pacer
 from nodes.exchanges.request_server import RequestServer
@@ -53,12 +53,15 @@ class Exchange:
         pacer: Pacer,
         restart_ns: int = 0,
         store: Store | None = None,
+        rate_at: Callable[[int], float] | None = None,
     ) -> None:
         """``open_market`` makes the market that opens at a time; ``restart_ns`` after the start a new session begins.
 
+        ``rate_at`` gives messages a second, so many ns after the start; without it the market keeps its own.
         What is sent is kept in ``store``, if any, for those who answer requests: see `serve`.
         """
         self._open_market, self._sender, self._pacer = open_market, sender, pacer
+        self._rate_at = rate_at
         self.encoder = encoder
         self.store = store
         self.market = open_market(pacer.start_ns)
@@ -138,6 +141,11 @@ class Exchange:
     def _make(self, until_ns: int) -> None:
         """Make the packets of the ticks until ``until_ns``; where the buffer is too small for all, some leave early."""
         self._flush()
+        if self._rate_at:
+            rate = self._rate_at(self._made_ns - self._pacer.start_ns)
+            if rate and not self.market.rate:
+                self.market.skip_to(self._made_ns)  # it was silent: nothing has been due
+            self.market.rate = rate
         while (events := self.market.take(until_ns - 1)).size:
             taken = 0
             while taken < events.size:
@@ -190,14 +198,16 @@ def run(program: Program, runtime: "Runtime") -> None:
     for kernels in (market_kernel, program.kernels, sender_kernel):
         kernels.warm_up()
     pacer = Pacer(runtime.clock)
-    rate = settings.rate * settings.surge
+
+    def rate_at(since_start_ns: int) -> float:
+        return settings.rate * (settings.surge if surges(settings, since_start_ns) else 1.0)
 
     def open_market(start_ns: int) -> Market:
         return Market(
             settings.symbols,
             settings.seed,
             start_ns,
-            rate=rate,
+            rate=rate_at(0),
             venue=program.venue,
             shape=settings.shape,
             even=settings.arrivals == "even",
@@ -226,10 +236,10 @@ def run(program: Program, runtime: "Runtime") -> None:
         store = Store(program.transport)
     with ExitStack() as stack:
         sender = stack.enter_context(closing(Sender(settings.lines, encoder.packets, encoder.lengths, wrong)))
-        exchange = Exchange(open_market, encoder, sender, pacer, faults.restart_ns, store)
+        exchange = Exchange(open_market, encoder, sender, pacer, faults.restart_ns, store, rate_at)
         if feed:
             exchange.serve([stack.enter_context(closing(server)) for server in program.servers(feed, exchange)])
-        runtime.ready(f"{settings.symbols} symbols, {rate:,.0f} messages/s to {len(settings.lines)} lines")
+        runtime.ready(f"{settings.symbols} symbols, {rate_at(0):,.0f} messages/s to {len(settings.lines)} lines")
         exchange.begin(pacer.now_ns())
         reported_ns, messages = pacer.now_ns(), exchange.messages
         while not runtime.stopping():
@@ -239,6 +249,12 @@ def run(program: Program, runtime: "Runtime") -> None:
                 per_second = round((exchange.messages - messages) * SECOND_NS / (now_ns - reported_ns))
                 runtime.report({"rate": per_second, **exchange.counters()})
                 reported_ns, messages = now_ns, exchange.messages
+
+
+def surges(settings: ExchangeSettings, since_start_ns: int) -> bool:
+    """Whether the rate has its factor so long after the start."""
+    end_ns = settings.surge_after_ns + settings.surge_for_ns if settings.surge_for_ns else NEVER_NS
+    return settings.surge_after_ns <= since_start_ns < end_ns
 
 
 def session_id(seed: int, start_ns: int) -> int:

@@ -3,7 +3,8 @@
 A block is believed only when its checksum is right, so a corrupt one costs itself and shows as a gap at the next.
 A block of nothing but line integrity messages is the wire's heartbeat: those consume no number (recorded: number 0
 at 00:16 and still 0 at the start of the day at 01:30). The header names no session; numbers begin anew each day, so
-the day is the session. Retransmitted blocks (V) are blocks like any other: the sequencer drops what was had before.
+the day is the session. Within a day the tape may reset its numbers (message C L), which only the time of sending tells.
+So a retransmitted block (V) is taken as what it is, an answer: it repeats the past and never begins anything anew.
 
 Source: CTS and CQS 2.11b, "Block header"; ``protocols.md`` 5.1; checksum as in all recorded packets. Big-endian.
 """
@@ -71,7 +72,8 @@ def frame(
     """Frame packets from number ``first``; return the first packet not taken and the blocks made.
 
     Stops early when ``blocks`` (BLOCK) is full. Packet ``i`` came on line ``lines[i]``, whose group is
-    ``groups[lines[i]]``; the stream is that group and the feed's letter.
+    ``groups[lines[i]]``; the stream is that group and the feed's letter. The last lines are those of answers, one a
+    group, in their order.
     """
     made = 0
     i = first
@@ -117,14 +119,16 @@ def frame(
             if whole == 0 and count > 0:
                 continue
         counters[PACKETS] += 1
+        line = lines[i - 1]
+        group = groups[line]
         if buffer[at + 4] == _AGAIN:
             counters[RETRANSMITTED] += 1
+            line = groups.size - 1 - (groups[groups.size - 1] - group)
         is_heartbeat = integrity == count
         if is_heartbeat:
             counters[HEARTBEATS] += 1
-        line = lines[i - 1]
         block = blocks[made]
-        block["stream"] = groups[line] << 16 | feed
+        block["stream"] = group << 16 | feed
         block["session"] = (seconds - DAY_SHIFT_S) // 86_400
         block["kind"] = HEARTBEAT if is_heartbeat else DATA
         block["first"] = be32(buffer, at + 5)

@@ -39,6 +39,7 @@ SKEW_MAX_NS: Final = SECOND_NS
 SKEW_WINDOW_NS: Final = SECOND_NS
 SKEW_WINDOWS: Final = 5
 _NEVER: Final = -(2**63)
+_GAP: Final = pack("gap")
 
 
 class Sender(Protocol):
@@ -106,7 +107,7 @@ class Feed:
         self._stale_after_ns = stale_after_ns
         self._accepted = self._gaps = self._malformed = self._skewed = self._retold = 0
         self._gap_ns = self._gap_wall_ns = self._waiting_ns = self._recover_ns = _NEVER
-        self._is_skewed = self._told_gap = False
+        self._is_skewed = False
         self._reason = NULL  # of `state`, packed
         self._sessions: dict[int, int] = {}  # venue -> what the exchange said last of its whole market, packed
 
@@ -120,9 +121,6 @@ class Feed:
             self._measure(rows, monotonic_ns)
             self._complete(rows)
             self._sender.send(rows)
-        if noted and self._told_gap and self.state == "stale":
-            self._tell("stale", now_ns)
-        self._told_gap = False
         self._note(now_ns, monotonic_ns)
         self._recoveries.observe(packets)
 
@@ -164,7 +162,6 @@ class Feed:
         self._gaps += gaps
         self._malformed += malformed
         if gaps:
-            self._told_gap = True  # by the wire
             self._gap_ns, self._gap_wall_ns = monotonic_ns, now_ns
         changed = self.breaker.update(monotonic_ns, sound, gaps, malformed, self.skew.ahead_ns)
         is_skewed = abs(self.skew.ahead_ns) > SKEW_MAX_NS
@@ -190,7 +187,8 @@ class Feed:
 
     def _complete(self, rows: Rows) -> None:
         """In place: each row about a whole venue tells all that is known of it, whoever found out which part: of its
-        market the exchange (`trading`), of its line this feed (`venue_state`, `reason`).
+        market the exchange (`trading`), of its line this feed (`venue_state`, `reason`). The wire's word of the line is
+        ``gap``, which with its range goes before this feed's; a stale line stays stale whatever comes over it.
         """
         for i in np.flatnonzero((rows["kind"] == KIND_STATUS) & (rows["symbol"] == 0)).tolist():
             row = rows[i : i + 1].view(STATUS)[0]
@@ -199,6 +197,7 @@ class Feed:
                 row["trading"] = self._sessions.get(venue, NULL)
             else:
                 self._sessions[venue] = int(row["trading"])
+            if row["venue_state"] != _GAP or self.state == "stale":
                 row["venue_state"] = pack(self.state)
             if row["reason"] == NULL:
                 row["reason"] = self._reason

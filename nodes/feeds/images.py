@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fabric.clock import SECOND_NS
 from fabric.records import Rows
+from nodes.feeds.sequenced_unit_kernel import LAST_NUMBER
 from nodes.feeds.wire import Messages
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART
 
@@ -30,6 +31,12 @@ MESSAGES_A_BLOCK: Final = 200
 
 Blocks = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
+
+
+def ahead(number: int, other: int) -> int:
+    """How far a number of a stream is ahead of another, negative if behind: `LAST_NUMBER` is followed by 1."""
+    half = LAST_NUMBER // 2
+    return (number - other + half) % LAST_NUMBER - half
 
 
 class Image(NamedTuple):
@@ -115,7 +122,7 @@ class ImagedMessages:
             waiting = self._waiting.get(image.stream)
             if waiting is None:
                 continue
-            if image.number < waiting.least:
+            if ahead(image.number, waiting.least) < 0:
                 self._counts["images_old"] += 1
                 self._source.want(image.stream, waiting.least, monotonic_ns)
                 continue
@@ -127,7 +134,7 @@ class ImagedMessages:
             if monotonic_ns >= waiting.until_ns:
                 self._counts["images_late"] += 1
                 self._source.forget(stream)
-                yield from self._go_on(stream, 0)
+                yield from self._go_on(stream)
 
     def counters(self) -> dict[str, int]:
         """Those of the decoder, and of the images: taken, not come in time, without room to wait, older than needed."""
@@ -188,16 +195,17 @@ class ImagedMessages:
         if self._bytes > HELD_BYTES_MAX:
             self._counts["images_overflow"] += 1
             self._source.forget(stream)
-            yield from self._go_on(stream, 0)
+            yield from self._go_on(stream)
 
-    def _go_on(self, stream: int, following: int) -> Iterator[Rows]:
-        """Hand on what is held of a stream from number ``following`` on."""
+    def _go_on(self, stream: int, following: int | None = None) -> Iterator[Rows]:
+        """Hand on what is held of a stream, all or from number ``following`` on."""
         waiting = self._waiting.pop(stream)
         self._bytes -= waiting.bytes
         for buffer, blocks in waiting.held:
             first, count, skip = (int(blocks[name][0]) for name in ("first", "count", "skip"))
-            if first + count > following:
-                blocks["skip"] = max(skip, following - first)
+            had = 0 if following is None else ahead(following, first)
+            if had < count:
+                blocks["skip"] = max(skip, had)
                 yield from self._messages.decode(buffer, blocks)
 
 

@@ -18,6 +18,7 @@ from fabric.symbols import SymbolTable
 from nodes.feeds import order_book_kernel as order_book
 from nodes.feeds.order_book_kernel import ASK, BID
 from nodes.feeds.rows_kernel import CANCELS, Stamp, new_out, put_quote, put_status, put_trade
+from nodes.feeds.sequenced_unit_kernel import LAST_NUMBER
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, le16, le32, le64, read_symbol, u8
 
 TIME = 0x20
@@ -622,7 +623,8 @@ def decode(
                     continue
                 type_of = u8(buffer, at + 1)
             number = block["first"] + m if is_data and numbered else NULL
-
+            if number > LAST_NUMBER:
+                number -= LAST_NUMBER
             event_ns = recv_ns
             if is_data and size >= 6 and known_unit["second_ns"] != NULL:
                 event_ns = known_unit["second_ns"] + le32(buffer, at + 2)

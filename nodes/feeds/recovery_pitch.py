@@ -13,7 +13,7 @@ from typing import Final
 
 from fabric.clock import SECOND_NS
 from nodes.feeds import pitch_requests
-from nodes.feeds.images import Image
+from nodes.feeds.images import Image, ahead
 from nodes.feeds.lines import open_line
 from nodes.feeds.pitch_requests import (
     ACCEPTED,
@@ -157,7 +157,7 @@ class GrpRecovery(Client):
             return
         for wanted in self.wanted.due(monotonic_ns):
             unit, count = wanted.stream & UNIT_MASK, wanted.asked_stop - wanted.first
-            self._session.say(GapRequest(unit, wanted.first & 0xFFFFFFFF, count), monotonic_ns)
+            self._session.say(GapRequest(unit, wanted.first, count), monotonic_ns)
 
     def packets(self, now_ns: int) -> Packets:
         for message in self._session.receive(self._now_ns, READS_PER_TURN):
@@ -287,7 +287,8 @@ class SpinRecovery:
     def _take(self, number: int, unit: _Unit, message: Message) -> None:
         match message:
             case SpinAvailable(sequence):
-                if unit.session.accepted and unit.asked is None and unit.least is not None and sequence >= unit.least:
+                least = unit.least if unit.session.accepted and unit.asked is None else None
+                if least is not None and ahead(sequence, least) >= 0:
                     unit.asked, unit.begun_ns = sequence, self._now_ns
                     unit.session.say(SpinRequest(sequence), self._now_ns)
             case SpinResponse(sequence, _, status):

@@ -1,9 +1,9 @@
 """Packets of Cboe's Sequenced Unit Header -> blocks of messages, compiled (pure).
 
 The header (8 bytes, little-endian): length of the packet u16 @0, messages u8 @2, unit u8 @3, number of the first
-message u32 @4. Messages follow, each with its own length u8 @0 and type u8 @1. A packet without messages is a
-heartbeat and tells the next number. Number 0 means outside of any numbering: nothing of a market is sent so over
-multicast, so such packets are counted and make no block.
+message u32 @4; after `LAST_NUMBER` comes 1. Messages follow, each with its own length u8 @0 and type u8 @1. A packet
+without messages is a heartbeat and tells the next number. Number 0 means outside of any numbering: nothing of a market
+is sent so over multicast, so such packets are counted and make no block.
 
 Source: Cboe US Equities/Options Multicast PITCH 2.41, "Message Format" and "Sequenced Unit Header".
 """
@@ -19,6 +19,7 @@ HEADER_BYTES = 8
 MESSAGE_BYTES_MIN = 2
 MESSAGES_MAX = 255
 """Messages in one packet."""
+LAST_NUMBER = (1 << 32) - 1
 
 # Columns of `counters`.
 PACKETS = 0  # sound enough to be used

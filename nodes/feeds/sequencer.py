@@ -63,10 +63,13 @@ class Run:
 class Sequencer:
     """The streams of one feed. Times are monotonic and given."""
 
-    def __init__(self, lines: int, groups: int, patience: Patience, renumbers: bool = False) -> None:
+    def __init__(
+        self, lines: int, groups: int, patience: Patience, renumbers: bool = False, last_number: int = 0
+    ) -> None:
         """Lines are numbered from 0; answers to requests for group g come as line ``lines + g``.
 
-        ``renumbers``: the exchange may begin its numbers anew under the same session.
+        ``renumbers``: the exchange may begin its numbers anew under the same session. ``last_number``: the one after
+        which it goes on with 1; 0 if it never does.
         """
         self._state = kernel.new_state(STREAMS_MAX, SLOTS_MAX, SLOT_BYTES, lines + groups)
         self._settings = np.zeros(kernel.N_SETTINGS, np.int64)
@@ -77,6 +80,7 @@ class Sequencer:
         self._settings[kernel.LINES] = lines
         self._settings[kernel.KEEP_WAITING] = patience.keep_waiting
         self._settings[kernel.RENUMBERS] = renumbers
+        self._settings[kernel.LAST_NUMBER] = last_number
         self._out = np.zeros(_OUT_MAX, BLOCK)
         self._ranges = np.zeros(RANGES_MAX, kernel.RANGE)
         self._nothing = np.zeros(0, BLOCK)

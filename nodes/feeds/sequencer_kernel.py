@@ -51,7 +51,8 @@ ASK_EVERY_NS = 3
 LINES = 4  # lines below this number are the exchange's, from there on answers to requests
 KEEP_WAITING = 5  # 1: without room a block is dropped, to be asked for again; 0: the hole is given up
 RENUMBERS = 6  # 1: numbers begin anew under the same session, told by the time of sending
-N_SETTINGS = 7
+LAST_NUMBER = 7  # after which numbers go on with FIRST_NUMBER; 0: they never do
+N_SETTINGS = 8
 
 # Columns of `counters`: messages, where nothing else is said.
 DELIVERED = 0
@@ -170,13 +171,30 @@ def new_state(streams_max: int, slots_max: int, slot_bytes: int, lines: int) -> 
 
 
 @lean
-def put_mark(out: Any, made: int, row: Any, kind: int, first: int, count: int) -> None:
+def counted_on(number: int, expected: int, last: int) -> int:
+    """An exchange's number as the stream counts it: the nearest to what is next, or else of the same round."""
+    ahead = (number - expected) % last
+    if ahead <= LEAP:
+        return expected + ahead
+    if last - ahead <= min(FAR_BEHIND, expected - FIRST_NUMBER):
+        return expected - (last - ahead)
+    return expected - FIRST_NUMBER - (expected - FIRST_NUMBER) % last + own_number(number, last)
+
+
+@lean
+def own_number(number: int, last: int) -> int:
+    """The exchange's number of a message, from the stream's count."""
+    return (number - FIRST_NUMBER) % last + FIRST_NUMBER if last > 0 else number
+
+
+@lean
+def put_mark(out: Any, made: int, settings: Any, row: Any, kind: int, first: int, count: int) -> None:
     """Write a GAP or RESTART of a stream."""
     mark = out[made]
     mark["stream"] = row["stream"]
     mark["session"] = row["session"]
     mark["kind"] = kind
-    mark["first"] = first
+    mark["first"] = own_number(first, settings[LAST_NUMBER])
     mark["count"] = count
     mark["skip"] = 0
     mark["start"] = 0
@@ -293,12 +311,12 @@ def since(held: Any, row: Any) -> Any:
 
 
 @lean
-def give_up(state: Any, k: int, stop: int, out: Any, made: int) -> int:
+def give_up(state: Any, settings: Any, k: int, stop: int, out: Any, made: int) -> int:
     """Write the GAP of what is missing below ``stop``, if anything, and let what is held behind it go out."""
     row = state.streams[k]
     first = row["expected"]
     if stop > first:
-        put_mark(out, made, row, GAP, first, stop - first)
+        put_mark(out, made, settings, row, GAP, first, stop - first)
         made += 1
         state.counters[GAPS] += 1
         state.counters[LOST] += stop - first
@@ -335,6 +353,7 @@ def deliver(state: Any, settings: Any, k: int, block: Any, waited: bool, now_ns:
     skip = expected - block["first"]
     line = block["line"]
     out[made] = block
+    out[made]["first"] = own_number(block["first"], settings[LAST_NUMBER])
     out[made]["skip"] = skip
     if skip > 0:
         count_repeated(state, k, line, block["first"], expected)
@@ -373,7 +392,7 @@ def release(state: Any, settings: Any, now_ns: int, out: Any, made: int) -> int:
                 count_repeated(state, k, block["line"], block["first"], stop)
             free_slot(state, slot)
         elif row["flush"] == FLUSHING and hole(row, slots) > row["expected"]:
-            made = give_up(state, k, hole(row, slots), out, made)
+            made = give_up(state, settings, k, hole(row, slots), out, made)
         else:
             if row["flush"] == FLUSHING:
                 row["flush"] = FLUSHED
@@ -443,7 +462,7 @@ def drop_suspect(state: Any, row: Any) -> None:
 
 
 @lean
-def believe(state: Any, k: int, now_ns: int, out: Any, made: int) -> int:
+def believe(state: Any, settings: Any, k: int, now_ns: int, out: Any, made: int) -> int:
     """Take what the suspect says as true. Its stream holds nothing any more if its numbers begin anew."""
     row = state.streams[k]
     slots = state.held.slots
@@ -467,7 +486,8 @@ def believe(state: Any, k: int, now_ns: int, out: Any, made: int) -> int:
         row["recv_ns"] = block["recv_ns"]
         row["expected"] = FIRST_NUMBER
         row["told"] = FIRST_NUMBER
-        put_mark(out, made, row, RESTART, FIRST_NUMBER, 0)
+        block["first"] = own_number(block["first"], settings[LAST_NUMBER])
+        put_mark(out, made, settings, row, RESTART, FIRST_NUMBER, 0)
         made += 1
     if block["kind"] == DATA and block["count"] > 0:
         row["told"] = max(row["told"], block["first"] + block["count"])
@@ -499,7 +519,9 @@ def accept(state: Any, settings: Any, buffer: Any, block: Any, now_ns: int, out:
     row = state.streams[k]
     if row["flush"] == FLUSHED:
         row["flush"] = 0
-        return believe(state, k, now_ns, out, made), True
+        return believe(state, settings, k, now_ns, out, made), True
+    if settings[LAST_NUMBER] > 0:
+        block["first"] = counted_on(block["first"], row["expected"], settings[LAST_NUMBER])
     what = verdict(state, settings, k, block, now_ns)
     if what == _LATE:
         state.counters[LATE] += block["count"]
@@ -512,7 +534,7 @@ def accept(state: Any, settings: Any, buffer: Any, block: Any, now_ns: int, out:
             row["flush"] = FLUSHING
             state.work[RELEASING] = k
             return made, True
-        return believe(state, k, now_ns, out, made), True
+        return believe(state, settings, k, now_ns, out, made), True
     if row["suspect"] >= 0 and state.held.slots[row["suspect"]]["session"] == row["session"]:
         drop_suspect(state, row)
 
@@ -555,7 +577,7 @@ def hold(
             free_slot(state, slot)
     elif full or settings[KEEP_WAITING] == 0:
         end = slots[row["head"]]["first"] if row["head"] >= 0 else block["first"]
-        return give_up(state, k, min(end, block["first"]), out, made), True
+        return give_up(state, settings, k, min(end, block["first"]), out, made), True
     row["told"] = max(row["told"], stop)
     watch(state, row)
     return made, False
@@ -581,8 +603,8 @@ def sequence(
     how many of them are GAP or RESTART, and whether it is done.
 
     Until it is done call again with the same blocks and the number returned, each time after ``out`` has been used:
-    its bytes are good until then. ``now_ns`` is monotonic, or `BY_RECEIPT`, or `FOREVER_NS` to give up every
-    hole and believe every suspect.
+    its bytes are good until then. Numbers that roll over are counted on in ``blocks`` itself. ``now_ns`` is monotonic,
+    or `BY_RECEIPT`, or `FOREVER_NS` to give up every hole and believe every suspect.
     """
     marks = -state.counters[GAPS] - state.counters[RESTARTS]
     made = 0
@@ -605,7 +627,7 @@ def sequence(
             late = overdue(state, settings, time_ns)
             if late >= 0:
                 row = state.streams[late]
-                made = give_up(state, late, hole(row, state.held.slots), out, made)
+                made = give_up(state, settings, late, hole(row, state.held.slots), out, made)
                 continue
         if i < blocks.size:
             before = made
@@ -618,7 +640,7 @@ def sequence(
             k = 0
             while state.streams[k]["stream"] == NULL or state.streams[k]["suspect"] < 0:
                 k += 1
-            made = believe(state, k, time_ns, out, made)
+            made = believe(state, settings, k, time_ns, out, made)
         else:
             done = True
     return i, made, where, marks + state.counters[GAPS] + state.counters[RESTARTS], done
@@ -631,6 +653,7 @@ def missing(state: Any, settings: Any, now_ns: int, out: Any) -> int:
     if state.work[WAITING] == 0:
         return n
     slots = state.held.slots
+    last = settings[LAST_NUMBER]
     for k in range(state.streams.size):
         row = state.streams[k]
         if row["stream"] == NULL or row["waiting"] == 0 or now_ns - since(state.held, row) < settings[ASK_AFTER_NS]:
@@ -642,12 +665,15 @@ def missing(state: Any, settings: Any, now_ns: int, out: Any) -> int:
         slot = row["head"]
         while n < out.size:
             stop = slots[slot]["first"] if slot >= 0 else row["told"]
-            if stop > at:
+            while stop > at and n < out.size:
+                own = own_number(at, last)
+                count = min(stop - at, last + 1 - own) if last > 0 else stop - at
                 out[n]["stream"] = row["stream"]
                 out[n]["session"] = row["session"]
-                out[n]["first"] = at
-                out[n]["count"] = stop - at
+                out[n]["first"] = own
+                out[n]["count"] = count
                 n += 1
+                at += count
             if slot < 0:
                 break
             at = max(at, slots[slot]["first"] + slots[slot]["count"])

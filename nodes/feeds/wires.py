@@ -59,6 +59,8 @@ class Transport:
     arguments: tuple[Any, ...] = ()
     renumbers: bool = False
     """Numbers may begin anew under the same session, told by the time of sending."""
+    last_number: int = 0
+    """After which numbers go on with 1; 0: they never do."""
 
 
 Servers = list[tuple[str, int]]
@@ -152,7 +154,11 @@ def _interface(settings: FeedSettings) -> str:
 FORMATS: Final[dict[str, Format]] = {
     "nasdaq-itch-5.0": Format(_moldudp64, itch.Itch, _ask_nasdaq),
     "cboe-pitch-2.41": Format(
-        lambda: Transport(sequenced_unit_kernel.frame, dict(enumerate(sequenced_unit_kernel.COUNTER_NAMES))),
+        lambda: Transport(
+            sequenced_unit_kernel.frame,
+            dict(enumerate(sequenced_unit_kernel.COUNTER_NAMES)),
+            last_number=sequenced_unit_kernel.LAST_NUMBER,
+        ),
         pitch.Pitch,
         lambda group, line, servers, settings: GrpRecovery(
             group, line, servers, Login("", *settings.login), _answers(settings, group), _interface(settings)
@@ -167,7 +173,7 @@ FORMATS: Final[dict[str, Format]] = {
     "iex-deep-1.0": _iextp(iex_kernel.PROTOCOL_DEEP, iex.deep),
     "iex-deep-plus-1.0": _iextp(deep_plus_kernel.PROTOCOL_DEEP_PLUS, deep_plus.DeepPlus),
     "cta": Format(
-        lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES))),
+        lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES)), renumbers=True),
         lambda symbols, _: cta.Cta(symbols),
     ),
     "utp": Format(_moldudp64, lambda symbols, _: utp.Utp(symbols)),
@@ -192,7 +198,7 @@ class SequencedWire:
         """
         answers = range(max(groups) + 1)
         self.messages = messages
-        self.sequencer = Sequencer(len(groups), len(answers), patience, transport.renumbers)
+        self.sequencer = Sequencer(len(groups), len(answers), patience, transport.renumbers, transport.last_number)
         self._transport = transport
         self._venues = venues
         self._groups = np.array([*groups, *answers], np.int64)

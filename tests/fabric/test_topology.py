@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,11 +155,13 @@ def test_an_empty_rest_has_defaults() -> None:
 
 
 def test_an_exchange_has_its_settings() -> None:
-    found = load("exchanges: {x: {to: [iex], symbols: 20_000, rate: 9, surge: 2.5, seed: 0, shape: intraday}}")
+    surge = "surge: 2.5, surge_after: 1m, surge_for: 30s"
+    found = load(f"exchanges: {{x: {{to: [iex], symbols: 20_000, rate: 9, {surge}, seed: 0, shape: intraday}}}}")
     lines = (("127.0.0.1", 5490),)
     feed = found.node("iex").settings
     assert isinstance(feed, FeedSettings)
     expected = ExchangeSettings("iex-tops-1.6", lines, 20_000, 9, 2.5, 0, "intraday", "A", feed=feed)
+    expected = replace(expected, surge_after_ns=60_000_000_000, surge_for_ns=30_000_000_000)
     assert found.node("x").settings == expected
 
 

@@ -163,17 +163,27 @@ def test_a_muted_line_is_a_fault_although_nothing_broke(tmp_path: Path) -> None:
         assert rig.until("live", 10)
 
 
-@pytest.mark.parametrize(("flap", "changes"), [("300ms", 0), ("2s", 12)])
-def test_a_line_that_flaps_makes_no_storm(tmp_path: Path, flap: str, changes: int) -> None:
-    """Fault 4: back-off and a clean stretch before it closes; at most one change in each."""
-    with market(tmp_path, f"flap: {flap}, after: 1s") as rig:
+def test_a_line_that_flaps_faster_than_silence_is_a_fault_only_has_gaps(tmp_path: Path) -> None:
+    """Fault 4: leans on `silence` being longer than what a heartbeat may be late."""
+    with market(tmp_path, "flap: 300ms, after: 1s") as rig:
+        rig.wait(6)
+        assert "gap" in rig.states()
+        assert "stale" not in rig.states()
+        assert rig.feed()["breaker_transitions"] == 0
+
+
+def test_a_line_that_flaps_makes_no_storm(tmp_path: Path) -> None:
+    """Fault 4: each silence is a fault here. It opens once; twenty pauses in 12 s never bring it back.
+
+    Leans on the breaker's back-off, which doubles, and on the clean stretch before it closes.
+    """
+    with market(tmp_path, "flap: 300ms, after: 2s", more="    breaker: {{silence: 200ms}}") as rig:
+        rig.wait(2)
+        rig.told.clear()
         rig.wait(12)
-        told = [(at, status["vs"]) for at, status in rig.told if status["vs"] in ("stale", "live")]
-        changed = [*told[:1], *(after for before, after in pairwise(told) if after[1] != before[1])]
-        times = [at for at, state in changed if state == "stale"]
-        assert len(changed) <= 1 + changes, changed
-        assert all(later - at >= 0.5 for at, later in pairwise(times))
-        assert rig.feed()["breaker_transitions"] <= changes
+        assert "stale" in rig.states()
+        assert rig.states().count("live") <= 1, "the machine itself may have paused before"
+        assert 0 < rig.feed()["breaker_transitions"] <= 12
 
 
 def test_what_is_lost_is_told_once_with_its_range(tmp_path: Path) -> None:
@@ -235,9 +245,13 @@ def test_one_percent_lost_on_each_line_loses_nothing(tmp_path: Path) -> None:
         assert [feed[name] for name in ("lost", "gaps", "restarts")] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("skew", [2, -2])
-def test_a_clock_two_seconds_off_is_flagged_and_makes_no_future_candle(tmp_path: Path, skew: int) -> None:
-    """Fault 35: quotes are kept, the line is flagged."""
+@pytest.mark.parametrize("skew", [2, -2, 8])
+def test_a_clock_that_is_off_is_flagged_and_makes_no_future_candle(tmp_path: Path, skew: int) -> None:
+    """Fault 35: quotes are kept, the line is flagged. Leans on `Skew`, and on `candles.AHEAD_MAX_NS`: up to 5 s ahead a
+    candle begins when the exchange says so, beyond that an exchange's time begins none.
+
+    When the exchange is ahead its next minute begins before ours: the run goes on until that has happened.
+    """
     with market(tmp_path, f"skew: {skew}") as rig:
         rig.wait(6)  # who came too late for it hears it again within 5 s
         feed = rig.feed()
@@ -245,5 +259,8 @@ def test_a_clock_two_seconds_off_is_flagged_and_makes_no_future_candle(tmp_path:
         assert feed["skewed"] > RATE
         assert (feed["breaker"], feed["line"]) == ("closed", "live")
         assert "SKEW" in {status["rc"] for _, status in rig.told}
-        now = time.time()
-        assert all(bar["t"] / 1e9 <= now for bar in rig.bars())
+        rig.wait(61 - time.time() % 60 if skew > 0 else 0)
+        bars = rig.bars()
+        assert bars
+        ahead_ns = max(bar["t"] - bar["t3"] for bar in bars)
+        assert ahead_ns <= (skew * 1e9 if abs(skew) <= 5 else 0)

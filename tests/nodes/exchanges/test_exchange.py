@@ -1,6 +1,7 @@
 """The loop of an exchange: what leaves at which tick, what it gives up, and what it reports."""
 
 import socket
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fabric.clock import ManualClock
 from fabric.topology import ExchangeSettings, FaultSettings
 from naive_market import Line
 from nodes.exchanges import iex
-from nodes.exchanges.exchange import AHEAD_NS, HEARTBEAT_NS, Exchange, session_id
+from nodes.exchanges.exchange import AHEAD_NS, HEARTBEAT_NS, Exchange, session_id, surges
 from nodes.exchanges.iex import TopsEncoder
 from nodes.exchanges.market import SPIN_NS, Market, tickers
 from nodes.exchanges.pacing import CATCH_UP_NS, TICK_NS, Pacer
@@ -51,14 +52,17 @@ class Recorder:
 class Rig:
     """An exchange under a clock that moves as the exchange sleeps."""
 
-    def __init__(self, clock: ManualClock, rate: float, restart_ns: int = 0) -> None:
+    def __init__(
+        self, clock: ManualClock, rate: float, restart_ns: int = 0, rate_at: Callable[[int], float] | None = None
+    ) -> None:
         self.clock = clock
         self.pacer = Pacer(clock, lambda seconds: clock.advance(round(seconds * 1e9)))
         self.encoder = TopsEncoder(tickers(10), 7, grid_ns=self.pacer.start_ns, tick_ns=TICK_NS)
         self.sender = Recorder(self.encoder)
         self.exchange = Exchange(
-            lambda start_ns: Market(10, 1, start_ns, rate=rate), self.encoder, self.sender, self.pacer, restart_ns
-        )
+            lambda start_ns: Market(10, 1, start_ns, rate=rate), self.encoder, self.sender, self.pacer, restart_ns,
+            rate_at=rate_at,
+        )  # fmt: skip
 
     def run(self, seconds: float) -> None:
         while self.pacer.now_ns() < self.pacer.start_ns + seconds * SECOND:
@@ -75,6 +79,33 @@ def test_each_tick_sends_what_has_become_due(clock):
     assert 0 <= counters["messages"] - len(rig.sender.stamps) < 50_000 * AHEAD_NS / SECOND * 1.5
     assert counters["packets"] == rig.sender.packets
     assert counters["skipped"] == counters["refused"] == counters["late_ms_max"] == 0
+
+
+def test_a_surge_begins_and_ends(clock):
+    settings = ExchangeSettings("", (), surge=3.0, surge_after_ns=3 * SECOND, surge_for_ns=2 * SECOND)
+    rig = Rig(clock, 2_000.0, rate_at=lambda at_ns: 2_000.0 * (3.0 if surges(settings, at_ns) else 1.0))
+    rig.run(7)
+    stamps = np.array(rig.sender.stamps) - rig.pacer.start_ns
+    by_second = np.bincount(stamps // SECOND, minlength=7)[2:7]
+    assert by_second / 2_000 == pytest.approx([1, 3, 3, 1, 1], abs=0.4)
+
+
+def test_what_was_silent_goes_on_without_what_it_did_not_say(clock):
+    rig = Rig(clock, 2_000.0, rate_at=lambda at_ns: 0.0 if 2 * SECOND <= at_ns < 5 * SECOND else 2_000.0)
+    rig.run(6)
+    stamps = np.array(rig.sender.stamps) - rig.pacer.start_ns
+    by_second = np.bincount(stamps // SECOND, minlength=6)
+    assert by_second[2] <= 2_000 * AHEAD_NS / SECOND * 2, "what had been made in advance"
+    assert by_second[3:5].tolist() == [0, 0]
+    assert by_second[5] == pytest.approx(2_000, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("after_s", "for_s", "surging"), [(0, 0, [True] * 3), (2, 0, [False, True, True]), (0, 2, [True, False, False])]
+)
+def test_without_an_end_a_surge_stays(after_s, for_s, surging):
+    settings = ExchangeSettings("", (), surge_after_ns=after_s * SECOND, surge_for_ns=for_s * SECOND)
+    assert [surges(settings, second * SECOND) for second in (0, 2, 1_000)] == surging
 
 
 def test_silence_makes_one_heartbeat_a_second(clock):

@@ -461,6 +461,38 @@ def test_the_wire_has_its_name() -> None:
     assert (wire.accepted, wire.gaps) == (2, 0)
 
 
+class TestNumbersReset:
+    """The tape may reset its numbers within a day: message C L, then numbers from 1."""
+
+    def take(self, wire: wires.SequencedWire, *payloads: bytes) -> str:
+        """Venue letters of the quotes, ``-`` for one withdrawn."""
+        rows = [part.copy() for part in wire.decode(from_payloads(list(payloads), 77))]
+        quotes = np.concatenate(rows).view(QUOTE) if rows else np.zeros(0, QUOTE)
+        quotes = quotes[quotes["kind"] == KIND_QUOTE]
+        return "".join(chr(row["venue"]) + ("-" if row["bid_px"] == NULL else "") for row in quotes)
+
+    @pytest.fixture
+    def named(self) -> wires.SequencedWire:
+        made = wires.make("cta", SymbolTable(8), "NP")
+        before = [cta_block(long_quote("N"), sequence=number, ns=number) for number in range(100, 104)]
+        assert self.take(made, *before) == "NNNN"
+        return made
+
+    def test_what_follows_is_a_new_numbering(self, named: wires.SequencedWire) -> None:
+        reset = cta_block(bytes.fromhex("001a 43 4c 53") + bytes(21), sequence=0, seconds=DAY_S + 1)
+        after = [cta_block(long_quote("P"), sequence=number, seconds=DAY_S + 1, ns=number) for number in (1, 2, 3)]
+        assert self.take(named, reset, *after) == "N-PPP"
+        assert [named.counters()[name] for name in ("restarts", "gaps", "duplicates")] == [1, 0, 0]
+        late = cta_block(long_quote("N"), sequence=104, ns=104)
+        assert self.take(named, late) == "", "of before the reset"
+
+    def test_what_is_sent_again_is_not(self, named: wires.SequencedWire) -> None:
+        again = [cta_block(long_quote("P"), sequence=number, again=b"V", seconds=DAY_S + 1) for number in (100, 101)]
+        assert self.take(named, *again) == ""
+        assert self.take(named, cta_block(long_quote("N"), sequence=104, seconds=DAY_S + 2)) == "N"
+        assert [named.counters()[name] for name in ("restarts", "duplicates")] == [0, 2]
+
+
 class TestRecorded:
     def test_every_packet_has_the_messages_of_the_manifest_and_nothing_left_over(self, shared_data: Any) -> None:
         files = list(manifest(shared_data / "omi_packets", "Siac/"))

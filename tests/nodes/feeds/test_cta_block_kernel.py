@@ -61,6 +61,14 @@ def test_odd_blocks_are_padded_and_retransmissions_counted() -> None:
     assert names(counters) == {"packets": 1, "retransmitted": 1}
 
 
+def test_a_retransmitted_block_is_an_answer_of_its_group() -> None:
+    packets = from_payloads([cta_block(CONTROL), cta_block(CONTROL, again=b"V")], line=2)
+    blocks, counters = np.zeros(2, BLOCK), np.zeros(kernel.N_COUNTERS, np.int64)
+    groups = np.array([0, 0, 1, 1, 0, 1])  # lines A and B of two groups, and the answers of each
+    kernel.frame(*packets, groups, 0, blocks, counters)
+    assert (blocks["line"].tolist(), (blocks["stream"] >> 16).tolist()) == ([2, 5], [1, 1])
+
+
 def test_the_day_is_the_session() -> None:
     evening = cta_block(CONTROL, seconds=1_775_606_700)  # end of the day: 2026-04-08 00:05 UTC
     morning = cta_block(CONTROL, seconds=1_775_621_799)  # lines come up: 04:16

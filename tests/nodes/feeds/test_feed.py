@@ -163,7 +163,7 @@ def test_a_gap_does_not_make_a_stale_line_look_alive(feed: Feed, sent: Sent) -> 
     feed.take(packets("q"), 0, 0)
     feed.take(packets(""), 0, SILENCE + 1)
     feed.take(packets("g"), 0, SILENCE + 2)
-    assert sent.take() == ["V live", "quote", "V stale SILENCE", "V gap SILENCE", "quote", "V stale SILENCE"]
+    assert sent.take() == ["V live", "quote", "V stale SILENCE", "V stale SILENCE", "quote"]
     assert feed.counters()["line"] == "stale"
 
 

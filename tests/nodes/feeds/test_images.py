@@ -6,6 +6,7 @@ import pytest
 from fabric.clock import SECOND_NS
 from nodes.feeds import images
 from nodes.feeds.images import MESSAGES_A_BLOCK, WAIT_NS, Image, ImagedMessages
+from nodes.feeds.sequenced_unit_kernel import LAST_NUMBER
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, HEARTBEAT, RESTART
 
 T0 = 100 * SECOND_NS
@@ -167,6 +168,17 @@ def test_a_second_gap_needs_a_newer_image_and_a_restart_none(rig):
     assert rig.take((RESTART, 1, 0), (DATA, 1, "n1")) == ["restart", "n1"]
     assert rig.source.wanted == {}
     assert rig.release(Image(STREAM, 10, [b"i1"])) == []
+
+
+def test_numbers_that_roll_over_go_on(rig):
+    assert rig.take((GAP, LAST_NUMBER - 1, 4), (DATA, 3, "a3a4a5")) == ["gap"]
+    assert rig.release(Image(STREAM, LAST_NUMBER, [b"i1"])) == []
+    assert rig.messages.counters()["images_old"] == 1
+    assert rig.release(Image(STREAM, 3, [b"i1"])) == ["i1", "a4", "a5"]
+    rig.take((GAP, LAST_NUMBER - 5, 2), (DATA, LAST_NUMBER - 3, "a1a2a3"))
+    assert rig.release(Image(STREAM, 1, [b"i1"])) == ["i1"], "it has all that was held"
+    rig.take((GAP, LAST_NUMBER - 5, 2), (DATA, LAST_NUMBER - 3, "a1a2a3"))
+    assert rig.release(after_ns=WAIT_NS) == ["a1", "a2", "a3"]
 
 
 def test_what_is_held_is_bounded(rig, monkeypatch):

@@ -11,13 +11,16 @@ import mutation
 import naive_pitch as naive
 from fabric.records import (
     EVENT,
+    KIND_QUOTE,
+    NULL,
+    QUOTE,
     Rows,
     columns,
     empty,
 )
 from fabric.symbols import SymbolTable
 from naive_pitch import SECOND_NS, packet
-from nodes.feeds import pitch, pitch_kernel, sequenced_unit_kernel
+from nodes.feeds import pitch, pitch_kernel, sequenced_unit_kernel, wires
 from nodes.feeds.rows_kernel import new_out
 from nodes.feeds.trading_day import midnight_ns
 from nodes.feeds.wire import from_payloads
@@ -294,6 +297,41 @@ class TestVoid:
         buffer, blocks = blocks_of(packet(*self.ORDERS))
         blocks["first"] = 0
         assert [row[2] for row in market.blocks(buffer, blocks)] == [None, None]
+
+
+class TestNumbers:
+    """The wire as a feed has it: what begins anew and what does not."""
+
+    LAST = 2**32 - 1
+
+    def take(self, wire: wires.SequencedWire, *payloads: bytes, now_ns: int = 0) -> list[tuple[int | None, str]]:
+        """(exchange's number, what) of each quote: ``B`` for a bid, ``-`` for a withdrawal."""
+        rows = [part.copy() for part in wire.decode(from_payloads(list(payloads), OPEN), now_ns)]
+        quotes = np.concatenate(rows).view(QUOTE) if rows else np.zeros(0, QUOTE)
+        return [
+            (None if row["exchange_seq"] == NULL else int(row["exchange_seq"]), "-" if row["bid_px"] == NULL else "B")
+            for row in quotes
+            if row["kind"] == KIND_QUOTE
+        ]
+
+    @pytest.fixture
+    def wire(self) -> wires.SequencedWire:
+        return wires.make("cboe-pitch-2.41", SymbolTable(8), "Z")
+
+    def test_1_follows_the_last_and_the_book_stands(self, wire: wires.SequencedWire) -> None:
+        orders = [naive.add_short(order, "B", 100, "A", 10_000, 0) for order in range(1, 5)]
+        first = packet(naive.time(34_200), *orders[:3], sequence=self.LAST - 2)
+        assert self.take(wire, first) == [(self.LAST - 1, "B"), (self.LAST, "B"), (1, "B")]
+        assert self.take(wire, packet(sequence=2), packet(orders[3], sequence=2)) == [(2, "B")]
+        assert [wire.counters()[name] for name in ("restarts", "orders", "gaps")] == [0, 4, 0]
+
+    def test_after_the_end_of_the_session_another_begins_at_1(self, wire: wires.SequencedWire) -> None:
+        order = naive.add_short(1, "B", 100, "A", 10_000, 0)
+        self.take(wire, packet(naive.time(34_200), order, naive.end_of_session(), sequence=100))
+        night = 8 * 3_600 * SECOND_NS
+        new = [packet(sequence=1), packet(naive.time(25_200), sequence=1), packet(order, sequence=2)]
+        assert self.take(wire, *new, now_ns=night) == [(None, "-"), (2, "B")]
+        assert [wire.counters()[name] for name in ("restarts", "orders", "gaps", "lost")] == [1, 1, 0, 0]
 
 
 class TestLies:

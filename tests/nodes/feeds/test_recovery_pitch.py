@@ -327,6 +327,12 @@ def test_an_image_that_is_too_old_is_not_asked_for(spins):
     assert image.number == 200
 
 
+def test_an_image_from_behind_the_last_number_is_newer(spins):
+    spins.client.want(STREAM, 2**32 - 10, spins.now_ns)
+    (image,) = next_image(spins)
+    assert image.number == 100
+
+
 def test_one_that_is_forgotten_does_not_come_and_a_unit_without_a_server_is_counted(spins):
     spins.client.want(STREAM, 90, spins.now_ns)
     for _ in range(3):

@@ -68,8 +68,10 @@ def events_of(run: Run) -> list[tuple[int, Event]]:
 class Rig:
     """A sequencer with its blocks, in the order in which they are sent."""
 
-    def __init__(self, patience: Patience = LINES, lines: int = 2, renumbers: bool = True) -> None:
-        self.sequencer = Sequencer(lines, 1, patience, renumbers)
+    def __init__(
+        self, patience: Patience = LINES, lines: int = 2, renumbers: bool = True, last_number: int = 0
+    ) -> None:
+        self.sequencer = Sequencer(lines, 1, patience, renumbers, last_number)
         self.now_ns = 0
 
     def take(self, *blocks: Block) -> list[Event]:
@@ -296,10 +298,6 @@ class TestRestart:
         assert told(rig.take(data(3, session=0), data(4, session=0))) == "!"
         assert told(rig.after(20 * MS)) == "-1:3 3 4"
 
-    def test_numbers_that_roll_over_begin_anew(self, rig: Rig) -> None:
-        rig.take(data(2**32 - 1, session=0))
-        assert told(rig.take(data(1, session=0), data(2, session=0))) == "! 1 2"
-
     def test_a_leap_must_be_confirmed(self, rig: Rig) -> None:
         rig.take(data(1))
         assert told(rig.take(data(1 << 40), data(2))) == "2"
@@ -312,6 +310,84 @@ class TestRestart:
         rig.take(data(1), data(3), data(1, session=2))
         assert told(rig.flush()) == "-2:3 3 ! 1"
         assert rig.sequencer.waiting == 0
+
+
+class TestRollover:
+    """Cboe's numbers: 1 comes after 4,294,967,295, and nothing else has changed."""
+
+    LAST = 2**32 - 1
+
+    @pytest.fixture
+    def rig(self) -> Rig:
+        return Rig(RECOVERY, last_number=self.LAST)
+
+    def test_after_the_last_number_comes_1(self, rig: Rig) -> None:
+        sent = [data(self.LAST - 1, 2, session=0), data(1, session=0), heartbeat(2, session=0), data(2, session=0)]
+        assert told(rig.take(*sent)) == f"{self.LAST - 1} {self.LAST} 1 2"
+        assert [rig[name] for name in ("restarts", "gaps", "distrusted")] == [0, 0, 0]
+
+    def test_a_packet_may_hold_both(self, rig: Rig) -> None:
+        block = Block(self.LAST, [b"last", b"first"], session=0)
+        assert [event[1:] for event in rig.take(block)] == [(self.LAST, b"last"), (self.LAST + 1, b"first")]
+        assert told(rig.take(data(2, session=0))) == "2"
+
+    def test_a_hole_across_it_is_asked_for_in_two_and_filled(self, rig: Rig) -> None:
+        rig.take(data(self.LAST - 2, session=0), data(3, session=0))
+        rig.now_ns += 3 * MS
+        assert rig.missing() == [(self.LAST - 1, 2), (1, 2)]
+        assert told(rig.take(data(self.LAST - 1, 2, session=0, line=2))) == f"{self.LAST - 1} {self.LAST}"
+        assert told(rig.take(data(1, 2, session=0, line=2))) == "1 2 3"
+        assert [rig[name] for name in ("filled_by_request", "lost", "restarts")] == [4, 0, 0]
+
+    def test_a_hole_across_it_that_stays_is_one_gap(self) -> None:
+        rig = Rig(last_number=self.LAST)
+        rig.take(data(self.LAST - 2, session=0), data(3, session=0))
+        assert told(rig.after(20 * MS)) == f"-{self.LAST - 1}:{self.LAST + 3} 3"
+        assert rig["lost"] == 4
+
+    def test_the_later_line_is_late_and_nothing_else(self, rig: Rig) -> None:
+        rig.take(*(data(number, session=0) for number in (self.LAST - 1, self.LAST, 1, 2)))
+        rig.now_ns += 2 * SECOND_NS  # a quiet line, of which numbers from behind would mean a restart
+        later = [data(number, session=0, line=1) for number in (self.LAST - 1, self.LAST, 1, 2)]
+        rig.take(data(3, session=0))
+        assert told(rig.take(*later, data(4, session=0))) == "4"
+        assert (rig["duplicates"], rig["restarts"]) == (4, 0)
+
+    def test_a_restart_and_a_leap_of_the_second_round_are_what_they_are(self, rig: Rig) -> None:
+        rig.take(data(self.LAST, session=0))
+        for first in range(1, 200_000, 10_000):
+            rig.take(data(first, 10_000, session=0))
+        assert told(rig.take(data(300_000, session=0), data(300_001, session=0))) == ""
+        assert told(rig.after(SECOND_NS)) == "-200001:300000 300000 300001"
+        assert told(rig.take(data(1, session=0), data(2, session=0))) == "! 1 2"
+        assert (rig["restarts"], rig["lost"]) == (1, 99_999)
+
+    def test_a_lie_near_the_last_number_changes_nothing(self, rig: Rig) -> None:
+        rig.take(data(5, session=0))
+        assert told(rig.take(data(self.LAST, session=0), data(6, session=0), data(7, session=0))) == "6 7"
+        assert rig["lost"] == 0
+
+    def test_any_disturbance_comes_out_as_in_the_plain_twin(self) -> None:
+        for seed in range(50):
+            chance = random.Random(seed)
+            last = 100_000 + 150
+            sent = disturbed(chance, 200, begin=last - chance.randrange(60), last=last)
+            rig, twin = Rig(LINES, last_number=last), Stream(LINES.wait_ns, LINES.window, lines=2, last=last)
+            found: list[Event] = []
+            for time_ns, block in sent:
+                rig.now_ns = time_ns
+                found += rig.take(block)
+                twin.take(block, time_ns)
+                twin.pass_time(time_ns)
+                found += rig.take()
+            found += rig.flush()
+            twin.flush(sequencer_kernel.FOREVER_NS)
+            assert ours(found, last) == twin.events, f"seed {seed}"
+
+
+def ours(events: list[Event], last: int) -> list[Event]:
+    """Events with the exchange's own number of each message: within a block across the last one they count on."""
+    return [(kind, (number - 1) % last + 1 if kind == "message" else number, what) for kind, number, what in events]  # type: ignore[misc]
 
 
 def test_a_recording_has_the_time_of_its_packets() -> None:
@@ -328,10 +404,13 @@ def test_a_recording_has_the_time_of_its_packets() -> None:
         assert told(events) == "1 -2:3 3 4", "given up when it had waited for 20 ms, however it is read"
 
 
-def disturbed(chance: random.Random, total: int) -> list[tuple[int, Block]]:
-    """(time, block) of two lines with packet boundaries of their own, drops, repeats, shuffles, restarts."""
+def disturbed(chance: random.Random, total: int, begin: int = 0, last: int = 1 << 62) -> list[tuple[int, Block]]:
+    """(time, block) of two lines with packet boundaries of their own, drops, repeats, shuffles, restarts.
+
+    They begin with number ``begin`` and go on with 1 after ``last``.
+    """
     sent: list[tuple[int, Block]] = []
-    start = chance.choice([1, 500])
+    start = begin or chance.choice([1, 500])
     for line in (0, 1):
         drop = chance.choice([0, 0.02, 0.3])
         at, session, stop, time_ns, delay = (
@@ -345,8 +424,9 @@ def disturbed(chance: random.Random, total: int) -> list[tuple[int, Block]]:
             count = min(chance.randrange(1, 6), stop - at)
             stamp = T0 + time_ns if session == 1 else 0
             block = data(at, count, line=line, session=session, sent_ns=stamp)
+            block.first = (at - 1) % last + 1
             if chance.random() < 0.1:
-                block = heartbeat(at, line=line, session=session, sent_ns=stamp)
+                block = heartbeat(block.first, line=line, session=session, sent_ns=stamp)
                 count = 0
             if chance.random() >= drop:
                 sent.append((time_ns + delay + chance.choice([0, 0, 0, 2 * MS]), block))
@@ -434,13 +514,14 @@ def test_two_lines_lose_nothing_that_one_of_them_brings(seed: int) -> None:
     assert rig["lost"] == 0
 
 
-def test_compiled_and_plain_python_sequence_alike() -> None:
+@pytest.mark.parametrize("last", [0, 100_150])
+def test_compiled_and_plain_python_sequence_alike(last: int) -> None:
     chance = random.Random(5)
-    sent = disturbed(chance, 60)
+    sent = disturbed(chance, 60, begin=last - 20, last=last) if last else disturbed(chance, 60)
     results = []
     for function in (sequencer_kernel.sequence, sequencer_kernel.sequence.py_func):
         state = sequencer_kernel.new_state(4, 64, 100, 3)
-        options = Sequencer(2, 1, LINES, renumbers=True)._settings
+        options = Sequencer(2, 1, LINES, renumbers=True, last_number=last)._settings
         out = np.zeros(sequencer_kernel.OUT_MIN, BLOCK)
         log = []
         for time_ns, block in sent:
