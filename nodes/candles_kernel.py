@@ -71,6 +71,7 @@ A day is one of New York (`Plan.midnights`) and may have 23 or 25 hours.
 """
 FIXED: Final = 3
 """The lengths before this one are always the same."""
+HOUR: Final = 2
 DAY: Final = 3
 DAY_MAX_NS: Final = 25 * 60 * MINUTE_NS
 
@@ -233,6 +234,7 @@ LENGTH: Final = 0  # LENGTHS_NS
 START: Final = 1  # first slot of the ring
 RING: Final = 2  # its number of slots
 WANTED: Final = 3  # 1 for those that are published
+PHASE: Final = 4  # when the first of the epoch begins, in ns
 COUNT: Final = len(LENGTHS_NS)
 
 
@@ -261,7 +263,7 @@ class Bars(NamedTuple):
 class Plan(NamedTuple):
     """What the rules need to know: data that may be replaced between two steps, except the rings."""
 
-    rings: npt.NDArray[np.int64]  # [4, COUNT] LENGTH, START, RING, WANTED
+    rings: npt.NDArray[np.int64]  # [5, COUNT] LENGTH, START, RING, WANTED, PHASE
     grace_ns: int  # from the end of an interval to its closing
     horizon_ns: int  # from its end to the last revision
     silence_ns: int  # a loss is noticed at most this long after it began
@@ -282,17 +284,22 @@ def make_plan(
     midnights: Any,
     closes: Any,
     wanted: Any,
+    hour_phase_ns: int = 0,
 ) -> Plan:
     """Rings long enough that no slot is reused before its interval, and the longest one around it, are final.
 
     A day is not folded from minutes of the ring that are final. ``wanted``: 1 for each length that is published.
+    ``hour_phase_ns``: how long after the hour an hour begins, whole minutes.
     """
     assert 0 <= grace_ns <= MINUTE_NS <= horizon_ns
+    assert 0 <= hour_phase_ns < LENGTHS_NS[HOUR]
+    assert hour_phase_ns % MINUTE_NS == 0
     lengths = np.array(LENGTHS_NS, np.int64)
     span = lengths + horizon_ns
     span[0] += LENGTHS_NS[FIXED - 1]
     ring = span // lengths + 3
-    rings = np.array([lengths, np.cumsum(ring) - ring, ring, wanted], np.int64)
+    phases = np.array([hour_phase_ns if k == HOUR else 0 for k in range(COUNT)])
+    rings = np.array([lengths, np.cumsum(ring) - ring, ring, wanted, phases], np.int64)
     return Plan(rings, grace_ns, horizon_ns, silence_ns, publishers, sales, listing, midnights, closes)
 
 
@@ -1001,7 +1008,9 @@ def end_around(plan: Any, k: int, ns: int) -> int:
         day = day_of(plan.midnights, ns)
         if day >= 0:
             return plan.midnights[day + 1]
-    end = ns // plan.rings[LENGTH, k] * plan.rings[LENGTH, k] + plan.rings[LENGTH, k]
+    length = plan.rings[LENGTH, k]
+    phase = plan.rings[PHASE, k]
+    end = (ns - phase) // length * length + length + phase
     if k == DAY and ns < plan.midnights[0]:
         return min(end, plan.midnights[0])
     return end
@@ -1023,7 +1032,7 @@ def start_of(plan: Any, k: int, end: int) -> int:
 @lean
 def slot_of(plan: Any, k: int, end: int) -> int:
     """The slot of the interval of length ``k`` that ends at ``end``."""
-    return plan.rings[START, k] + (end - 1) // plan.rings[LENGTH, k] % plan.rings[RING, k]
+    return plan.rings[START, k] + (end - 1 - plan.rings[PHASE, k]) // plan.rings[LENGTH, k] % plan.rings[RING, k]
 
 
 @lean_kernel
