@@ -235,6 +235,7 @@ class ProcessorSettings:
     letters: str  # this shard's first letters and digits; "ABCDEFGH"
     venues: str  # all venues of the topology, in the file's order
     market: str = ""  # letters of all venues that quote, as far as the file tells; empty: not known
+    hours: str = "clock"  # a candle of an hour begins at the full hour, or as the regular session does: "open"
 
 
 @dataclass(frozen=True)
@@ -529,6 +530,7 @@ class _Unit:
     letters: tuple[str, ...] = ("",)  # of each shard
     settings: Settings | None = None  # None for a processor: made with its letters
     logged: bool = True  # where there is a log at all
+    hours: str = "clock"  # of a processor
 
     def names(self) -> list[str]:
         """Of its nodes: ``nbbo``, or ``nbbo-1`` to ``nbbo-3``."""
@@ -805,11 +807,11 @@ class _Draft:
     def _read_processor(self, value: Value) -> _Unit:
         section = Section(value)
         section.need("run", "nodes.nbbo:main")
-        own = section.get("shards")
+        own, hours = section.get("shards"), section.get("hours")
         reads = section.need("reads", "[quote]")
         if reads and reads.content in ("", []):
             reads.problem("a processor needs at least one channel to read")
-        return self._unit(
+        unit = self._unit(
             value,
             section,
             "processor",
@@ -818,6 +820,7 @@ class _Draft:
             channels=tuple(section.items("publishes")),
             letters=_letter_sets(own, own.items()) if own else self.shards,
         )
+        return replace(unit, hours=hours.choice(("clock", "open"), "beginning of hours", "clock")) if hours else unit
 
     def _read_gateways(self) -> list[_Unit]:
         port = self._overrides.http_port()
@@ -1073,7 +1076,7 @@ class _Draft:
     def _nodes(self, unit: _Unit, publishers: Mapping[str, Publisher]) -> Iterable[NodeSpec]:
         venues = "".join(self.venues)
         for name, letters, host in _shards(unit):
-            settings = unit.settings or ProcessorSettings(letters, venues, self.market)
+            settings = unit.settings or ProcessorSettings(letters, venues, self.market, unit.hours)
             prefixes = list(letters) or [""]
             if isinstance(settings, GatewaySettings):
                 prefixes = list(settings.symbols)

@@ -1,9 +1,10 @@
 """Trades in, candles of 1 minute, 5 minutes, 1 hour and 1 day out: the node. It owns the arrays, the kernel the rule.
 
-A bar covers ``[start, end)`` by exchange time in UTC; a day is one of New York, midnight to midnight. What a trade
-changes is a matter of its sale conditions, by the table of its tape (`nodes.sale_conditions`): open, high and low by
-one right, close by another, volume and count by a third; the volume-weighted price is over the trades that count for
-both volume and high/low. A bar of nothing but odd lots has a volume and no prices. No trade, no bar.
+A bar covers ``[start, end)`` by exchange time in UTC; a day is one of New York, midnight to midnight; an hour begins at
+the full hour, or where the topology says so (``hours: open``) as the regular session does, at 09:30, 10:30, ... What a
+trade changes is a matter of its sale conditions, by the table of its tape (`nodes.sale_conditions`): open, high and low
+by one right, close by another, volume and count by a third; the volume-weighted price is over the trades that count
+for both volume and high/low. A bar of nothing but odd lots has a volume and no prices. No trade, no bar.
 
 The close is the last price of the interval, and the last price is a matter of the whole day: some trades set it only
 as the day's first, or after one of the same participant (`fabric.reference.LAST_RULES`). So a bar whose only trade was
@@ -39,7 +40,8 @@ from fabric.bus import EVENTS_MAX
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.node import Runtime
 from fabric.records import BAR, Rows, venue_mask
-from fabric.reference import calendar
+from fabric.reference import HOUR_NS, OPEN_NS, calendar
+from fabric.topology import ProcessorSettings
 from nodes import candles_kernel, sale_conditions
 
 AHEAD_MAX_NS = 5 * SECOND_NS
@@ -51,6 +53,10 @@ BACKLOG_MAX = 8 * ROWS_MAX
 LOG_MAX = 1 << 21
 """Trades whose details are kept, for cancels and for closes that depend on order: 48 bytes each, when it is reached."""
 CHANNELS = ("bar.1m", "bar.5m", "bar.1h", "bar.1d")
+HOURS_NS = {"clock": 0, "open": OPEN_NS % HOUR_NS}
+"""`ProcessorSettings.hours`: how long after the full hour a bar of an hour begins. New York's clock differs from UTC by
+whole hours.
+"""
 GATHER_NS = 10 * MILLISECOND_NS
 """Trades may gather for so long: a bar in progress goes out once a second, a revision is not urgent."""
 
@@ -72,10 +78,12 @@ class Candles:
         silence_ns: int = 2_500_000_000,
         channels: tuple[str, ...] = CHANNELS,
         log_max: int = LOG_MAX,
+        hours: str = "clock",
     ) -> None:
         """``publishers`` are the venue letters that each source of the inbox speaks for; ``batch_max`` is without the
         inbox's rows about links; ``clock`` gives the monotonic time; with ``event_time`` the ``now_ns`` of `step` is
-        the time of the events; ``channels`` are those that are published; ``log_max`` is a power of two.
+        the time of the events; ``channels`` are those that are published; ``log_max`` is a power of two; ``hours`` is a
+        key of `HOURS_NS`.
         """
         days = calendar()
         self.plan = candles_kernel.make_plan(
@@ -88,6 +96,7 @@ class Candles:
             days.midnights,
             days.closes,
             np.array([channel in channels for channel in CHANNELS], np.int64),
+            HOURS_NS[hours],
         )
         self.bars = candles_kernel.no_bars(symbols_max, self.plan, log_max)
         if not event_time:  # each publisher is down until its first LINK row says otherwise
@@ -140,7 +149,8 @@ class Candles:
 
 def main(runtime: Runtime) -> None:
     """The program: one shard's candles until told to stop."""
-    limits = runtime.topology.limits
+    settings, limits = runtime.spec.settings, runtime.topology.limits
+    assert isinstance(settings, ProcessorSettings)
     assert runtime.spec.publishes is not None
     processor = Candles(
         limits.symbols_max,
@@ -150,5 +160,6 @@ def main(runtime: Runtime) -> None:
         event_time=runtime.topology.clock == "event",
         silence_ns=limits.stale_after_ns,
         channels=runtime.spec.publishes.channels,
+        hours=settings.hours,
     )
     node.run(processor, runtime.inbox(GATHER_NS), runtime.outbox(), runtime)

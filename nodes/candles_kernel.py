@@ -6,7 +6,7 @@ independent of the order of arrival: open and close go by (exchange time, exchan
 integers. The notional value is kept in two words with carry (`add_notional`), so the volume-weighted price is the
 exact quotient rounded once.
 
-What most trades do is done in the loop of `step` itself: a trade of the running minute, in order, that counts for
+What most trades do is done in the loop of `usual`: a trade of the running minute, in order, that counts for
 everything or for volume only. All others, and the first of a symbol or venue in a minute, go through `trade`.
 
 The details of the last trades stand in a ring (`Bars.log`), those of one symbol and minute chained: a cancel, a
@@ -71,6 +71,7 @@ A day is one of New York (`Plan.midnights`) and may have 23 or 25 hours.
 """
 FIXED: Final = 3
 """The lengths before this one are always the same."""
+HOUR: Final = 2
 DAY: Final = 3
 DAY_MAX_NS: Final = 25 * 60 * MINUTE_NS
 
@@ -84,30 +85,36 @@ SOLD_AFTER_CLOSE_NS: Final = 10_000_000_000
 
 MINUTE: Final = np.dtype(
     [
-        ("high_px", "<i8"),
-        ("low_px", "<i8"),
-        ("close_px", "<i8"),
+        # What every trade touches: one cache line.
+        ("usual", "<i4"),  # mask of the venues whose next trade may be usual, and `PRICED`; 0 where none may
+        ("trades", "<i4"),
         ("volume", "<i8"),
+        ("head", "<i8"),  # its latest trade to arrive, as a position in the log
+        ("last_ns", "<i8"),  # of any trade
+        ("latest_ns", "<i8"),  # key of the latest trade that was eligible for the close, whether it became it or not
         ("priced_volume", "<i8"),  # of the trades that count for the volume-weighted price
         ("whole", "<i8"),  # their notional value in units of 2**30 prices ...
         ("part", "<i8"),  # ... and the rest
-        ("latest_ns", "<i8"),  # key of the latest trade that was eligible for the close, whether it became it or not
+        # What only one with a price does: another.
+        ("high_px", "<i8"),
+        ("low_px", "<i8"),
+        ("close_px", "<i8"),
         ("latest_seq", "<i8"),
-        ("last_ns", "<i8"),  # of any trade
-        ("head", "<i8"),  # its latest trade to arrive, as a position in the log
+        ("latest_venue", "i1"),
+        ("close_venue", "i1"),  # of the close
+        ("open_venue", "i1"),
+        ("_spare", "i1", (5,)),
         ("open_px", "<i8"),
         ("open_ns", "<i8"),
         ("open_seq", "<i8"),
-        ("trades", "<i4"),
-        ("venues", "<i4"),  # mask of those that traded in it
-        ("latest_venue", "i1"),
-        ("open_venue", "i1"),
-        ("close_venue", "i1"),  # of the close
-        ("_spare", "i1", (5,)),
     ]
 )
-"""A minute of a symbol while it can change: two cache lines. Prices are NULL until a trade sets them."""
+"""A minute of a symbol while it can change: two cache lines. Prices are NULL until a trade sets them.
+
+That of the empty symbol takes what trades without a price would do to prices (`usual`)."""
 MINUTE_BYTES: Final = MINUTE.itemsize
+PRICED: Final = 1 << 30
+"""In `MINUTE`: a later trade with a price cannot change the open."""
 
 ENTRY: Final = np.dtype(
     [
@@ -227,6 +234,7 @@ LENGTH: Final = 0  # LENGTHS_NS
 START: Final = 1  # first slot of the ring
 RING: Final = 2  # its number of slots
 WANTED: Final = 3  # 1 for those that are published
+PHASE: Final = 4  # when the first of the epoch begins, in ns
 COUNT: Final = len(LENGTHS_NS)
 
 
@@ -255,7 +263,7 @@ class Bars(NamedTuple):
 class Plan(NamedTuple):
     """What the rules need to know: data that may be replaced between two steps, except the rings."""
 
-    rings: npt.NDArray[np.int64]  # [4, COUNT] LENGTH, START, RING, WANTED
+    rings: npt.NDArray[np.int64]  # [5, COUNT] LENGTH, START, RING, WANTED, PHASE
     grace_ns: int  # from the end of an interval to its closing
     horizon_ns: int  # from its end to the last revision
     silence_ns: int  # a loss is noticed at most this long after it began
@@ -276,17 +284,22 @@ def make_plan(
     midnights: Any,
     closes: Any,
     wanted: Any,
+    hour_phase_ns: int = 0,
 ) -> Plan:
     """Rings long enough that no slot is reused before its interval, and the longest one around it, are final.
 
     A day is not folded from minutes of the ring that are final. ``wanted``: 1 for each length that is published.
+    ``hour_phase_ns``: how long after the hour an hour begins, whole minutes.
     """
     assert 0 <= grace_ns <= MINUTE_NS <= horizon_ns
+    assert 0 <= hour_phase_ns < LENGTHS_NS[HOUR]
+    assert hour_phase_ns % MINUTE_NS == 0
     lengths = np.array(LENGTHS_NS, np.int64)
     span = lengths + horizon_ns
     span[0] += LENGTHS_NS[FIXED - 1]
     ring = span // lengths + 3
-    rings = np.array([lengths, np.cumsum(ring) - ring, ring, wanted], np.int64)
+    phases = np.array([hour_phase_ns if k == HOUR else 0 for k in range(COUNT)])
+    rings = np.array([lengths, np.cumsum(ring) - ring, ring, wanted, phases], np.int64)
     return Plan(rings, grace_ns, horizon_ns, silence_ns, publishers, sales, listing, midnights, closes)
 
 
@@ -297,7 +310,7 @@ def no_bars(symbols_max: int, plan: Plan, log_max: int) -> Bars:
     memo = np.zeros((MEMO, 3), np.int64)
     memo[:, 1] = -1  # no tape
     return Bars(
-        minutes=np.zeros((int(plan.rings[RING, 0]), symbols_max), MINUTE),
+        minutes=_on_cache_lines((int(plan.rings[RING, 0]), symbols_max), MINUTE),
         log=np.zeros(log_max, ENTRY),
         days=np.zeros(symbols_max, DAY_BAR),
         official=np.zeros((symbols_max, 2), PRINT),
@@ -312,6 +325,14 @@ def no_bars(symbols_max: int, plan: Plan, log_max: int) -> Bars:
         unknown=np.zeros((2, 256), np.int64),
         counters=np.zeros(len(COUNTERS), np.int64),
     )
+
+
+def _on_cache_lines(shape: tuple[int, int], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Zeroed records that begin on a cache line."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    raw = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def rows_max(symbols_max: int, batch_max: int, horizon_ns: int) -> int:
@@ -352,95 +373,108 @@ def step(
     """
     if bars.state[CLOCK] > 0:
         count = advance(bars, plan, carried_ns, out, count)
-    minutes = bars.minutes.ctypes.data
-    log_mask = bars.log.size - 1
-    usual = 0
-    # What the usual trade needs of the state, here so that it is not read again behind every store.
-    end, slot = bars.state[HERE], bars.state[HERE + 1]
-    clock, logged = bars.state[CLOCK], bars.state[LOGGED]
-    until = min(bars.state[DUE], latest_ns)
-    for i in range(rows.size):
-        if i + AHEAD < rows.size:
-            minute_at = minutes + slot * bars.minutes.strides[0] + rows[i + AHEAD]["symbol"] * MINUTE_BYTES
-            prefetch(minute_at)
-            prefetch(minute_at + CACHE_LINE)
+    i = 0
+    while i < rows.size:
+        end = bars.state[HERE]
+        first, i = i, usual(
+            trades, i, bars.minutes[bars.state[HERE + 1]], bars.log, bars.memo, bars.state,
+            end - MINUTE_NS, min(end, bars.state[DUE], latest_ns),
+        )  # fmt: skip
+        bars.counters[TRADES] += i - first
+        if i == rows.size:
+            break
         kind = rows[i]["kind"]
-        if kind == KIND_TRADE:
-            row = trades[i]
-            event_ns = row["event_ns"]
-            symbol = row["symbol"]
-            price = row["price"]
-            size = row["size"]
-            venue = row["venue"]
-            condition = row["condition"]
-            tape = row["tape"]
-            known = bars.memo[(condition ^ (condition >> 7) ^ (condition >> 14) ^ tape) & (MEMO - 1)]
-            minute = bars.minutes[slot, symbol]
-            priced = known[2] & HIGH_LOW
-            latest = minute["latest_ns"]
-            if (
-                end - MINUTE_NS <= event_ns
-                and event_ns < end
-                and event_ns < until
-                and event_ns > minute["open_ns"]
-                and row["mark"] <= 0
-                and price > 0
-                and size > 0
-                and size <= SIZE_MAX
-                and known[0] == condition
-                and known[1] == tape
-                and (event_ns > latest) | (priced == 0)
-                and bars.marks[slot, symbol] & (MEMBER | CHANGED) == MEMBER | CHANGED
-                and minute["venues"] & venue_bit(venue)
-            ):
-                # Priced or not is as good as random to the processor: no branch on it.
-                clock = max(clock, event_ns)
-                seq = row["exchange_seq"]
-                entry = bars.log[logged & log_mask]
-                entry["event_ns"] = event_ns
-                entry["price"] = price
-                entry["seq"] = seq
-                entry["trade_id"] = row["trade_id"]
-                entry["before"] = minute["head"]
-                entry["size"] = size
-                entry["rights"] = known[2] & ~KNOWN
-                entry["venue"] = venue
-                minute["head"] = logged
-                logged += 1
-                minute["trades"] += 1
-                minute["volume"] += size
-                minute["last_ns"] = max(minute["last_ns"], event_ns)
-                minute["high_px"] = max(minute["high_px"], price if priced else minute["high_px"])
-                minute["low_px"] = min(minute["low_px"], price if priced else minute["low_px"])
-                minute["priced_volume"] += size * priced
-                add_notional(minute, price, size * priced)
-                minute["close_px"] = price if priced else minute["close_px"]
-                minute["close_venue"] = venue if priced else minute["close_venue"]
-                minute["latest_ns"] = event_ns if priced else latest
-                minute["latest_seq"] = seq if priced else minute["latest_seq"]
-                minute["latest_venue"] = venue if priced else minute["latest_venue"]
-                usual += 1
-                continue
-        bars.state[CLOCK], bars.state[LOGGED] = clock, logged
         if kind == KIND_TRADE:
             count = trade(bars, plan, trades[i], now_ns, latest_ns, out, count)
         elif kind == KIND_STATUS:
             count = status(bars, plan, statuses[i], now_ns, latest_ns, out, count)
         elif kind == KIND_LINK:
-            if clock == 0 and latest_ns != NO_LIMIT:
+            if bars.state[CLOCK] == 0 and latest_ns != NO_LIMIT:
                 bars.state[SINCE] = now_ns
             how = UP if links[i]["up"] == 1 else DOWN_NOW
             line(bars, plan, BY_LINK, plan.publishers[links[i]["publisher"]], how)
         elif kind == KIND_GAP and gaps[i]["channel_kind"] == KIND_TRADE:
             mark(bars, plan, gaps[i]["symbol"], 0)
-        end, slot = bars.state[HERE], bars.state[HERE + 1]
-        clock, logged = bars.state[CLOCK], bars.state[LOGGED]
-        until = min(bars.state[DUE], latest_ns)
-    bars.state[CLOCK], bars.state[LOGGED] = clock, logged
-    bars.counters[TRADES] += usual
+        i += 1
     if publish:
         count = publish_running(bars, plan, out, count)
     return count
+
+
+@lean_kernel
+def usual(trades: Any, start: int, minutes: Any, log: Any, memo: Any, state: Any, begin_ns: int, until_ns: int) -> int:
+    """Apply ``trades[start:]`` up to the first that is not usual, and return its place.
+
+    Usual is a trade from ``begin_ns`` on and before ``until_ns``: of the minute at `HERE`, whose ``minutes`` these are,
+    and not past the next deadline. Its rights follow from its text alone (``memo``), it changes no open, and of those
+    that set the close it is the latest.
+    """
+    log_mask = log.size - 1
+    clock, logged = state[CLOCK], state[LOGGED]  # here, so that they are not read again behind every store
+    address = minutes.ctypes.data
+    i = start
+    while i < trades.size:
+        if i + AHEAD < trades.size:
+            ahead = address + trades[i + AHEAD]["symbol"] * MINUTE_BYTES
+            prefetch(ahead)
+            prefetch(ahead + CACHE_LINE)
+        row = trades[i]
+        event_ns = row["event_ns"]
+        symbol = row["symbol"]
+        price = row["price"]
+        size = row["size"]
+        venue = row["venue"]
+        condition = row["condition"]
+        tape = row["tape"]
+        known = memo[(condition ^ (condition >> 7) ^ (condition >> 14) ^ tape) & (MEMO - 1)]
+        rights = known[2]
+        priced = rights & HIGH_LOW
+        minute = minutes[symbol]
+        needed = 1 << ((venue - 65) & 31) | (PRICED if priced else 0)
+        if not (
+            row["kind"] == KIND_TRADE
+            and begin_ns <= event_ns
+            and event_ns < until_ns
+            and minute["usual"] & needed == needed
+            and (event_ns > minute["latest_ns"]) | (priced == 0)
+            and known[0] == condition
+            and known[1] == tape
+            and row["mark"] <= 0
+            and price > 0
+            and size > 0
+            and size <= SIZE_MAX
+        ):
+            break
+        clock = max(clock, event_ns)
+        seq = row["exchange_seq"]
+        entry = log[logged & log_mask]
+        entry["event_ns"] = event_ns
+        entry["price"] = price
+        entry["seq"] = seq
+        entry["trade_id"] = row["trade_id"]
+        entry["before"] = minute["head"]
+        entry["size"] = size
+        entry["rights"] = rights & ~KNOWN
+        entry["venue"] = venue
+        minute["head"] = logged
+        minute["trades"] += 1
+        minute["volume"] += size
+        minute["last_ns"] = max(minute["last_ns"], event_ns)
+        logged += 1
+        # Priced or not is as good as random to the processor: no branch, but another place to write to.
+        minute = minutes[symbol if priced else 0]
+        minute["latest_ns"] = event_ns
+        minute["priced_volume"] += size
+        add_notional(minute, price, size)
+        minute["high_px"] = max(minute["high_px"], price)
+        minute["low_px"] = min(minute["low_px"], price)
+        minute["close_px"] = price
+        minute["latest_seq"] = seq
+        minute["latest_venue"] = venue
+        minute["close_venue"] = venue
+        i += 1
+    state[CLOCK], state[LOGGED] = clock, logged
+    return i
 
 
 @lean_kernel
@@ -539,7 +573,7 @@ def rights_of(bars: Any, plan: Any, condition: int, tape: int, venue: int, event
 
 @lean
 def remember(bars: Any, condition: int, tape: int, rights: int) -> None:
-    """Have the loop of `step` know these rights, which depend on the text alone."""
+    """Have `usual` know these rights, which depend on the text alone."""
     known = bars.memo[(condition ^ (condition >> 7) ^ (condition >> 14) ^ tape) & (MEMO - 1)]
     known[0] = condition
     known[1] = tape
@@ -587,7 +621,6 @@ def empty_minute(minute: Any) -> None:
     minute["part"] = 0
     minute["last_ns"] = 0
     minute["trades"] = 0
-    minute["venues"] = 0
     minute["close_venue"] = 0
 
 
@@ -617,8 +650,6 @@ def add(minute: Any, entry: Any) -> None:
             minute["priced_volume"] += size
             add_notional(minute, price, size)
     minute["last_ns"] = max(minute["last_ns"], entry["event_ns"])
-    venue: Any = np.int64(entry["venue"])
-    minute["venues"] |= venue_bit(venue)
 
 
 @lean
@@ -758,6 +789,9 @@ def note(bars: Any, plan: Any, symbol: int, out: Any, count: int) -> int:
             marks |= MEMBER
         if bars.slots[END, slot] > bars.state[CLOSED + k]:
             bars.marks[slot, symbol] = marks | CHANGED
+            if k == 0:
+                minute = bars.minutes[slot, symbol]
+                minute["usual"] = bars.venues[symbol] | (PRICED if minute["open_ns"] <= minute["latest_ns"] else 0)
         else:
             bars.marks[slot, symbol] = marks
             bars.revs[slot, symbol] += 1
@@ -974,7 +1008,9 @@ def end_around(plan: Any, k: int, ns: int) -> int:
         day = day_of(plan.midnights, ns)
         if day >= 0:
             return plan.midnights[day + 1]
-    end = ns // plan.rings[LENGTH, k] * plan.rings[LENGTH, k] + plan.rings[LENGTH, k]
+    length = plan.rings[LENGTH, k]
+    phase = plan.rings[PHASE, k]
+    end = (ns - phase) // length * length + length + phase
     if k == DAY and ns < plan.midnights[0]:
         return min(end, plan.midnights[0])
     return end
@@ -996,7 +1032,7 @@ def start_of(plan: Any, k: int, end: int) -> int:
 @lean
 def slot_of(plan: Any, k: int, end: int) -> int:
     """The slot of the interval of length ``k`` that ends at ``end``."""
-    return plan.rings[START, k] + (end - 1) // plan.rings[LENGTH, k] % plan.rings[RING, k]
+    return plan.rings[START, k] + (end - 1 - plan.rings[PHASE, k]) // plan.rings[LENGTH, k] % plan.rings[RING, k]
 
 
 @lean_kernel
@@ -1107,6 +1143,8 @@ def close(bars: Any, plan: Any, k: int, out: Any, count: int) -> int:
     for j in range(bars.slots[SIZE, slot]):
         symbol = bars.members[slot, j]
         bars.marks[slot, symbol] &= ~CHANGED
+        if k == 0:
+            bars.minutes[slot, symbol]["usual"] = 0
         bars.revs[slot, symbol] += 1
         count = write(bars, plan, k, slot, symbol, 0, out, count)
     if k == 0:
@@ -1147,6 +1185,8 @@ def publish_running(bars: Any, plan: Any, out: Any, count: int) -> int:
                     symbol = bars.members[slot, j]
                     if bars.marks[slot, symbol] & CHANGED:
                         bars.marks[slot, symbol] &= ~CHANGED
+                        if k == 0:
+                            bars.minutes[slot, symbol]["usual"] = 0
                         count = write(bars, plan, k, slot, symbol, 0, out, count)
             end += plan.rings[LENGTH, k]
     return count

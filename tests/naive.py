@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from fractions import Fraction
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
@@ -627,13 +628,22 @@ def span_of(k: int, ns: int) -> tuple[int, int]:
     if k < DAY:
         start = ns // LENGTHS_NS[k] * LENGTHS_NS[k]
         return start, start + LENGTHS_NS[k]
-    day = day_of(ns)
+    return _span_of_day(day_of(ns))
+
+
+@cache
+def _span_of_day(day: date) -> tuple[int, int]:
     at, after = (datetime(d.year, d.month, d.day, tzinfo=NEW_YORK) for d in (day, day + timedelta(1)))
     return int(at.timestamp()) * SECOND_NS, int(after.timestamp()) * SECOND_NS
 
 
 def day_of(ns: int) -> date:
-    return datetime.fromtimestamp(ns // SECOND_NS, NEW_YORK).date()
+    return _day_of_hour(ns // (60 * MINUTE_NS))
+
+
+@cache
+def _day_of_hour(hour: int) -> date:
+    return datetime.fromtimestamp(hour * 3_600, NEW_YORK).date()
 
 
 def moment(trade: dict[str, Any]) -> tuple[int, int, int]:

@@ -286,6 +286,14 @@ def test_what_is_wrong_with_a_feed_is_named(text: str, problem: str) -> None:
 def test_the_market_is_told_to_processors_and_may_have_venues_that_are_not_read() -> None:
     text = "market: VQN\nprocessors: {nbbo: {run: nodes.nbbo:main, reads: [quote], publishes: [nbbo]}}"
     assert load(text).node("nbbo").settings == ProcessorSettings("", "V", "VQN")
+
+
+def test_hours_of_candles_begin_as_the_file_says() -> None:
+    text = "processors: {bars: {run: nodes.candles:main, reads: [trade], publishes: [bar.1h], hours: %s}}"
+    for hours in ("clock", "open"):
+        assert load(text % hours).node("bars").settings == ProcessorSettings("", "V", "", hours)
+    (problem,) = problems(FEED + text % "opne")
+    assert problem.endswith("hours: unknown beginning of hours 'opne'; did you mean 'open'?")
     with pytest.raises(TopologyError, match=r"market: 'VQV' names a venue twice"):
         load("market: VQV")
     with pytest.raises(TopologyError, match=r"market: expected letters of all venues"):

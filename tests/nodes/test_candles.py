@@ -5,14 +5,21 @@ import gzip
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fabric.bus import EVENTS_MAX
+from fabric import codec, journal
+from fabric.bus import EVENTS_MAX, Outbox
 from fabric.clock import SECOND_NS, EventClock, ManualClock
+from fabric.journal import Cursor, Query
 from fabric.records import (
     EVENT,
     GAP,
@@ -38,6 +45,8 @@ from fabric.records import (
     unpack,
 )
 from fabric.reference import sale_conditions
+from fabric.symbols import SymbolTable
+from fabric.topology import JournalSettings, Limits, Publisher
 from naive import (
     LENGTHS_NS,
     MINUTE_NS,
@@ -51,6 +60,7 @@ from naive import (
 )
 from nodes import candles
 from nodes.candles import Candles
+from support import free_port
 
 NOON_NS = 1_767_355_200 * SECOND_NS
 """2026-01-02T12:00:00Z: the start of an interval of each length."""
@@ -771,7 +781,8 @@ def test_it_agrees_with_its_twin(kernel: str, seed: int, event_time: bool) -> No
     rig = Rig(symbols_max=symbols, **options, channels=candles.CHANNELS)
     twin = NaiveCandles(PUBLISHERS, rig.clock.monotonic_ns, **options)
     twin.step(np.concatenate(LINKS_UP), NOON_NS)
-    stream = random_stream(rng, 400, symbols, seconds=rng.choice([100, 1_000, 9_000, 90_000]), far=not event_time)
+    count = 250 if kernel == "compiled" else 80
+    stream = random_stream(rng, count, symbols, seconds=rng.choice([100, 1_000, 9_000, 90_000]), far=not event_time)
     label = f"seed {seed}, {kernel}, event time {event_time}"
     published = 0
     for at, rows in [*batches(rng, stream, 20), (200_000, np.empty(0, EVENT)), (200_001, np.empty(0, EVENT))]:
@@ -802,6 +813,127 @@ def test_under_event_time_revisions_do_not_depend_on_the_batching(kernel: str, s
     assert outcomes[0] == outcomes[1] == outcomes[2], f"seed {seed}"
 
 
+VENUES = st.sampled_from("NPV")
+SECONDS = st.integers(0, 400)
+EVENTS = st.one_of(
+    st.builds(
+        lambda second, delay, symbol, size, price, values: (
+            second,
+            trade(max(second - delay, 0), price, size, symbol, **values),
+        ),
+        SECONDS,
+        st.sampled_from([0, 0, 0, 1, 70, 250]),
+        st.integers(1, 2),
+        st.integers(1, 3),
+        st.integers(99, 101),
+        st.fixed_dictionaries(
+            {
+                "venue": VENUES,
+                "exchange_seq": st.integers(0, 2),
+                "trade_id": st.integers(0, 5),
+                "condition": st.sampled_from(["", "", "I", "T", "Z", "L", "9", "M", "Q", "@F", "?"]),
+                "tape": st.sampled_from(["A", "C", ""]),
+            },
+            optional={"mark": st.sampled_from(["x", "c"]), "original_id": st.integers(0, 5)},
+        ),
+    ),
+    st.builds(lambda second, symbol: (second, lost(symbol)), SECONDS, st.integers(1, 2)),
+    st.builds(
+        lambda second, venue, state: (second, line(venue, state, event_ns=NOON_NS + second * SECOND_NS)),
+        SECONDS,
+        VENUES,
+        st.sampled_from(["stale", "live", "gap"]),
+    ),
+    st.builds(lambda second, n, up: (second, link(n, up)), SECONDS, st.integers(0, 2), st.integers(0, 1)),
+)
+"""(arrival in seconds past noon, row)"""
+
+
+@given(st.lists(st.tuples(EVENTS, st.booleans()), max_size=30), st.booleans())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_stream_in_any_batching_agrees_with_the_twin(
+    made: list[tuple[tuple[int, Rows], bool]], event_time: bool
+) -> None:
+    """Each flag says whether a batch ends behind its row."""
+    options: dict[str, Any] = {"event_time": event_time, "horizon_ns": 2 * MINUTE_NS}
+    rig = Rig(symbols_max=3, **options, channels=candles.CHANNELS)
+    twin = NaiveCandles(PUBLISHERS, rig.clock.monotonic_ns, **options)
+    twin.step(np.concatenate(LINKS_UP), NOON_NS)
+    batch: list[Rows] = []
+    for (at, row), ends in [*sorted(made, key=lambda event: event[0][0]), ((1_000, lost(1, KIND_QUOTE)), True)]:
+        batch.append(row)
+        if ends:
+            found = rig.at(at, *batch)
+            expected = twin.step(np.concatenate(batch), rig.clock.now_ns())
+            assert len(found) == len(expected)
+            for wanted, got in zip(expected, found, strict=True):
+                assert {name: got[name] for name in wanted} == wanted
+            batch = []
+
+
+def test_the_bars_that_the_log_gives_are_the_live_ones_bit_for_bit(
+    tmp_path: Path, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    """Trades go out through a publisher with a log; a node has them live, another one from the log afterwards, in other
+    batches and under another clock.
+    """
+    rng = random.Random(7)
+    stream = random_stream(rng, 3_000, symbols=5, seconds=2_000, far=False)
+    stream = [(at, row) for at, row in stream if row["kind"][0] == KIND_TRADE and row["event_ns"][0] >= NOON_NS]
+    names, others = SymbolTable(8), SymbolTable(8)
+    for symbol in range(1, 5):
+        names.intern(f"S{symbol}")
+    pub, router = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+    publisher = Publisher("feed", pub, router, ("trade",), "NPV", journal=JournalSettings(str(tmp_path)))
+    rig = Rig(channels=candles.CHANNELS)
+    live = []
+    with closing(Outbox(context, publisher, names, Limits(), rig.clock, epoch=1, stamp="feed_ns")) as outbox:
+        for at, rows in batches(rng, stream, 50):
+            live += rig.at(at, rows)
+            outbox.send(rows)
+    live += [*rig.at(200_000), *rig.at(200_001)]
+
+    cursor = Cursor(lambda: journal.segments(tmp_path / "feed"), Query())
+    logged = codec.decode([(topic, payload) for *_, topic, payload in journal.records(cursor)], others)
+    assert logged.size == len(stream)
+    node = Candles(8, (), 1_000, ManualClock(), event_time=True, channels=candles.CHANNELS, log_max=1 << 12)
+    parts = [node.step(logged[i : i + 77], 0).copy() for i in range(0, logged.size, 77)]
+    parts.append(node.step(np.empty(0, EVENT), NOON_NS + 200_000 * SECOND_NS).copy())
+
+    unlike = ("symbol", "rev", "gap")
+
+    def final(bars: list[dict[str, int]], table: SymbolTable) -> list[Any]:
+        """What final bars say of trades. How often they were revised, and which bars a cancel of an unknown trade
+        flags, depends on when it arrived.
+        """
+        return sorted(
+            (table.name(bar["symbol"]), *(value for name, value in bar.items() if name not in unlike))
+            for bar in bars
+            if bar["final"] and bar["symbol"]
+        )
+
+    assert len(final(live, names)) > 100
+    assert final(live, names) == final(as_dicts(np.concatenate(parts)), others)
+
+
+def test_hours_may_begin_as_the_session_does(kernel: str) -> None:
+    """New York opens at 14:30 UTC in winter and at 13:30 in summer: half past, always."""
+    rig = Rig(hours="open", channels=("bar.1m", "bar.1h"), event_time=True)
+    rows = [trade(second, 100 + i) for i, second in enumerate((9_000, 12_599, 12_600, 16_200))]  # 14:30 to 16:30
+    hours = [bar for bar in of_kind(KIND_BAR_1H, rig.step(*rows, trade(90_000))) if bar["final"]]
+    assert [(bar["event_ns"] - NOON_NS) // SECOND_NS for bar in hours] == [9_000, 12_600, 16_200]
+    assert [(bar["open_px"], bar["close_px"], bar["trades"]) for bar in hours] == [
+        (100, 101, 2),
+        (102, 102, 1),
+        (103, 103, 1),
+    ]
+    utc_open = np.datetime64("2026-07-01T13:30", "ns").astype(np.int64) - NOON_NS
+    summer = Rig(hours="open", channels=("bar.1h",), event_time=True).step(
+        trade(0, event_ns=NOON_NS + utc_open - 1), trade(0, event_ns=NOON_NS + utc_open), trade(10**8)
+    )
+    assert [(bar["event_ns"] - NOON_NS - utc_open) // SECOND_NS for bar in summer if bar["final"]] == [-3_600, 0]
+
+
 def recorded_trades(shared_data: Path, count: int | None = None) -> Rows:
     """The trades of 2018-01-02 in one stock of tape A, in the order of the tape; none of them was corrected."""
     path = shared_data / "taq_nbbo" / "trades_2018-01-02.csv.gz"
@@ -822,14 +954,20 @@ def recorded_trades(shared_data: Path, count: int | None = None) -> Rows:
     return rows
 
 
-def naive_bars(rows: Rows, k: int, regular: str = "") -> dict[int, dict[str, int]]:
-    """The bars of recorded trades by their start; codes in ``regular`` count as if they were blank."""
-    made: list[dict[str, Any]] = []
-    for trade in as_dicts(rows):
-        condition = "".join(code for code in unpack(trade["condition"]) if code not in regular)
-        rights = sale_rights(condition, "A", trade["event_ns"], chr(trade["venue"]))
-        if rights - {"o", "c"}:
-            made.append(trade | {"rights": rights})
+def naive_trades(rows: list[dict[str, int]], regular: str = "") -> list[dict[str, Any]]:
+    """Recorded trades with their rights; codes in ``regular`` count as if they were blank."""
+
+    @cache
+    def rights_of(condition: int, venue: int) -> set[str]:
+        counted = "".join(code for code in unpack(condition) if code not in regular)
+        return sale_rights(counted, "A", venue=chr(venue))  # on this tape at any time the same
+
+    made = [trade | {"rights": rights_of(trade["condition"], trade["venue"])} for trade in rows]
+    return [trade for trade in made if trade["rights"] - {"o", "c"}]
+
+
+def naive_bars(made: list[dict[str, Any]], k: int) -> dict[int, dict[str, int]]:
+    """The bars of these trades by their start."""
     closing = closing_trades(made)
     intervals = defaultdict(list)
     for trade in made:
@@ -847,8 +985,9 @@ def test_the_recorded_trades_of_a_day(shared_data: Path, kernel: str) -> None:
     found = {
         (bar["kind"] - KIND_BAR_1M, bar["event_ns"]): bar for part in parts for bar in as_dicts(part) if bar["final"]
     }
+    made = naive_trades(as_dicts(rows))
     for k in range(len(LENGTHS_NS)):
-        expected = naive_bars(rows, k)
+        expected = naive_bars(made, k)
         assert {start for length, start in found if length == k} == set(expected)
         for start, bar in expected.items():
             assert {name: found[k, start][name] for name in bar} == bar, (k, start)
@@ -858,7 +997,7 @@ def test_the_recorded_trades_of_a_day(shared_data: Path, kernel: str) -> None:
     texts = [unpack(condition) for condition in rows["condition"].tolist()]
     assert counters["unknown_condition"] == sum("N" in text for text in texts)
     if kernel == "compiled":
-        (day,) = naive_bars(rows, 3).values()
+        (day,) = naive_bars(made, 3).values()
         official = rows["size"][[bool(set(text) & set("MQ")) for text in texts]].sum()
         assert day["volume"] == 5_553_205 - official  # the whole day, of which the official prints repeat some
         assert official > 0
@@ -868,8 +1007,8 @@ def test_what_each_rule_changes_on_a_recorded_day(shared_data: Path) -> None:
     """Of 390 regular minutes and those around them, how many have another open, high, low, close or volume without a
     rule: with its codes taken as if they were blank.
     """
-    rows = recorded_trades(shared_data)
-    truth = naive_bars(rows, 0)
+    rows = as_dicts(recorded_trades(shared_data))
+    truth = naive_bars(naive_trades(rows), 0)
     fields = ("open_px", "high_px", "low_px", "close_px", "volume")
     changed = {}
     for rule, codes in {
@@ -882,7 +1021,7 @@ def test_what_each_rule_changes_on_a_recorded_day(shared_data: Path) -> None:
         "contingent": "V7",
         "official prints": "MQ",
     }.items():
-        without = naive_bars(rows, 0, codes)
+        without = naive_bars(naive_trades(rows, codes), 0)
         differ = [
             [start for start in without if without[start][name] != truth.get(start, {}).get(name)] for name in fields
         ]

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fabric import codec
 from fabric.bus import EVENTS_MAX
@@ -588,6 +590,52 @@ def test_it_agrees_with_its_twin_in_any_batching(kernel: str, seed: int) -> None
         compare(f"seed {seed}, {kernel}, batches of up to {most}", expected, published)
         frames.append(codec.encode(published, names))
     assert frames[0] == frames[1]
+
+
+SIDES = st.one_of(st.none(), st.tuples(st.integers(99, 103), st.sampled_from([60, 100, 200])))
+SYMBOLS = st.integers(1, 2)
+EVENTS = st.one_of(
+    st.builds(
+        lambda venue, bid, ask, symbol, condition, tape: quote(venue, bid, ask, symbol, condition=condition, tape=tape),
+        st.sampled_from(VENUES + "Z"),
+        SIDES,
+        SIDES,
+        SYMBOLS,
+        st.sampled_from(["R", "R", "", "A", "E", "F", "C", "H", "eR", "?"]),
+        st.sampled_from(["", "A", "C"]),
+    ),
+    st.builds(trade, st.integers(99, 103), SYMBOLS),
+    st.builds(
+        lambda code, symbol, venue, reason, lot, bands: trading(
+            code, symbol, venue, reason, round_lot=lot, upper_px=bands[0], lower_px=bands[1]
+        ),
+        st.sampled_from(["H", "T", "P", "Q", "S", ""]),
+        SYMBOLS,
+        st.sampled_from(VENUES + "SE"),
+        st.sampled_from(["", "OPER"]),
+        st.sampled_from([None, 40, 100]),
+        st.sampled_from([(None, None), (102, 100)]),
+    ),
+    st.builds(line, st.sampled_from(VENUES), st.sampled_from(["stale", "live", "gap"])),
+    st.builds(link, st.integers(0, len(PUBLISHERS) - 1), st.integers(0, 1)),
+    st.builds(event, st.sampled_from(VENUES), st.sampled_from("OEC"), st.sampled_from(["live", ""])),
+)
+
+
+@given(st.lists(st.tuples(EVENTS, st.booleans()), max_size=40), st.sampled_from(["", "NP", VENUES]))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_any_stream_in_any_batching_agrees_with_the_twin(made: list[tuple[Rows, bool]], market: str) -> None:
+    """Each flag says whether a batch ends behind its row."""
+    node = make(3, 50, lot=100, market=market, beside=True)
+    parts: list[Rows] = []
+    batch: list[Rows] = []
+    for row, ends in [*made, (line("N", "gap"), True)]:
+        batch.append(row)
+        if ends:
+            parts.append(node.step(np.concatenate(batch), 0).copy())
+            batch = []
+    twin = NaiveNbbo(VENUES, PUBLISHERS, market=market, beside=True)
+    compare("", twin.step(np.concatenate([row for row, _ in made] or [np.empty(0, EVENT)])), np.concatenate(parts))
 
 
 def compare(label: str, expected: list[dict[str, int]], published: Rows) -> None:
