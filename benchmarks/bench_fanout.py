@@ -20,6 +20,7 @@ import bench_gateway
 import numpy as np
 import zmq
 from machine import describe
+from peers import serve
 
 from fabric import node
 from fabric import topology as topologies
@@ -147,7 +148,8 @@ def main() -> None:
     if options.pid_file:
         Path(options.pid_file).write_text(str(gateway.pid))
     try:
-        time.sleep(8)
+        serve.wait_for(18090)
+        time.sleep(3)  # first values are in
         for clients in options.clients:
             measure(options, gateway.pid, clients)
     finally:

@@ -136,7 +136,7 @@ class Connection:
         return self._state != _OPEN
 
     def write(self, data: bytes) -> None:
-        """Send whole frames, or the rest of one, after what waits. Never raises; after a Close frame nothing is sent."""
+        """Send whole frames, or the rest of one, after what waits; nothing after a Close frame. Never raises."""
         if self._state != _OPEN:
             return
         if self._waiting is not None and len(self._waiting) + len(data) > WAITING_MAX:
@@ -269,7 +269,7 @@ class Connection:
             self._got = bytearray(data[at:])
 
     def _frame(self, data: bytes | bytearray, at: int) -> int:
-        """Take the frame at ``data[at:]``; return where the next begins, ``at`` if it is not whole. Raises FrameError."""
+        """Take the frame at ``data[at:]``; return where the next begins, ``at`` if it is not whole."""
         held = -1 if self._held is None else len(self._held)
         start, size = strict.frame_size(data, at, held, self._message_max)
         self._needed = start + 4 + size - at if start else len(data) - at + 1

@@ -73,6 +73,7 @@ from gateway.protocol_kernel import (
     NOW,
     OWN,
     REVISED,
+    SCRATCH,
     SLOW_REPORT,
     STREAM,
     TRADED,
@@ -212,7 +213,7 @@ class Fan(NamedTuple):
     slot_cache: Rows  # CACHED[forms, state slots]
     event_cache: Rows  # CACHED[forms, EVENTS_KEPT]
     counters: npt.NDArray[np.int64]  # COUNTERS
-    chars: npt.NDArray[np.uint8]  # [8] to encode with
+    chars: npt.NDArray[np.uint8]  # [SCRATCH] to encode with
     row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
     mode: npt.NDArray[np.int64]  # [3] 1 in a surge; the shortest interval then; latest cohort since it was looked at
@@ -269,7 +270,7 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         slot_cache=np.zeros((FORMS, states(venues) * symbols_max), CACHED),
         event_cache=np.zeros((FORMS, EVENTS_KEPT), CACHED),
         counters=np.zeros(len(COUNTERS), np.int64),
-        chars=np.zeros(8, np.uint8),
+        chars=np.zeros(SCRATCH, np.uint8),
         row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
         mode=np.zeros(3, np.int64),
@@ -797,7 +798,7 @@ def _put(
         return end
     cached = fan.event_cache[form, place] if event > 0 else fan.slot_cache[form, slot]
     key = event if event > 0 else fan.version[slot]
-    if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES:
+    if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES - MESSAGE_MAX:
         to = fan.cached[form]
         if to % CACHE_BYTES + MESSAGE_MAX > CACHE_BYTES:  # never across the end of the circle
             to += CACHE_BYTES - to % CACHE_BYTES

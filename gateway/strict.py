@@ -1,4 +1,4 @@
-"""RFC 6455 to the letter: what a client's frames and handshake may look like, and the close code of what may not (pure).
+"""RFC 6455 to the letter: what a client's frames and handshake may be, and which close code the rest has (pure).
 
 Tornado 6.6 accepts close codes that may not be sent (0, 999, 1004 to 1006, 1016, 1100, 2000, 2999), frames without
 a mask, lengths that are not the shortest form, a one-byte close body and any text as ``Sec-WebSocket-Key``; and
