@@ -317,3 +317,69 @@ def test_a_refused_client_that_stays_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
             await asyncio.sleep(0.005)
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_answers_no_ping_is_gone(monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    """Fault 22: a host that vanished, or a page that hangs, whose end of TCP still looks alive."""
+    monkeypatch.setattr("gateway.connection.PING_S", 0.1)
+
+    async def talk() -> int:
+        async with serving(Echo) as port:
+            peer, _ = await Peer.connect(port)
+            pings = 0
+            while pings < 5:
+                head = await asyncio.wait_for(peer.reader.read(2), WAIT_S)
+                if not head:
+                    break
+                assert head == bytes((0x80 | PING, 0))
+                pings += 1
+                if answers:
+                    peer.writer.write(frame(b"", PONG))
+            open_ = len(Echo.everyone.open)
+            assert open_ == answers
+            await peer.end()
+            return pings
+
+    assert asyncio.run(talk()) == (5 if answers else 1)
+
+
+def test_bytes_that_wait_are_bounded_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that reads nothing: the peer is told when bytes begin to wait, and too many cut it with 1013."""
+
+    async def talk() -> list[str]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        everyone, told = Connections(), []
+
+        class Telling(Echoing):
+            def blocked(self) -> None:
+                told.append("blocked")
+
+            def freed(self) -> None:
+                told.append("freed")
+
+            def leaving(self) -> None:
+                told.append("leaving")
+
+        connection = Connection(ours.detach(), "slow", everyone, LIMIT)
+        connection.start(Telling(connection))
+        message = bytes((0x82, 126, 0x80, 0)) + b"x" * 0x8000
+        with theirs:
+            while "blocked" not in told:
+                connection.write(message)
+            theirs.setblocking(False)
+            while "freed" not in told:
+                with suppress(BlockingIOError):
+                    theirs.recv(1 << 16)
+                await asyncio.sleep(0)
+            for _ in range(100):
+                connection.write(message)
+            assert connection.closing
+            connection.abort()
+        assert not everyone.open
+        return told
+
+    told = asyncio.run(talk())
+    assert told[:4] == ["blocked", "freed", "blocked", "leaving"]
+    assert [record.getMessage() for record in caplog.records] == ["slow: cut: more than 262144 bytes wait for it"]

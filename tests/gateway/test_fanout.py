@@ -871,3 +871,25 @@ def test_all_are_told_when_to_come_back_before_they_are_closed(market: Market) -
         after.append(message["reconnect_ms"])
     assert max(after) < 1_000
     assert len({ms // 100 for ms in after}) == 10, "spread over the second"
+
+
+def test_clients_that_come_back_from_a_stall_are_no_late_cohorts(market: Market, clock: ManualClock) -> None:
+    """Half of the clients stalled is their own affair: the others keep their intervals, and there is no surge."""
+    clients = [market.client() for _ in range(40)]
+    for client, _ in clients:
+        client.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    heard = []
+    for step in range(200):
+        for place, (_, sink) in enumerate(clients[:20]):
+            sink.stick((step + place) % 100 > 2)  # most of a second stalled, then read for a moment
+        market.apply(market.nbbo("A", (step + 1) * PX))
+        clock.advance(10 * MILLISECOND_NS)
+        market.flush()
+        heard += [len(sink.frames) for _, sink in clients[20:]]
+        for _, sink in clients:
+            sink.frames.clear()
+    assert 20 * 20 <= sum(heard) <= 20 * 21, "each other client had its frame in each 100 ms of two seconds"
+    counters = market.fanout.counters()
+    assert (counters["surges"], counters["slow_cut"]) == (0, 0)
+    assert counters["late_ns_max"] <= 10 * MILLISECOND_NS
