@@ -106,6 +106,8 @@ class Gateway:
             runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store, door,
             {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
         )  # fmt: skip
+        limits, links = runtime.topology.limits, max(1, len(runtime.spec.reads))
+        self._share = limits.batch_max // links  # rows of one link in a batch: with fewer than that none has more
         self._watchdog = Watchdog(runtime.log)
         self._acceptor: Acceptor | None = None
         self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
@@ -190,13 +192,14 @@ class Gateway:
         started_ns = self._clock.monotonic_ns()
         for _ in range(BATCHES_PER_TURN):
             batch = self._inbox.recv_batch(0)
-            if not batch.size:
+            if batch.size:
+                self._latest.apply(batch, self._clock.now_ns())
+                self._clients.apply(batch)
+                for market in self._delayed.values():
+                    market.take(batch, self._clock.monotonic_ns())
+            if batch.size < self._share:
                 break
-            self._latest.apply(batch, self._clock.now_ns())
-            self._clients.apply(batch)
-            for market in self._delayed.values():
-                market.take(batch, self._clock.monotonic_ns())
-        more = batch.size > 0
+        more = batch.size >= self._share
         more |= self._clients.flush(self._clock.monotonic_ns())
         for market in self._delayed.values():
             more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
