@@ -22,7 +22,8 @@ from gateway.limits import TokenBucket
 
 ACCEPTS_PER_S: Final = 500
 """Of all processes of a gateway together."""
-ACCEPTS_BURST: Final = 100
+ACCEPTS_BURST: Final = 20
+"""At once: some ten milliseconds of work, in which nobody else is served."""
 _FULL_PAUSE_S: Final = 1.0
 """When there is not even the reserve."""
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)

@@ -27,6 +27,7 @@ from fabric.topology import GatewaySettings, Topology
 from gateway import alpaca, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
 from gateway.accepting import ACCEPTS_PER_S, Acceptor
 from gateway.auth import Door
+from gateway.connection import Connections
 from gateway.delayed import Delayed
 from gateway.fanout import Fanout
 from gateway.health import Health
@@ -87,9 +88,10 @@ class Gateway:
         store: rest.Store | None,
         door: Door,
         delayed: Mapping[int, Delayed] | None = None,
+        connections: Connections | None = None,
     ) -> None:
         """``store``: where values are looked for that memory has not; None without a cache. ``delayed``: by their
-        delay, the markets of those whose plan has one.
+        delay, the markets of those whose plan has one. ``connections``: the live WebSockets.
         """
         self._runtime = runtime
         self._clock = runtime.clock
@@ -99,10 +101,13 @@ class Gateway:
         self._store = None if store is None else StoreReader(store, runtime.topology.limits.stale_after_ns)
         self._door = door
         self._delayed = delayed or {}
+        self._connections = Connections() if connections is None else connections
         self._service = Service(
             runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store, door,
             {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
         )  # fmt: skip
+        limits, links = runtime.topology.limits, max(1, len(runtime.spec.reads))
+        self._share = limits.batch_max // links  # rows of one link in a batch: with fewer than that none has more
         self._watchdog = Watchdog(runtime.log)
         self._acceptor: Acceptor | None = None
         self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
@@ -179,6 +184,7 @@ class Gateway:
                 watching.cancel()
                 self._store.close()
             await server.close_all_connections()
+            self._connections.close()
             self._door.close()
 
     async def _turn(self) -> None:
@@ -186,13 +192,14 @@ class Gateway:
         started_ns = self._clock.monotonic_ns()
         for _ in range(BATCHES_PER_TURN):
             batch = self._inbox.recv_batch(0)
-            if not batch.size:
+            if batch.size:
+                self._latest.apply(batch, self._clock.now_ns())
+                self._clients.apply(batch)
+                for market in self._delayed.values():
+                    market.take(batch, self._clock.monotonic_ns())
+            if batch.size < self._share:
                 break
-            self._latest.apply(batch, self._clock.now_ns())
-            self._clients.apply(batch)
-            for market in self._delayed.values():
-                market.take(batch, self._clock.monotonic_ns())
-        more = batch.size > 0
+        more = batch.size >= self._share
         more |= self._clients.flush(self._clock.monotonic_ns())
         for market in self._delayed.values():
             more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
@@ -219,7 +226,9 @@ class Gateway:
         self._clients.close_all(SERVICE_RESTART, "restarting")
         for market in self._delayed.values():
             market.fanout.close_all(SERVICE_RESTART, "restarting")
-        while self._clients.counters()["clients"] and self._clock.monotonic_ns() < until_ns:
+        while self._clients.counters()["clients"] or self._connections.open:
+            if self._clock.monotonic_ns() >= until_ns:
+                return
             await self._turn()
 
     @contextmanager
@@ -296,9 +305,11 @@ def main(runtime: Runtime) -> None:
         delay_ns: Delayed(delay_ns, topology, settings, runtime.spec.reads, symbols, runtime.clock)
         for delay_ns in sorted(delays)
     }
-    gateway = Gateway(runtime, latest, fanout, store, door, delayed)
+    connections = Connections()
+    gateway = Gateway(runtime, latest, fanout, store, door, delayed, connections)
     fanouts = {delay_ns: market.fanout for delay_ns, market in delayed.items()}
-    asyncio.run(gateway.serve(websocket.handlers(fanout, symbols, door, fanouts, lambda: fanout.degraded)))
+    rules = websocket.handlers(fanout, symbols, door, fanouts, lambda: fanout.degraded, connections)
+    asyncio.run(gateway.serve(rules))
 
 
 def _table(topology: Topology) -> Path | None:

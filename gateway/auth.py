@@ -213,7 +213,7 @@ def _instant(claim: object) -> int:
     return round(claim * SECOND_NS)
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Visit:
     """A live WebSocket connection, from its opening to its end."""
 

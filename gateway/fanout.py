@@ -31,6 +31,7 @@ from gateway.surge import Surge
 SLICE_NS: Final = 2 * MILLISECOND_NS
 """The longest that a flush keeps the loop from its sockets, but for the last batch of clients."""
 CLIENTS_AT_ONCE: Final = 128
+"""Frames between two looks at the clock."""
 CUT_AFTER_NS: Final = 2 * SECOND_NS
 """A client whose socket has not taken one frame for so long is cut."""
 TELL_AFTER_NS: Final = SECOND_NS // 4
@@ -55,12 +56,10 @@ _log = logging.getLogger(__name__)
 class Sink(Protocol):
     """A client's connection, as the fan-out uses it."""
 
-    def writing(self) -> bool:
-        """Whether bytes are waiting that the socket has not taken yet."""
-        ...
-
     def write(self, data: bytes) -> None:
-        """Send bytes after those that are waiting. Never raises: a connection that is gone says so by `drop`."""
+        """Send bytes after those that are waiting. Never raises: a connection that is gone says so by `drop`, and one
+        whose socket does not take them all by `Client.blocked`.
+        """
         ...
 
     def close(self, code: int, reason: str) -> None:
@@ -84,8 +83,21 @@ class Client:
     interval_ms: int = 0
     fanout: "Fanout | None" = None
     row: int = -1
-    busy_since_ns: int | None = None  # None: its socket has taken everything
+    busy: bool = False  # its connection holds bytes that the socket has not taken
+    busy_since_ns: int = 0
     capped: bool = False  # it was told that a new symbol exceeded its limit
+
+    def blocked(self) -> None:
+        """Its connection holds bytes: nothing is sent to its descriptor until `freed`."""
+        self.busy = True
+        if self.fanout is not None:
+            self.fanout.block(self)
+
+    def freed(self) -> None:
+        """Its socket has taken everything."""
+        self.busy = False
+        if self.fanout is not None:
+            self.fanout.free(self)
 
     def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
         """See `Fanout.subscribe`."""
@@ -154,7 +166,6 @@ class Fanout:
         self._entry_sizes: dict[int, int] = {}  # row -> size of its block
         self._queue_blocks = _Blocks()
         self._frame = np.zeros(fanout_kernel.FRAME_BYTES, np.uint8)
-        self._picked = np.zeros(CLIENTS_AT_ONCE, np.int64)
         self._cursor = 0
         self._flushed_ns: int | None = None
         self._catching_up = False
@@ -164,6 +175,7 @@ class Fanout:
         self._surge = Surge()
         self._round_left = 0  # rows that the round under way has still to look at
         self._round_ns = 0  # when it began
+        self._blocked: dict[Client, None] = {}  # whose connections hold bytes, in the order in which it began
         self._leaving: deque[tuple[Client, int, str]] = deque()  # who is to be closed, with which code and reason
 
     # --- clients ---
@@ -186,9 +198,11 @@ class Fanout:
         mine["fd"] = client.fd
         for name in ("start", "count", "scan", "queue_start", "queue_size", "queue_first", "queue_count"):
             mine[name] = 0
-        for name in ("lost", "slow_ms", "mode", "mask", "beat_due_ns", "beats", "sent"):
+        for name in ("busy", "lost", "slow_ms", "mode", "mask", "beat_due_ns", "beats", "sent"):
             mine[name] = 0
         self._set_interval(client, 0 if client.feed.alpaca else self.settings.interval_ms)
+        if client.busy:
+            self.block(client)
         return True
 
     def drop(self, client: Client) -> None:
@@ -197,6 +211,7 @@ class Fanout:
         if row < 0:
             return
         client.row = -1
+        self._blocked.pop(client, None)
         self.subscriptions.drop(row)
         mine = self._fan.clients[row]
         if row in self._entry_sizes:
@@ -207,6 +222,25 @@ class Fanout:
         self._clients[row] = None
         self._count -= 1
         heapq.heappush(self._free, row)
+
+    def block(self, client: Client) -> None:
+        """Send nothing to the client's descriptor until `free`; one that stays so for too long is cut."""
+        if client.row >= 0 and client not in self._blocked:
+            client.busy_since_ns = self.clock.monotonic_ns()
+            self._blocked[client] = None
+            self._fan.clients["busy"][client.row] = 1
+
+    def free(self, client: Client) -> None:
+        """Serve the client again, at the next flush; if it was unable to read for long its frame begins with `slow`."""
+        if client not in self._blocked:
+            return
+        del self._blocked[client]
+        mine = self._fan.clients[client.row]
+        mine["busy"] = 0
+        self._fan.wake[client.row] = fanout_kernel.NOW_DUE
+        busy_ns = self.clock.monotonic_ns() - client.busy_since_ns
+        if busy_ns >= TELL_AFTER_NS or mine["lost"]:
+            mine["slow_ms"] = max(1, busy_ns // MILLISECOND_NS)
 
     def close_all(self, code: int, reason: str) -> None:
         """Close every client, as before a restart: as many at once as a slice allows, the others at the next flushes.
@@ -257,6 +291,7 @@ class Fanout:
             mine["mask"] = protocol_kernel.mask_of(fields) if fields else 0
         if heartbeat is not None:
             mine["beat_due_ns"] = self.clock.monotonic_ns() + fanout_kernel.BEAT_NS if heartbeat else 0
+            fanout_kernel.rest(self._fan, client.row)
 
     @property
     def _limit(self) -> int:
@@ -430,12 +465,16 @@ class Fanout:
         if self._round_left <= 0:
             self._round_left, self._round_ns = self._rows, now_ns
         more = False
+        self._cut_the_stuck(now_ns)
         while self._round_left > 0:
-            count, self._cursor, seen = fanout_kernel.pick(
-                self._fan, self._cursor, self._rows, self._round_left, now_ns, self._picked
-            )
+            row, seen, start, end, error = fanout_kernel.flush(
+                self._fan, self._values, self._symbols.arrays, self._cursor, self._rows,
+                min(self._round_left, self._rows), CLIENTS_AT_ONCE, now_ns, wall_ns, self._frame,
+            )  # fmt: skip
             self._round_left -= seen
-            self._serve(self._picked[:count].tolist(), now_ns, wall_ns)
+            self._cursor = (self._cursor + seen) % self._rows
+            if row >= 0:
+                self._hand_over(row, start, end, error)
             if self._round_left > 0 and self.clock.monotonic_ns() >= deadline_ns:
                 more = True
                 break
@@ -504,46 +543,23 @@ class Fanout:
         self._batch_rows = 0
         return self._catching_up
 
-    def _serve(self, rows: list[int], now_ns: int, wall_ns: int) -> None:
-        """Send to those of some clients whose sockets are free."""
-        ready = np.array([row for row in rows if self._ready(row, now_ns)], np.int64)
-        names = self._symbols.arrays
-        done = 0
-        while done < ready.size:
-            done, start, end, error = fanout_kernel.flush(
-                self._fan, self._values, names, ready, done, now_ns, wall_ns, self._frame
-            )
-            client = self._clients[int(ready[done - 1])]
-            if client is None:
-                continue
-            if error:
-                client.sink.abort()
-            elif end > start:
-                if client.fd >= 0:
-                    client.busy_since_ns = now_ns
-                client.sink.write(self._frame[start:end].tobytes())
-
-    def _ready(self, row: int, now_ns: int) -> bool:
-        """Whether a client's socket has taken what it was given; cuts the client that has not for too long."""
+    def _hand_over(self, row: int, start: int, end: int, error: int) -> None:
+        """Do what the kernel cannot for a client: send what its socket has not taken, or let it go."""
         client = self._clients[row]
-        if client is None:  # cut a moment ago
-            return False
-        if not client.sink.writing():
-            if client.busy_since_ns is not None:
-                self._tell(client, now_ns - client.busy_since_ns)
-                client.busy_since_ns = None
-            return True
-        if client.busy_since_ns is None:
-            client.busy_since_ns = now_ns
-        elif now_ns - client.busy_since_ns > CUT_AFTER_NS:
+        assert client is not None
+        if error:
+            client.sink.abort()
+        else:
+            client.sink.write(self._frame[start:end].tobytes())
+
+    def _cut_the_stuck(self, now_ns: int) -> None:
+        """Say goodbye to those whose sockets have taken nothing for too long."""
+        while self._blocked:
+            client = next(iter(self._blocked))
+            if now_ns - client.busy_since_ns <= CUT_AFTER_NS:
+                return
             self._cut += 1
             _log.warning("%s: cut: its socket took nothing for %d ms", client.name, CUT_AFTER_NS // MILLISECOND_NS)
             client.sink.write(protocol.frame([ProtocolError(407).message()], client.encoding))
             client.sink.close(protocol.CLOSE_SLOW, protocol.WORDS[407])
-        return False
-
-    def _tell(self, client: Client, busy_ns: int) -> None:
-        """Have the next frame begin with `slow`, if there is something to tell."""
-        mine = self._fan.clients[client.row]
-        if busy_ns >= TELL_AFTER_NS or mine["lost"]:
-            mine["slow_ms"] = max(1, busy_ns // MILLISECOND_NS)
+            self._blocked.pop(client, None)

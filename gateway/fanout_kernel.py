@@ -73,6 +73,7 @@ from gateway.protocol_kernel import (
     NOW,
     OWN,
     REVISED,
+    SCRATCH,
     SLOW_REPORT,
     STREAM,
     TRADED,
@@ -103,7 +104,7 @@ CLIENT: Final = np.dtype(
         ("beats", "<i8"),
         ("sent", "<i8"),  # messages
         ("due_ns", "<i8"),  # of its cohort
-        ("pending", "<i8"),  # 1: serve at the next flush, whatever the interval
+        ("busy", "<i8"),  # 1: its connection holds bytes that the socket has not taken
         ("behind", "<i8"),  # 1: linked entries must be compared with their slots as well
         ("start", "<i8"),  # its entries: [start, start + count)
         ("count", "<i8"),
@@ -150,6 +151,10 @@ COUNTERS: Final = (
     "unplaced",  # rows of a venue that the topology does not have
     "late_ns_max",  # the latest that a cohort was served after it was due
 )
+
+NOW_DUE: Final = 0
+"""In `Fan.wake`: serve at the next flush, whatever the interval."""
+_NEVER: Final = (1 << 63) - 1
 
 _HEAD: Final = 16  # room before the first item: WebSocket header (10 at most) and array header (3)
 _SEND_FLAGS: Final = native.MSG_DONTWAIT | native.MSG_NOSIGNAL
@@ -198,6 +203,7 @@ class Fan(NamedTuple):
     told: npt.NDArray[np.int64]  # [intervals, publishers] start of the last interval that each called complete
     complete: npt.NDArray[np.int64]  # [intervals] start of the last that all have called complete
     clients: Rows  # CLIENT[clients]
+    wake: npt.NDArray[np.int64]  # [clients] when to look at each: all that a flush reads of those who are not due
     entries: Rows  # ENTRY[...] in one block a client
     queue: Rows  # ITEM[...] in one block a client
     ring: npt.NDArray[np.int64]  # [EVENTS_KEPT, WIDTH] rows of events; event n is at n % EVENTS_KEPT
@@ -207,7 +213,7 @@ class Fan(NamedTuple):
     slot_cache: Rows  # CACHED[forms, state slots]
     event_cache: Rows  # CACHED[forms, EVENTS_KEPT]
     counters: npt.NDArray[np.int64]  # COUNTERS
-    chars: npt.NDArray[np.uint8]  # [8] to encode with
+    chars: npt.NDArray[np.uint8]  # [SCRATCH] to encode with
     row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
     mode: npt.NDArray[np.int64]  # [3] 1 in a surge; the shortest interval then; latest cohort since it was looked at
@@ -254,6 +260,7 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         told=np.zeros((latest_kernel.INTERVALS, publishers), np.int64),
         complete=np.zeros(latest_kernel.INTERVALS, np.int64),
         clients=clients,
+        wake=np.full(clients_max, _NEVER),
         entries=np.zeros(1_024, ENTRY),
         queue=np.zeros(1_024, ITEM),
         ring=np.zeros((EVENTS_KEPT, WIDTH), np.int64),
@@ -263,11 +270,23 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         slot_cache=np.zeros((FORMS, states(venues) * symbols_max), CACHED),
         event_cache=np.zeros((FORMS, EVENTS_KEPT), CACHED),
         counters=np.zeros(len(COUNTERS), np.int64),
-        chars=np.zeros(8, np.uint8),
+        chars=np.zeros(SCRATCH, np.uint8),
         row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
         mode=np.zeros(3, np.int64),
     )
+
+
+@lean
+def _rest(fan: Any, client: int) -> None:
+    """Let a client sleep until its cohort or its heartbeat is due."""
+    mine = fan.clients[client]
+    if mine["interval_ns"] > 0:
+        fan.wake[client] = mine["due_ns"]
+    elif mine["beat_due_ns"] > 0:
+        fan.wake[client] = mine["beat_due_ns"]
+    else:
+        fan.wake[client] = _NEVER
 
 
 # --- entries: who has subscribed what -------------------------------------------------------------------------------
@@ -326,7 +345,7 @@ def append(fan: Any, client: int, slots: Any, streams: int, snapshot: bool) -> N
         if slot >= streams or mine["interval_ns"] == 0:
             _link(fan.head, fan.entries, place)
     mine["behind"] = 1
-    mine["pending"] = 1
+    fan.wake[client] = NOW_DUE
 
 
 @lean_kernel
@@ -386,7 +405,7 @@ def _set_interval(fan: Any, client: int, now_ns: int, streams: int) -> None:
     # The golden ratio: whatever rows there are, they spread evenly over the interval.
     mine["due_ns"] = now_ns + ((client * 0x9E3779B1 % (1 << 32) * interval_ns) >> 32)
     mine["behind"] = 1
-    mine["pending"] = 1
+    fan.wake[client] = NOW_DUE
     for place in range(mine["start"], mine["start"] + mine["count"]):
         if fan.entries[place]["slot"] < streams:
             linked = fan.entries[place]["next"] != _UNLINKED
@@ -404,6 +423,13 @@ def set_interval(fan: Any, client: int, asked_ns: int, now_ns: int, streams: int
 
 
 @lean_kernel
+def rest(fan: Any, client: int) -> None:
+    """Take over that the client's heartbeat was changed, if nothing else is to be sent to it at once."""
+    if fan.wake[client] != NOW_DUE:
+        _rest(fan, client)
+
+
+@lean_kernel
 def set_mode(fan: Any, surge: bool, shortest_ns: int, now_ns: int, streams: int, clients: int) -> None:
     """Begin or end a surge, in which nobody is served more often than each ``shortest_ns``; all will be told."""
     fan.mode[0] = 1 if surge else 0
@@ -413,7 +439,7 @@ def set_mode(fan: Any, surge: bool, shortest_ns: int, now_ns: int, streams: int,
         if mine["form"] >= 0 and max(mine["asked_ns"], fan.mode[1]) != mine["interval_ns"]:
             _set_interval(fan, client, now_ns, streams)
             if mine["interval_ns"] > 0:
-                mine["pending"] = 0  # not all at once
+                _rest(fan, client)  # not all at once
 
 
 @lean_kernel
@@ -425,7 +451,7 @@ def release(fan: Any, client: int) -> None:
     mine["count"] = 0
     mine["queue_count"] = 0
     mine["queue_size"] = 0
-    mine["pending"] = 0
+    fan.wake[client] = _NEVER
     mine["fd"] = -1
     mine["form"] = -1
 
@@ -438,10 +464,11 @@ def _mark(fan: Any, slot: int) -> None:
     """Have the linked clients of ``slot`` compare their entries."""
     after = fan.head[slot]
     while after > 0:
-        mine = fan.clients[fan.entries[after - 1]["owner"]]
+        owner_: Any = np.int64(fan.entries[after - 1]["owner"])
+        mine = fan.clients[owner_]
         mine["behind"] = 1
         if mine["interval_ns"] == 0:
-            mine["pending"] = 1
+            fan.wake[owner_] = NOW_DUE
         after = fan.entries[after - 1]["next"]
 
 
@@ -472,7 +499,7 @@ def _publish(fan: Any, slot: int, message: int, row: Any) -> None:
             mine["lost"] += 1
             fan.counters[_REFUSED] += 1
         if mine["interval_ns"] == 0:
-            mine["pending"] = 1
+            fan.wake[entry["owner"]] = NOW_DUE
         after = entry["next"]
 
 
@@ -626,7 +653,8 @@ def restate(fan: Any, values: Any, letters: Any, publisher: int, line: int, symb
                 fan.version[slot] += 1
                 _mark(fan, slot)
     for client in range(clients):
-        fan.clients[client]["pending"] = 1
+        if fan.clients[client]["form"] >= 0:
+            fan.wake[client] = NOW_DUE
 
 
 @lean_kernel
@@ -639,7 +667,7 @@ def spill(fan: Any, clients: int) -> None:
             fan.counters[_REFUSED] += mine["queue_count"]
             mine["queue_count"] = 0
             mine["behind"] = 1
-            mine["pending"] = 1
+            fan.wake[client] = NOW_DUE
 
 
 # --- out: versions and events become frames -------------------------------------------------------------------------
@@ -770,7 +798,7 @@ def _put(
         return end
     cached = fan.event_cache[form, place] if event > 0 else fan.slot_cache[form, slot]
     key = event if event > 0 else fan.version[slot]
-    if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES:
+    if cached["known"] != key or fan.cached[form] > cached["at"] + CACHE_BYTES - MESSAGE_MAX:
         to = fan.cached[form]
         if to % CACHE_BYTES + MESSAGE_MAX > CACHE_BYTES:  # never across the end of the circle
             to += CACHE_BYTES - to % CACHE_BYTES
@@ -948,47 +976,48 @@ def seal(frame: Any, at: int, count: int, form: int) -> tuple[int, int]:
 
 
 @lean_kernel
-def pick(fan: Any, cursor: int, clients: int, limit: int, now_ns: int, picked: Any) -> tuple[int, int, int]:
-    """Collect clients to serve, from row ``cursor`` on round the ``clients`` rows, looking at ``limit`` rows at most.
-
-    Returns how many were picked, the row to go on with, and how many rows were looked at.
-    """
-    count = 0
-    seen = 0
-    while seen < limit and count < picked.size:
-        if cursor >= clients:
-            cursor = 0
-        mine = fan.clients[cursor]
-        if mine["form"] >= 0:
-            due_ns = mine["due_ns"] if mine["interval_ns"] > 0 else mine["beat_due_ns"]
-            if mine["pending"] == 1 or 0 < due_ns <= now_ns:
-                picked[count] = cursor
-                count += 1
-        cursor += 1
-        seen += 1
-    return count, cursor, seen
-
-
-@lean_kernel
 def flush(
-    fan: Any, values: Any, names: Any, picked: Any, first: int, now_ns: int, wall_ns: int, frame: Any
-) -> tuple[int, int, int, int]:
-    """Serve the clients ``picked[first:]``, which are not busy, until one of them needs Python.
+    fan: Any,
+    values: Any,
+    names: Any,
+    cursor: int,
+    clients: int,
+    limit: int,
+    most: int,
+    now_ns: int,
+    wall_ns: int,
+    frame: Any,
+) -> tuple[int, int, int, int, int]:
+    """Serve who is due, from row ``cursor`` on round the ``clients`` rows, until one of them needs Python.
 
-    Returns ``(next, start, end, error)``: with ``end > start`` the bytes ``frame[start:end]`` of a frame that the
-    socket of ``picked[next - 1]`` did not take; with ``error > 0`` the errno of its send; else all are served.
+    Looks at ``limit`` rows and serves ``most`` clients at most. Returns ``(row, seen, start, end, error)``: after
+    ``seen`` rows, ``row`` (-1: nobody) has with ``end > start`` the bytes ``frame[start:end]`` that its socket did not
+    take, or with ``error > 0`` the errno of its send.
     """
-    for i in range(first, picked.size):
-        mine = fan.clients[picked[i]]
-        mine["pending"] = 0
+    served = 0
+    for seen in range(limit):
+        client = cursor + seen
+        if client >= clients:
+            client -= clients
+        wake_ns = fan.wake[client]
+        if wake_ns > now_ns:
+            continue
+        mine = fan.clients[client]
+        if mine["form"] < 0 or mine["busy"] == 1:
+            fan.wake[client] = _NEVER
+            continue
+        if served == most:
+            return -1, seen, 0, 0, 0
+        served += 1
         if mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns:
             late_ns = now_ns - mine["due_ns"]
-            fan.counters[_LATE] = max(fan.counters[_LATE], late_ns)
-            fan.mode[2] = max(fan.mode[2], late_ns)
+            if wake_ns > NOW_DUE:  # not one that was unable to read until now
+                fan.counters[_LATE] = max(fan.counters[_LATE], late_ns)
+                fan.mode[2] = max(fan.mode[2], late_ns)
             mine["due_ns"] += (late_ns // mine["interval_ns"] + 1) * mine["interval_ns"]
+        _rest(fan, client)
         for _ in range(FRAMES_AT_ONCE):
-            at, count, more = build(fan, values, names, picked[i], now_ns, wall_ns, frame)
-            mine["pending"] = 1 if more else 0
+            at, count, more = build(fan, values, names, client, now_ns, wall_ns, frame)
             if count == 0:
                 break
             start, end = seal(frame, at, count, mine["form"])
@@ -996,6 +1025,10 @@ def flush(
             fan.counters[_UPDATES] += count
             mine["sent"] += count
             fan.counters[_BYTES] += end - start
+            if more:
+                fan.wake[client] = NOW_DUE
+            else:
+                _rest(fan, client)
             sent: Any = np.int64(0)
             if mine["fd"] >= 0:
                 address = frame.ctypes.data + start
@@ -1003,14 +1036,14 @@ def flush(
                 if sent < 0:
                     error: Any = np.int64(native.errno())
                     if error != native.EAGAIN and error != native.EINTR:
-                        return i + 1, 0, 0, error
+                        return client, seen + 1, 0, 0, error
                     sent = np.int64(0)
             if sent < end - start:
                 fan.counters[_PARTIAL] += 1
-                return i + 1, start + sent, end, 0
+                return client, seen + 1, start + sent, end, 0
             if not more:
                 break
-    return picked.size, 0, 0, 0
+    return -1, limit, 0, 0, 0
 
 
 def values_of(tables: latest_kernel.Tables) -> Values:
@@ -1053,6 +1086,6 @@ def warm_up() -> None:
     set_mode(fan, False, 0, 0, 0, 1)
     restate(fan, values, names.names, 0, -1, 1, 1)
     spill(fan, 1)
-    pick(fan, 0, 1, 1, 0, np.zeros(1, np.int64))
-    flush(fan, values, names, np.zeros(0, np.int64), 0, 0, 0, np.zeros(FRAME_BYTES, np.uint8))
+    rest(fan, 0)
+    flush(fan, values, names, 0, 1, 1, 1, 0, 0, np.zeros(FRAME_BYTES, np.uint8))
     release(fan, 0)

@@ -6,7 +6,7 @@ requests, and eight bytes in a table that processes share are a whole bucket (`g
 
 from collections import deque
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 
@@ -38,11 +38,17 @@ class Rate:
         return max(0, min(self.burst, (now_ns - since_ns) // self.ns_per_token))
 
 
+_rate = cache(Rate)
+"""One for all buckets of a kind: ten thousand clients have the same."""
+
+
 class TokenBucket:
     """Lets ``burst`` requests through at once and ``rate`` a second in the long run."""
 
+    __slots__ = ("_rate", "_since_ns")
+
     def __init__(self, rate: float, burst: int, now_ns: int) -> None:
-        self._rate = Rate(rate, burst)
+        self._rate = _rate(rate, burst)
         self._since_ns = now_ns - burst * self._rate.ns_per_token
 
     def take(self, now_ns: int) -> int:
@@ -54,11 +60,16 @@ class TokenBucket:
 class Strikes:
     """Says when something has happened ``limit`` times within a window."""
 
+    __slots__ = ("_limit", "_times", "_window_ns")
+
     def __init__(self, limit: int, window_ns: int) -> None:
+        self._limit = limit
         self._window_ns = window_ns
-        self._times: deque[int] = deque(maxlen=limit)
+        self._times: deque[int] | None = None  # most clients never need it
 
     def add(self, now_ns: int) -> bool:
         """Count one; return whether that makes it too many."""
+        if self._times is None:
+            self._times = deque(maxlen=self._limit)
         self._times.append(now_ns)
-        return len(self._times) == self._times.maxlen and now_ns - self._times[0] < self._window_ns
+        return len(self._times) == self._limit and now_ns - self._times[0] < self._window_ns

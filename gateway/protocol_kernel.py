@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import lean_kernel
+from fabric.compiled import lean, lean_kernel
 from fabric.records import BAR, EVENT, NBBO, NULL, PRICE_UNIT, QUOTE, STATE_STALE, STATUS, TRADE, columns, empty, pack
 
 JSON: Final = 0
@@ -28,8 +28,14 @@ VENUE: Final = 1  # /v2/<venue>: Alpaca's dialect over one venue
 STREAM: Final = 2  # /stream: our own, with nulls
 FORMS: Final = 6
 
-MESSAGE_MAX: Final = 768
-"""Bytes; no message is longer: an escaped symbol (98), nine numbers (21 each), four escaped texts of 8, two of 48."""
+MESSAGE_MAX: Final = 784
+"""Bytes, 16 of them to write over; no message is longer: an escaped symbol (98), nine numbers (21 each), four escaped
+texts of 8, two of 48."""
+
+SCRATCH: Final = 40
+"""Bytes that `encode` works in: eight characters, then the text of the second that it wrote last, and which it was."""
+_SECOND_TEXT_AT: Final = 8
+_SECOND_AT: Final = 32
 
 # How a column is written.
 (_PRICE, _AMOUNT, _INT, _FLAG, _TEXT, _LIST, _LETTER, _TIME, _NAME, _CHANNEL, _STATUS, _REASON) = range(12)
@@ -223,10 +229,10 @@ REASON_TEXTS: Final = {
 """``rm`` of each ``rc`` (CTA letters and digits, UTP codes)."""
 
 
-def _table(texts: list[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Byte strings as ``uint8[n, longest]`` and their lengths."""
+def _table(texts: list[bytes], width: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Byte strings as ``uint8[n, width]``, by default of the longest, and their lengths."""
     lengths = np.array([len(text) for text in texts], np.int64)
-    table = np.zeros((len(texts), int(lengths.max())), np.uint8)
+    table = np.zeros((len(texts), width or int(lengths.max())), np.uint8)
     for row, text in zip(table, texts, strict=True):
         row[: len(text)] = np.frombuffer(text, np.uint8)
     return table, lengths
@@ -259,9 +265,11 @@ _REPLACED_KEY = KEYS.index("k")
 _STATE_COLUMN = (NBBO.names or ()).index("state")
 _LAYOUT, _FIELDS = _layouts()
 # Row `encoding * n + index` of each table.
-_KEY, _KEY_SIZE = _table([f',"{key}":'.encode() for key in KEYS] + [_short(key) for key in KEYS])
+_WORD: Final = 16  # no key and no opening is longer
+_KEY, _KEY_SIZE = _table([f',"{key}":'.encode() for key in KEYS] + [_short(key) for key in KEYS], _WORD)
 _OPEN, _OPEN_SIZE = _table(
-    [f'{{"T":"{type_}"'.encode() for type_, *_ in MESSAGES] + [_short("T") + _short(type_) for type_, *_ in MESSAGES]
+    [f'{{"T":"{type_}"'.encode() for type_, *_ in MESSAGES] + [_short("T") + _short(type_) for type_, *_ in MESSAGES],
+    _WORD,
 )
 _N_KEYS = len(KEYS)
 _N_MESSAGES = len(MESSAGES)
@@ -285,23 +293,36 @@ def mask_of(chosen: Iterable[str]) -> int:
     return sum(1 << KEYS.index(key) for key in {*chosen, *_ALWAYS})
 
 
-@lean_kernel
+@lean
 def _copy(out: Any, at: int, table: Any, sizes: Any, index: int) -> int:
-    for i in range(sizes[index]):
+    """Write a row of ``table``; always all of it, which is one instruction, and what is too much is written over."""
+    for i in range(_WORD):
         out[at + i] = table[index, i]
     return at + sizes[index]
 
 
-@lean_kernel
+@lean
 def _big_endian(out: Any, at: int, value: int, size: int) -> int:
     for i in range(size):
         out[at + i] = (value >> (8 * (size - 1 - i))) & 0xFF
     return at + size
 
 
-@lean_kernel
+@lean
 def _digits(out: Any, at: int, value: int) -> int:
     """Write ``value >= 0`` in decimal."""
+    if value < 10:
+        out[at] = 48 + value
+        return at + 1
+    if value < 100:
+        out[at] = 48 + value // 10
+        out[at + 1] = 48 + value % 10
+        return at + 2
+    if value < 1_000:
+        out[at] = 48 + value // 100
+        out[at + 1] = 48 + value // 10 % 10
+        out[at + 2] = 48 + value % 10
+        return at + 3
     size = 1
     rest = value // 10
     while rest > 0:
@@ -313,7 +334,7 @@ def _digits(out: Any, at: int, value: int) -> int:
     return at + size
 
 
-@lean_kernel
+@lean
 def _padded(out: Any, at: int, value: int, size: int) -> int:
     """Write ``value`` in decimal with ``size`` digits, zeros in front."""
     for i in range(size):
@@ -334,8 +355,35 @@ def _packed_size(text: int) -> int:
 
 
 @lean_kernel
-def _put_time(out: Any, at: int, encoding: int, time_ns: int) -> int:
+def _put_second(out: Any, at: int, seconds: int) -> None:
+    """Write a second as the 20 characters ``YYYY-MM-DDTHH:MM:SS.``."""
+    # Civil date from days since 1970-03-01 of the proleptic Gregorian calendar, eras of 400 years (Howard Hinnant).
+    days = seconds // 86_400 + 719_468
+    era = days // 146_097
+    day_of_era = days - era * 146_097
+    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * day_of_year + 2) // 153
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    second = seconds % 86_400
+    _padded(out, at, year_of_era + era * 400 + (1 if month <= 2 else 0), 4)
+    out[at + 4] = 45
+    _padded(out, at + 5, month, 2)
+    out[at + 7] = 45
+    _padded(out, at + 8, day_of_year - (153 * shifted + 2) // 5 + 1, 2)
+    out[at + 10] = 84
+    _padded(out, at + 11, second // 3_600, 2)
+    out[at + 13] = 58
+    _padded(out, at + 14, second // 60 % 60, 2)
+    out[at + 16] = 58
+    _padded(out, at + 17, second % 60, 2)
+    out[at + 19] = 46
+
+
+@lean_kernel
+def _put_time(out: Any, at: int, encoding: int, time_ns: int, chars: Any) -> int:
     """Write an instant that is not NULL."""
+    kept: Any = np.int64(0)
     seconds = time_ns // 1_000_000_000
     nanos = time_ns % 1_000_000_000
     if encoding == MSGPACK:
@@ -351,37 +399,23 @@ def _put_time(out: Any, at: int, encoding: int, time_ns: int) -> int:
         out[at] = 0xD7  # timestamp 64: 2^34 seconds are more than an int64 of nanoseconds holds
         out[at + 1] = 0xFF
         return _big_endian(out, at + 2, (nanos << 34) | seconds, 8)
-    # Civil date from days since 1970-03-01 of the proleptic Gregorian calendar, eras of 400 years (Howard Hinnant).
-    days = seconds // 86_400 + 719_468
-    era = days // 146_097
-    day_of_era = days - era * 146_097
-    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153
-    day = day_of_year - (153 * shifted + 2) // 5 + 1
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    year = year_of_era + era * 400 + (1 if month <= 2 else 0)
-    second = seconds % 86_400
     out[at] = 34
-    at = _padded(out, at + 1, year, 4)
-    out[at] = 45
-    at = _padded(out, at + 1, month, 2)
-    out[at] = 45
-    at = _padded(out, at + 1, day, 2)
-    out[at] = 84
-    at = _padded(out, at + 1, second // 3_600, 2)
-    out[at] = 58
-    at = _padded(out, at + 1, second // 60 % 60, 2)
-    out[at] = 58
-    at = _padded(out, at + 1, second % 60, 2)
-    out[at] = 46
-    at = _padded(out, at + 1, nanos, 9)
-    out[at] = 90
-    out[at + 1] = 34
-    return at + 2
+    for i in range(8):
+        kept = (kept << 8) | np.int64(chars[_SECOND_AT + i])
+    if kept != seconds or chars[_SECOND_TEXT_AT] == 0:  # many messages in a row are of one second
+        _put_second(chars, _SECOND_TEXT_AT, seconds)
+        _big_endian(chars, _SECOND_AT, seconds, 8)
+    for i in range(20):
+        out[at + 1 + i] = chars[_SECOND_TEXT_AT + i]
+    _padded(out, at + 21, nanos // 1_000_000, 3)
+    _padded(out, at + 24, nanos // 1_000 % 1_000, 3)
+    _padded(out, at + 27, nanos % 1_000, 3)
+    out[at + 30] = 90
+    out[at + 31] = 34
+    return at + 32
 
 
-@lean_kernel
+@lean
 def _put_null(out: Any, at: int, encoding: int) -> int:
     if encoding == MSGPACK:
         out[at] = 0xC0
@@ -393,7 +427,7 @@ def _put_null(out: Any, at: int, encoding: int) -> int:
     return at + 4
 
 
-@lean_kernel
+@lean
 def _put_bool(out: Any, at: int, encoding: int, value: bool) -> int:
     if encoding == MSGPACK:
         out[at] = 0xC3 if value else 0xC2
@@ -412,7 +446,7 @@ def _put_bool(out: Any, at: int, encoding: int, value: bool) -> int:
     return at + 4
 
 
-@lean_kernel
+@lean
 def _put_int(out: Any, at: int, encoding: int, value: int) -> int:
     """Write an integer that is not NULL; in msgpack's shortest form."""
     if encoding == JSON:
@@ -436,7 +470,7 @@ def _put_int(out: Any, at: int, encoding: int, value: int) -> int:
     return _big_endian(out, at + 1, value, 1 << width)
 
 
-@lean_kernel
+@lean
 def _put_price(out: Any, at: int, encoding: int, value: int) -> int:
     """Write a price that is not NULL."""
     if encoding == MSGPACK:
@@ -452,7 +486,12 @@ def _put_price(out: Any, at: int, encoding: int, value: int) -> int:
     if fraction == 0:
         return at
     out[at] = 46
-    at = _padded(out, at + 1, fraction, 9)
+    if fraction % 10_000_000 == 0:  # cents, as nearly always
+        at = _padded(out, at + 1, fraction // 10_000_000, 2)
+    elif fraction % 100_000 == 0:
+        at = _padded(out, at + 1, fraction // 100_000, 4)
+    else:
+        at = _padded(out, at + 1, fraction, 9)
     while out[at - 1] == 48:
         at -= 1
     return at
@@ -542,7 +581,7 @@ def _meaning(how: int, code: int) -> int:
     return -1
 
 
-@lean_kernel
+@lean
 def _absent(how: int, value: int) -> bool:
     """Whether a column is undefined: NULL, and for texts and letters 0 as well."""
     return value == NULL or (value == 0 and (how == _TEXT or how == _LETTER))
@@ -554,8 +593,8 @@ def encode(
 ) -> int:
     """Write ``row`` as ``message`` at ``out[at]``, where MESSAGE_MAX bytes are free; return where it ends.
 
-    ``stale`` sets that bit of ``st``, which is written when it is not 0. ``chars`` is uint8[8] to work in. Of data only
-    the keys in ``mask`` (`mask_of`) are written, and ``st``; with 0 all are.
+    ``stale`` sets that bit of ``st``, which is written when it is not 0. ``chars`` is uint8[SCRATCH] to work in, zeros
+    at first. Of data only the keys in ``mask`` (`mask_of`) are written, and ``st``; with 0 all are.
     """
     encoding = form & 1
     nulls = form // 2 == STREAM
@@ -611,7 +650,7 @@ def encode(
         elif how == _AMOUNT or how == _INT:
             at = _put_int(out, at, encoding, value)
         elif how == _TIME:
-            at = _put_time(out, at, encoding, value)
+            at = _put_time(out, at, encoding, value, chars)
         elif how == _FLAG:
             at = _put_bool(out, at, encoding, value == 1)
         else:
@@ -646,5 +685,5 @@ def warm_up() -> None:
     """Compile or load every entry kernel with the array types of the live path."""
     out = np.zeros(2 * MESSAGE_MAX, np.uint8)
     row = columns(empty(1, EVENT))[0]
-    at = encode(out, 0, 0, BEST, row, np.zeros(16, np.uint8), 0, False, np.zeros(8, np.uint8), 0)
+    at = encode(out, 0, 0, BEST, row, np.zeros(16, np.uint8), 0, False, np.zeros(SCRATCH, np.uint8), 0)
     append_count(out, 0, at, 0, 1)

@@ -86,6 +86,10 @@ class Answer:
 class Session:
     """The state of one conversation."""
 
+    __slots__ = (
+        "_bad", "_bucket", "_encoding", "_feed", "_flood", "_greeted", "_host", "_subscriber", "_venues", "grant",
+    )  # fmt: skip
+
     def __init__(
         self,
         feed: Feed,

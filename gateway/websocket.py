@@ -1,48 +1,43 @@
-"""One client's WebSocket connection: reads requests, writes answers, decides nothing.
+"""The WebSocket routes, and one client's conversation: reads requests, writes answers, decides nothing.
 
-Tornado does the handshake, the frames that come in, pings and the closing. What goes out is framed by us and
-written to the stream, or by the fan-out's compiled flush straight to the descriptor; both run in the loop's
-thread, and the flush leaves a stream alone that has bytes waiting, so frames stay whole and in order.
-
-Two traps decide the shape. A descriptor's number is reused as soon as it is closed, long before ``on_close``:
-the client must leave the fan-out before its stream closes the descriptor. And nothing may follow a Close
-frame: it must leave before one is written.
+Tornado reads the request of a handshake (`StreamHandler`), which may be refused with a status. After that a client is
+a `Talk` over a `connection.Connection`, and a row of the fan-out, whose compiled flush sends to the descriptor in the
+same thread; what is answered to a request goes through the connection.
 """
 
 import asyncio
-import logging
-import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tornado.iostream import IOStream, SSLIOStream, StreamBufferFullError, StreamClosedError
-from tornado.websocket import WebSocketHandler, WebSocketProtocol13
+from tornado.web import RequestHandler
+from tornado.websocket import WebSocketHandler
 
 from fabric.symbols import SymbolTable
-from gateway import protocol
+from gateway import protocol, strict
 from gateway.auth import AuthError, Credentials, Door, Grant, Visit, from_headers, from_message
+from gateway.connection import Connection, Connections, take_over
 from gateway.fanout import Client, Fanout
 from gateway.protocol import Feed
 from gateway.protocol_kernel import JSON, MSGPACK
 from gateway.rest import Answering, Problem, refuse_secrets_in_query, unauthorized
 from gateway.session import AUTH_TIMEOUT_S, Answer, Refusal, Session
-from gateway.strict import StrictProtocol
 
-PING_S = 20.0
-"""Between pings, and the time to answer one: for those on the way who cut what is idle, and for a page that hangs. A
-ping costs as much as ten frames."""
-LOST_MS = 10_000
-"""A host that acknowledges nothing for so long is gone: the kernel finds out, at no cost (RFC 1122, RFC 5482)."""
-_PROBE_S = 4  # without data a host is asked after so long, and twice more
-WRITE_BUFFER_MAX = 256 << 10
-"""Bytes that may wait for one client; more, and it is cut."""
-UNSENT_MAX = 32 << 10
-"""Bytes that the kernel takes beyond what it has sent: old quotes must not queue where nobody can conflate them."""
 RETRY_AFTER_MS = 1_000
 """When to try again where a limit of connections was met."""
-_TCP_NOTSENT_LOWAT = 25  # tcp(7); the socket module names it from Python 3.12 on
 
-_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Shop:
+    """What all conversations of a process share."""
+
+    fanouts: Mapping[int, Fanout]  # by their delay in nanoseconds
+    symbols: SymbolTable
+    door: Door
+    feeds: Mapping[str, Feed]
+    venues: Sequence[str]  # the feeds whose values `venueQuotes` are
+    degraded: Callable[[], bool]
+    connections: Connections
 
 
 def handlers(
@@ -51,90 +46,43 @@ def handlers(
     door: Door,
     delayed: Mapping[int, Fanout] | None = None,
     degraded: Callable[[], bool] = lambda: False,
+    connections: Connections | None = None,
 ) -> list[tuple[Any, ...]]:
     """The routes: ``/v2/<feed>`` and ``/stream``.
 
     ``delayed``: by their delay in nanoseconds, the fan-outs of those whose plan has one; ``degraded``: whether the
-    gateway has more to send than it can.
+    gateway has more to send than it can; ``connections``: where live ones are kept.
     """
-    options = {
-        "fanouts": {0: fanout} | dict(delayed or {}),
-        "symbols": symbols,
-        "door": door,
-        "feeds": protocol.feeds(fanout.topology.venues),
-        "degraded": degraded,
-    }
-    return [
-        (r"/v2/([^/]+)", StreamHandler, options),
-        (r"/(stream)", StreamHandler, options),
-    ]
+    venues = tuple(venue.feed for venue in fanout.topology.venues)
+    shop = Shop(
+        {0: fanout} | dict(delayed or {}), symbols, door, protocol.feeds(fanout.topology.venues), venues, degraded,
+        Connections() if connections is None else connections,
+    )  # fmt: skip
+    return [(r"/v2/([^/]+)", StreamHandler, {"shop": shop}), (r"/(stream)", StreamHandler, {"shop": shop})]
 
 
-class _Protocol(StrictProtocol):
-    """Lets the handler know before a Close frame is written; after that nothing else is."""
+class _Upgrade:
+    """The part of Tornado's WebSocket protocol that we use: none but the moment of the handshake."""
 
-    handler: "StreamHandler"
+    def __init__(self, handler: "StreamHandler") -> None:
+        self._handler = handler
 
-    def close(self, code: int | None = None, reason: str | None = None) -> None:
-        self.handler.leave()
-        try:
-            super().close(code, reason)
-        except StreamBufferFullError:  # not even the Close frame has room
-            self._abort()
-
-
-class _Connection:
-    """A `fanout.Sink`: the stream of a WebSocket."""
-
-    def __init__(self, websocket: WebSocketProtocol13, stream: IOStream, name: str) -> None:
-        self._websocket = websocket
-        self._stream = stream
-        self._name = name
-
-    def writing(self) -> bool:
-        return self._stream.writing()
-
-    def write(self, data: bytes) -> None:
-        if self._websocket.is_closing():
+    async def accept_connection(self, handler: RequestHandler) -> None:
+        keys = handler.request.headers.get_list("Sec-WebSocket-Key")
+        if len(keys) != 1 or not strict.valid_key(keys[0]) or not handler.request.headers.get("Host"):
+            handler.set_status(400)
+            handler.finish("Sec-WebSocket-Key must be one nonce of 16 bytes in base64, and Host must be given")
             return
-        try:
-            self._stream.write(data)
-        except StreamBufferFullError:
-            _log.warning("%s: cut: more than %d bytes wait for it", self._name, WRITE_BUFFER_MAX)
-            self.close(protocol.CLOSE_SLOW, protocol.WORDS[407])
-        except StreamClosedError:  # the read loop notices too, and ends the session
-            return
-
-    def close(self, code: int, reason: str) -> None:
-        self._websocket.close(code, reason)
-
-    def abort(self) -> None:
-        self._stream.close()
+        self._handler.open_talk()
 
 
 class StreamHandler(Answering, WebSocketHandler):
-    """A WebSocket of either path; a `session.Host`."""
+    """The handshake of either path."""
 
-    def initialize(
-        self,
-        fanouts: Mapping[int, Fanout],
-        symbols: SymbolTable,
-        door: Door,
-        feeds: dict[str, Feed],
-        degraded: Callable[[], bool],
-    ) -> None:
-        self._fanouts = fanouts
-        self._fanout = fanouts[0]
-        self._symbols = symbols
-        self._door = door
-        self._feeds = feeds
-        self.degraded = degraded
+    def initialize(self, shop: Shop) -> None:
+        self._shop = shop
         self._grant: Grant | None = None  # known before the upgrade
         self._proven = False
-        self._visit: Visit | None = None  # None before the opening and after the end
-        self._client: Client | None = None
-        self._session: Session | None = None
-        self._auth_timer: asyncio.TimerHandle | None = None
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -144,88 +92,100 @@ class StreamHandler(Answering, WebSocketHandler):
     def prepare(self) -> None:
         """Before the upgrade: an unknown feed 404, credentials that are wrong 401 or not for this feed 403."""
         name = self.path_args[0]
-        if name not in self._feeds or (name == "stream") != (self.request.path == "/stream"):
-            raise Problem(404, "unknown_feed", f"no feed {name[:32]!r}; there are {', '.join(self._feeds)}")
+        if name not in self._shop.feeds or (name == "stream") != (self.request.path == "/stream"):
+            raise Problem(404, "unknown_feed", f"no feed {name[:32]!r}; there are {', '.join(self._shop.feeds)}")
         refuse_secrets_in_query(self.request, ("ticket",))
         ticket = self.get_query_argument("ticket", "")
         try:
             given = Credentials(ticket, ticket=True) if ticket else from_headers(self.request.headers)
-            if given is not None or not self._feeds[name].alpaca or not self._door.open:
-                self._grant = self._door.identify(given, self._address)
+            if given is not None or not self._shop.feeds[name].alpaca or not self._shop.door.open:
+                self._grant = self._shop.door.identify(given, str(self.request.remote_ip))
         except AuthError:
             if given is not None:
                 raise unauthorized(given=True) from None
-        self._proven = given is not None and not self._door.open
-        if self._grant is not None and not self._grant.sees_feed(self._right):
-            raise Problem(403, "forbidden", f"the feed {self._right!r} is not in the plan {self._grant.plan.name!r}")
+        self._proven = given is not None and not self._shop.door.open
+        if self._grant is not None and not self._grant.sees_feed(_right(self._shop.feeds[name])):
+            detail = f"the feed {_right(self._shop.feeds[name])!r} is not in the plan {self._grant.plan.name!r}"
+            raise Problem(403, "forbidden", detail)
 
     def check_origin(self, origin: str) -> bool:
         """Pages of other sites only where the topology lists their origin."""
-        return origin in self._fanout.settings.origins
+        return origin in self._shop.fanouts[0].settings.origins
 
-    @property
-    def ping_interval(self) -> float:
-        return PING_S
+    def get_websocket_protocol(self) -> Any:
+        """What `accept_connection` is called of; None, for another version than 13, is answered with 426."""
+        return _Upgrade(self) if self.request.headers.get("Sec-WebSocket-Version") == "13" else None
 
-    @property
-    def ping_timeout(self) -> float:
-        return PING_S
-
-    @property
-    def max_message_size(self) -> int:
-        return protocol.MESSAGE_BYTES_MAX
-
-    def get_websocket_protocol(self) -> WebSocketProtocol13 | None:
-        made = super().get_websocket_protocol()
-        return _Protocol(self, False, made.params) if isinstance(made, WebSocketProtocol13) else None
-
-    def open(self, feed_name: str) -> None:
-        """Join the fan-out and say hello."""
-        websocket = self.ws_connection
-        assert isinstance(websocket, WebSocketProtocol13)
-        stream = websocket.stream
-        assert stream is not None
-        stream.max_write_buffer_size = WRITE_BUFFER_MAX
-        stream.set_nodelay(True)
-        for option, value in (
-            (_TCP_NOTSENT_LOWAT, UNSENT_MAX),
-            (socket.TCP_USER_TIMEOUT, LOST_MS),
-            (socket.TCP_KEEPIDLE, _PROBE_S),
-            (socket.TCP_KEEPINTVL, _PROBE_S),
-            (socket.TCP_KEEPCNT, 2),
-        ):
-            stream.socket.setsockopt(socket.IPPROTO_TCP, option, value)
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        feed = self._feeds[feed_name]
+    def open_talk(self) -> None:
+        """The handshake is good: go on without Tornado, whose part of it ends here. Raises Problem (429)."""
+        feed = self._shop.feeds[self.path_args[0]]
         content_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         encoding = MSGPACK if content_type == "application/msgpack" else JSON
-        name = f"{self._address} {self.request.path}"
-        fd = -1 if isinstance(stream, SSLIOStream) else stream.socket.fileno()
-        self._client = Client(_Connection(websocket, stream, name), fd, feed, encoding, name)
-        visit = Visit(self._address, self._replaced, self._ended, self._warn)
-        if not self._door.arrive(visit):
-            self._refuse(Refusal(406, protocol.CLOSE_FLOOD, "too many connections from this address"))
+        talk = Talk(self._shop, feed, encoding, str(self.request.remote_ip))
+        if not talk.arrive():
+            detail = "too many connections from this address"
+            raise Problem(429, "too_many_connections", detail, retry_after=RETRY_AFTER_MS // 1_000)
+        name = f"{self.request.remote_ip} {self.request.path}"
+        self._on_close_called = True  # Tornado's: it does not see the end
+        try:
+            connection, early = take_over(self, name, self._shop.connections, protocol.MESSAGE_BYTES_MAX)
+        except OSError:
+            talk.leaving()
             return
+        connection.start(talk)
+        talk.open(connection, self._grant, self._proven)
+        connection.take(early)
+        self._break_cycles()
+
+
+def _right(feed: Feed) -> str:
+    """The feed that a plan must have."""
+    return feed.name if feed.venue >= 0 else "sip"
+
+
+class Talk:
+    """One client's conversation; a `session.Host` and a `connection.Peer`."""
+
+    __slots__ = (
+        "_address", "_auth_timer", "_client", "_connection", "_encoding", "_feed", "_session", "_shop", "_visit",
+    )  # fmt: skip
+    _connection: Connection
+    _client: Client
+    _session: Session
+
+    def __init__(self, shop: Shop, feed: Feed, encoding: int, address: str) -> None:
+        self._shop = shop
+        self._feed = feed
+        self._encoding = encoding
+        self._address = address
+        self._visit: Visit | None = None  # None before the arrival and after the end
+        self._auth_timer: asyncio.TimerHandle | None = None
+
+    def arrive(self) -> bool:
+        """Be counted as a connection of its address; False where that has as many as it may."""
+        visit = Visit(self._address, self._replaced, self._ended, self._warn)
+        if not self._shop.door.arrive(visit):
+            return False
         self._visit = visit
-        if not self._fanout.add(self._client):
+        return True
+
+    def open(self, connection: Connection, grant: Grant | None, proven: bool) -> None:
+        """Join the fan-out and say hello; ``grant``, ``proven``: as in `Session`."""
+        self._connection = connection
+        self._client = Client(connection, connection.fd, self._feed, self._encoding, connection.name)
+        if not self._shop.fanouts[0].add(self._client):
             self._refuse(Refusal(406, protocol.CLOSE_SLOW, "the gateway is full"))
             return
-        close_fd = stream.close_fd
-
-        def leave_first() -> None:
-            self.leave()
-            close_fd()
-
-        stream.close_fd = leave_first  # type: ignore[method-assign]
-        if self._grant is not None:
+        if grant is not None:
             try:
-                self._admit(self._grant, takeover=False)
+                self._admit(grant, takeover=False)
             except Refusal as refusal:
                 self._refuse(refusal)
                 return
-        now_ns = self._fanout.clock.monotonic_ns()
-        venues = [venue.feed for venue in self._fanout.topology.venues]
-        self._session = Session(feed, encoding, self._client, self, now_ns, self._grant, self._proven, venues)
+        now_ns = self._shop.fanouts[0].clock.monotonic_ns()
+        self._session = Session(
+            self._feed, self._encoding, self._client, self, now_ns, grant, proven, self._shop.venues
+        )
         self._give(self._session.opened())
         if not self._session.authenticated:
             self._auth_timer = asyncio.get_running_loop().call_later(AUTH_TIMEOUT_S, self._check_auth)
@@ -234,51 +194,43 @@ class StreamHandler(Answering, WebSocketHandler):
 
     def authenticate(self, key: str, secret: str, takeover: bool, known: Grant | None) -> Grant:
         try:
-            grant = self._door.identify(from_message(key, secret), self._address)
+            grant = self._shop.door.identify(from_message(key, secret), self._address)
         except AuthError:
             raise Refusal(402, protocol.CLOSE_UNAUTHORIZED) from None
         if known is not None and grant.user != known.user:
             raise Refusal(403, protocol.CLOSE_UNAUTHORIZED, "a connection stays its user's")
-        if not grant.sees_feed(self._right):
-            detail = f"the feed {self._right!r} is not in the plan {grant.plan.name!r}"
+        if not grant.sees_feed(_right(self._feed)):
+            detail = f"the feed {_right(self._feed)!r} is not in the plan {grant.plan.name!r}"
             raise Refusal(409, protocol.CLOSE_FORBIDDEN, detail)
         self._admit(grant, takeover)
         return grant
 
     def take_message(self, grant: Grant) -> int:
-        return self._door.take_message(grant)
+        return self._shop.door.take_message(grant)
+
+    def degraded(self) -> bool:
+        return self._shop.degraded()
 
     def count_symbols(self, patterns: Sequence[str]) -> int:
         named = {pattern for pattern in patterns if not pattern.endswith("*")}
         prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
         if prefixes:
-            named |= {name for name in self._symbols.names()[1:] if name.startswith(prefixes)}
+            named |= {name for name in self._shop.symbols.names()[1:] if name.startswith(prefixes)}
         return len(named)
 
     def _admit(self, grant: Grant, takeover: bool) -> None:
         """Make the connection the user's, with the values that the plan has. Raises Refusal."""
         assert self._visit is not None
-        assert self._client is not None
-        if not self._door.admit(self._visit, grant, takeover):
+        if not self._shop.door.admit(self._visit, grant, takeover):
             detail = f"the plan {grant.plan.name!r} has {grant.plan.connections}"
             raise Refusal(406, protocol.CLOSE_FLOOD, detail, retry_after_ms=RETRY_AFTER_MS)
-        fanout = self._fanouts.get(grant.plan.delay_ns)
+        fanout = self._shop.fanouts.get(grant.plan.delay_ns)
         if fanout is None:  # a token may say what no plan has
             raise Refusal(409, protocol.CLOSE_FORBIDDEN, f"no values of {grant.plan.delay_ns} ns ago")
         if fanout is not self._client.fanout:
-            self._fanout.drop(self._client)
+            self._shop.fanouts[0].drop(self._client)
             if not fanout.add(self._client):
                 raise Refusal(406, protocol.CLOSE_SLOW, "the gateway is full")
-
-    @property
-    def _address(self) -> str:
-        return str(self.request.remote_ip)
-
-    @property
-    def _right(self) -> str:
-        """The feed that a plan must have."""
-        feed = self._feeds[self.path_args[0]]
-        return feed.name if feed.venue >= 0 else "sip"
 
     # As the door has it.
 
@@ -291,35 +243,36 @@ class StreamHandler(Answering, WebSocketHandler):
     def _warn(self, left_ms: int) -> None:
         self._give(Answer([{"T": "expiring", "msg": "authenticate again", "expires_in_ms": left_ms}]))
 
-    def on_message(self, message: str | bytes) -> None:
-        """Answer one message; one that comes after our Close frame is not read."""
-        if self.ws_connection is not None and not self.ws_connection.is_closing():
-            assert self._session is not None
-            self._give(self._session.handle(message, self._fanout.clock.monotonic_ns()))
+    # As the connection has it.
 
-    def on_close(self) -> None:
-        self.leave()
+    def heard(self, message: str | bytes) -> None:
+        """Answer one message."""
+        self._give(self._session.handle(message, self._shop.fanouts[0].clock.monotonic_ns()))
 
-    def leave(self) -> None:
+    def blocked(self) -> None:
+        self._client.blocked()
+
+    def freed(self) -> None:
+        self._client.freed()
+
+    def leaving(self) -> None:
         """Leave the fan-out: from now on nothing is sent to the descriptor."""
         if self._auth_timer is not None:
             self._auth_timer.cancel()
-        if self._client is not None and self._client.fanout is not None:
+        if self._client.fanout is not None:
             self._client.fanout.drop(self._client)
         if self._visit is not None:
             visit, self._visit = self._visit, None
-            self._door.depart(visit)
+            self._shop.door.depart(visit)
 
     def _check_auth(self) -> None:
-        assert self._session is not None
         self._give(self._session.overdue())
 
     def _refuse(self, refusal: Refusal) -> None:
         self._give(Answer([refusal.message()], (refusal.close, refusal.words)))
 
     def _give(self, answer: Answer) -> None:
-        assert self._client is not None
         if answer.messages:
-            self._client.sink.write(protocol.frame(answer.messages, self._client.encoding))
+            self._connection.write(protocol.frame(answer.messages, self._encoding))
         if answer.close is not None:
-            self._client.sink.close(*answer.close)
+            self._connection.close(*answer.close)

@@ -53,11 +53,16 @@ class FakeSink:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
-        self.stuck = False
+        self.client: Client | None = None
         self.closed: tuple[int, str] | None = None
 
-    def writing(self) -> bool:
-        return self.stuck
+    def stick(self, stuck: bool = True) -> None:
+        """Let it hold bytes from now on, or no more."""
+        assert self.client is not None
+        if stuck:
+            self.client.blocked()
+        else:
+            self.client.freed()
 
     def write(self, data: bytes) -> None:
         self.frames.append(data)
@@ -91,7 +96,7 @@ class Market:
     def client(self, feed: str = "stream", encoding: int = JSON) -> tuple[Client, FakeSink]:
         """A client that gets its frames in a list."""
         sink = FakeSink()
-        client = Client(sink, -1, self.feeds[feed], encoding, "test")
+        client = sink.client = Client(sink, -1, self.feeds[feed], encoding, "test")
         assert self.fanout.add(client)
         return client, sink
 

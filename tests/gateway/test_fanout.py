@@ -152,13 +152,13 @@ def test_a_gap_comes_before_the_trade_that_follows_it(market: Market, clock: Man
     market.apply(market.trade("A", PX))
     market.flush()
     sink.frames.clear()
-    sink.stuck = True
+    sink.stick()
     for _ in range(QUEUE_MIN + 3):
         market.apply(market.trade("A", PX))
     market.flush()
     assert sink.frames == []
-    sink.stuck = False
     clock.advance(SECOND_NS)
+    sink.stick(False)
     market.flush()
     found = messages(sink.frames)
     assert found[0] == {"T": "slow", "ms": 1000, "missed": 3}
@@ -602,13 +602,13 @@ def test_a_client_that_does_not_read_is_conflated_told_and_served_on(market: Mar
     client, sink = market.client()
     client.subscribe({"quotes": ["A"]}, 100, True)
     market.flush()
-    sink.stuck = True
+    sink.stick()
     for step in range(15):
         market.apply(market.nbbo("A", (step + 1) * PX))
         interval(clock)
         market.flush()
     assert sink.frames == []
-    sink.stuck = False
+    sink.stick(False)
     interval(clock)
     market.flush()
     slow, quote = messages(sink.frames)
@@ -621,7 +621,7 @@ def test_a_client_whose_socket_takes_nothing_for_two_seconds_is_cut_once(
 ) -> None:
     client, sink = market.client()
     client.subscribe({"quotes": ["A"]}, 100, True)
-    sink.stuck = True
+    sink.stick()
     for step in range(40):
         market.apply(market.nbbo("A", (step + 1) * PX))
         interval(clock)
@@ -715,7 +715,7 @@ def test_nothing_is_lost_without_a_count(market: Market, clock: ManualClock) -> 
                 rows.append(market.nbbo(symbol, published[symbol] * PX))
             market.apply(*rows)
             for client, sink, clumsy in clients:
-                sink.stuck = clumsy and rng.random() < 0.5 and step < 110
+                sink.stick(clumsy and rng.random() < 0.5 and step < 110)
                 if rng.random() < 0.01:
                     client.subscribe({}, rng.choice((0, 100, 250)), True)
             clock.advance(rng.randrange(1, 30) * MILLISECOND_NS)
@@ -871,3 +871,25 @@ def test_all_are_told_when_to_come_back_before_they_are_closed(market: Market) -
         after.append(message["reconnect_ms"])
     assert max(after) < 1_000
     assert len({ms // 100 for ms in after}) == 10, "spread over the second"
+
+
+def test_clients_that_come_back_from_a_stall_are_no_late_cohorts(market: Market, clock: ManualClock) -> None:
+    """Half of the clients stalled is their own affair: the others keep their intervals, and there is no surge."""
+    clients = [market.client() for _ in range(40)]
+    for client, _ in clients:
+        client.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    heard = []
+    for step in range(200):
+        for place, (_, sink) in enumerate(clients[:20]):
+            sink.stick((step + place) % 100 > 2)  # most of a second stalled, then read for a moment
+        market.apply(market.nbbo("A", (step + 1) * PX))
+        clock.advance(10 * MILLISECOND_NS)
+        market.flush()
+        heard += [len(sink.frames) for _, sink in clients[20:]]
+        for _, sink in clients:
+            sink.frames.clear()
+    assert 20 * 20 <= sum(heard) <= 20 * 21, "each other client had its frame in each 100 ms of two seconds"
+    counters = market.fanout.counters()
+    assert (counters["surges"], counters["slow_cut"]) == (0, 0)
+    assert counters["late_ns_max"] <= 10 * MILLISECOND_NS

@@ -128,17 +128,26 @@ def test_a_cached_value_is_sent_to_the_next_client_as_it_was(clock: ManualClock)
     assert messages(frames)[0]["bp"] == 1
 
 
-def test_clients_are_picked_round_robin() -> None:
-    fan = kernel.make(SYMBOLS, 1, 10, 1)
-    fan.clients["form"][[1, 2, 5, 8]] = 0
-    fan.clients["interval_ns"] = 100
-    fan.clients["due_ns"] = 50
-    fan.clients["due_ns"][2] = 51
-    picked = np.zeros(2, np.int64)
-    assert kernel.pick(fan, 0, 10, 10, 50, picked) == (2, 6, 6)
-    assert picked.tolist() == [1, 5]
-    assert kernel.pick(fan, 6, 10, 10, 50, picked) == (2, 2, 6)
-    assert picked.tolist() == [8, 1]
-    fan.clients["pending"][2] = 1
-    assert kernel.pick(fan, 2, 10, 1, 50, picked) == (1, 3, 1)
-    assert picked[0] == 2
+def test_clients_are_served_round_robin_when_they_are_due(clock: ManualClock) -> None:
+    market = Market(clock)
+    sinks = [market.client() for _ in range(6)]
+    for client, _ in sinks:
+        client.subscribe({"quotes": ["A"]}, 100, True)
+    market.flush()
+    market.apply(market.nbbo("A", 10**9))
+    fan, names = market.fanout._fan, market.symbols.arrays
+    fan.wake[:6] = (50, 50, 51, kernel.NOW_DUE, 50, 50)
+    fan.clients["busy"][4] = 1
+
+    def flush(cursor: int, limit: int, most: int) -> tuple[int, int]:
+        """Who was served last, and how many rows were looked at."""
+        frame = np.zeros(kernel.FRAME_BYTES, np.uint8)
+        row, seen, *_ = kernel.flush(fan, market.fanout._values, names, cursor, 6, limit, most, 50, 0, frame)
+        return row, seen
+
+    assert flush(1, 6, 8) == (1, 1)  # each of them needs Python: they have no descriptor
+    assert flush(2, 5, 8) == (3, 2)
+    assert flush(4, 3, 8) == (5, 2)
+    assert flush(0, 1, 0) == (-1, 0), "as many as may be"
+    assert flush(0, 1, 8) == (0, 1)
+    assert flush(1, 6, 8) == (-1, 6), "nobody is left but one that is not due and one that is busy"

@@ -38,7 +38,9 @@ def write(message: int, form: int, row: Rows, symbol: str, stale: bool = False, 
     name = np.frombuffer(symbol.encode().ljust(16, b"\0"), np.uint8).copy()
     cells = columns(row.reshape(1))[0]
     start = 7
-    end = kernel.encode(out, start, form, message, cells, name, len(symbol), stale, np.zeros(8, np.uint8), mask)
+    end = kernel.encode(
+        out, start, form, message, cells, name, len(symbol), stale, np.zeros(kernel.SCRATCH, np.uint8), mask
+    )
     if k:
         end = kernel.append_count(out, start, end, form, k)
     assert end - start <= MESSAGE_MAX

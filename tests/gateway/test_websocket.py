@@ -22,8 +22,9 @@ from fabric import keys
 from fabric.clock import MILLISECOND_NS, SECOND_NS, ManualClock, SystemClock
 from fabric.records import EVENT
 from fabric.topology import Access, Limits, Plan
-from gateway import websocket
+from gateway import connection, websocket
 from gateway.auth import Credentials, Door
+from gateway.connection import Connections
 from gateway.delayed import Delayed
 from gateway.protocol_kernel import JSON, MSGPACK
 from gateway.shared import Shared
@@ -78,7 +79,9 @@ async def served(
         for delay_ns in delays
     }
     fanouts = {delay_ns: one.fanout for delay_ns, one in delayed.items()}
-    server = HTTPServer(Application(websocket.handlers(market.fanout, market.symbols, door, fanouts)))
+    connections = Connections()
+    rules = websocket.handlers(market.fanout, market.symbols, door, fanouts, connections=connections)
+    server = HTTPServer(Application(rules))
     listening = socket.create_server(("127.0.0.1", 0), backlog=1_024)
     if send_buffer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # accepted sockets inherit it
@@ -92,6 +95,7 @@ async def served(
         server.stop()
         market.fanout.close_all(1001, "")
         await server.close_all_connections()
+        connections.close()
         pumping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await pumping
@@ -429,7 +433,7 @@ def test_the_server_says_goodbye() -> None:
 
 
 def test_five_hundred_clients_get_whole_frames_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "PING_S", 60.0)  # one thread reads for them all: on a busy machine not soon enough
+    monkeypatch.setattr(connection, "PING_S", 60.0)  # one thread reads for them all: on a busy machine not soon enough
 
     async def test() -> None:
         async with served() as running:
@@ -909,11 +913,12 @@ def test_an_address_has_a_limit_of_connections(tmp_path: Path) -> None:
     async def test() -> None:
         limits = Limits(symbols_max=10, candles_kept=1, clients_max=10, address_connections=1)
         async with served(limits=limits) as running:
-            async with (
-                websockets.connect(running.url("/stream")) as first,
-                websockets.connect(running.url("/v2/sip")) as ws,
-            ):
-                assert (await closing(ws))[:2] == (4429, "connection limit exceeded")
+            async with websockets.connect(running.url("/stream")) as first:
+                with pytest.raises(InvalidStatus) as refused:
+                    await websockets.connect(running.url("/v2/sip"))
+                response = refused.value.response
+                assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
+                assert json.loads(response.body or b"")["code"] == "too_many_connections"
                 await hear(first)
             await until(lambda: not running.market.fanout.counters()["clients"])
             async with websockets.connect(running.url("/stream")) as again:
