@@ -16,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
+from fabric.histogram import Latency
 from fabric.node import Runtime
 from fabric.records import (
     BAR,
@@ -72,6 +73,8 @@ class FakeInbox:
     def logs_suspended(self) -> list[str]:
         return []
 
+    since_ns = 5
+
 
 class FakeClients:
     """A fan-out that only writes down what it was asked."""
@@ -90,6 +93,9 @@ class FakeClients:
         self.flushes += 1
         self._flushed.set()
         return False
+
+    def time_since(self, since_ns: int) -> None:
+        self.timed_since_ns = since_ns
 
     async def flushed(self) -> None:
         """Wait for the next flush."""
@@ -112,6 +118,7 @@ class FakeRuntime:
         feed = NodeSpec("nbbo", "processor", "nodes.nbbo:main", settings, PUBLISHER)
         self.topology = Topology("topology.yaml", (feed, self.spec), (VENUE,), limits, access=access or Access())
         self.clock = SystemClock()
+        self.latency = Latency()
         self.symbols = SymbolTable(limits.symbols_max)
         self.log = logging.getLogger("web")
         self.bus = FakeInbox()
