@@ -154,10 +154,12 @@ class Rig:
         store: rest.Store | None = None,
         access: Access | None = None,
         table: Path | None = None,
+        run_folder: str = "",
     ) -> None:
         latest_kernel.warm_up()  # as the launcher does before any node starts
         self.port = free_port()
         self.runtime = FakeRuntime(self.port, limits, access)
+        self.runtime.topology = replace(self.runtime.topology, run_folder=run_folder)
         self.latest = Latest(limits, [VENUE], self.runtime.spec.reads, self.runtime.symbols)
         self.clients = FakeClients()
         self.door = Door(self.runtime.topology.access, limits, Shared(table), self.runtime.clock)
@@ -225,10 +227,11 @@ async def running(
     websockets: Sequence[Rule] = (),
     access: Access | None = None,
     table: Path | None = None,
+    run_folder: str = "",
     **limits: int,
 ) -> AsyncIterator[Rig]:
     """A gateway that serves and is drained at the end."""
-    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table)
+    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table, run_folder)
     rig.serving = asyncio.create_task(rig.gateway.serve(websockets))
     ready = asyncio.create_task(rig.runtime.is_ready.wait())
     await asyncio.wait([ready, rig.serving], return_when=asyncio.FIRST_COMPLETED)
