@@ -182,13 +182,14 @@ class Outbox:
         stamp: str,
         lossless: bool = False,
         counters: Callable[[], Mapping[str, Any]] = dict,
+        beside: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """Binds the sockets and opens the log, where ``publisher`` has one.
 
         ``stamp`` names the column that gets the time of publication: ``feed_ns`` or ``proc_ns``.
 
-        ``counters`` is asked for what each heartbeat says beside the heads. A ``lossless`` publisher waits
-        for a slow peer (at most 10 s without progress) where an ordinary one drops.
+        ``counters`` is asked for what each heartbeat counts beside its own, ``beside`` for further keys of it. A
+        ``lossless`` publisher waits for a slow peer (at most 10 s without progress) where an ordinary one drops.
         """
         self.publisher = publisher
         self.values = LastValues(publisher.channels, publisher.venues, symbols)
@@ -200,7 +201,7 @@ class Outbox:
         self._epoch = epoch
         self._stamp = names.index(stamp)
         self._lossless = lossless
-        self._more_counters = counters
+        self._more_counters, self._beside = counters, beside
         self._counters = np.zeros(bus_kernel.OUT_WIDTH, np.int64)
         self._heads = np.zeros((KINDS, sk.LETTERS), np.int64)
         self._scratch = np.zeros(2 * bus_kernel.SCRATCH, np.uint8)
@@ -344,7 +345,7 @@ class Outbox:
 
     def _beat(self, now_ns: int) -> None:
         self._next_beat_ns = now_ns + BEAT_EVERY_NS
-        beat = self._head() | {"counters": self.counters() | dict(self._more_counters())}
+        beat = self._head() | {"counters": self.counters() | dict(self._more_counters())} | dict(self._beside())
         topic = topics.build(topics.NODE_CHANNEL, self.publisher.name).encode()
         try:
             self._socket.send_multipart([topic, msgpack.packb(beat)], zmq.DONTWAIT)
@@ -656,6 +657,8 @@ class Inbox:
         self._numbers = itertools.count(1)
         self._called_ns = clock.monotonic_ns()
         self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
+        self.since_ns = 0
+        """When last values were last asked for (UTC): what is stamped before then may be one, and not live."""
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
         self._items = np.zeros(3 * count, bus_kernel.POLL_ITEM)
         self._links = [_Link(source, i) for i, source in enumerate(self.sources)]
@@ -766,6 +769,22 @@ class Inbox:
         has been waiting. Asked for each second. Topics of single symbols are in the time only.
         """
         return {link.source.publisher.name: (link.lag, link.lag_ns) for link in self._links}
+
+    def links(self) -> list[dict[str, Any]]:
+        """How each link is: its publisher, whether that is heard, and counters (see `counters`) of this link alone."""
+        return [
+            {
+                "publisher": link.source.publisher.name,
+                "up": bool(state[sk.UP]),
+                "received": int(state[sk.MESSAGES]),
+                "lag": link.lag,
+                "lag_ns": link.lag_ns,
+                "lost": int(state[sk.LOST]) + sum(link.behind.values()),
+                "repaired": int(state[sk.REPAIRED]),
+            }
+            for link in self._links
+            for state in (self._state[link.index],)
+        ]
 
     def logs_suspended(self) -> list[str]:
         """The publishers whose log was suspended when they were last heard."""
@@ -942,6 +961,7 @@ class Inbox:
         link.request += 1
         link.wants_snapshot = False
         link.asked_ns = now_ns
+        self.since_ns = self._clock.now_ns()
         # Line states first: a reader must know which venue is stale before it is given that venue's quotes.
         states = sorted(filter(self._holds_state, link.source.topics), key=lambda topic: not topic.startswith("status"))
         prefixes = [topic.encode() for topic in states]

@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from enum import StrEnum
@@ -30,12 +30,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from fabric import machine
+from fabric import machine, metrics
 from fabric.clock import MILLISECOND_NS, SECOND_NS, SystemClock
 from fabric.control import COMBINED_LOG, Control, ControlServer, RunFolder
 from fabric.errors import FabricError, UnavailableError
 from fabric.forkserver import ENTRY, ForkServer, child_environment
 from fabric.logs import Combined, Console, NodeLog
+from fabric.operations import Operations
+from fabric.scrape import ScrapeServer
 from fabric.topology import ExchangeSettings, FeedSettings, NodeSpec, Topology
 
 READY_WITHIN_NS = 30 * SECOND_NS
@@ -50,6 +52,8 @@ READ_MAX = 64 * 1024
 """Bytes read from one pipe in one turn, so that no node keeps the others waiting: a pipe holds as much."""
 STATUS_LINE_MAX = 64 * 1024
 _SAMPLE_NS = SECOND_NS
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+"""What a report may raise that a node has made up itself: it is not shown."""
 _SERVER_LOG = "forkserver"
 _STOP_ORDER = ("exchange", "feed", "processor", "writer", "gateway", "cache")
 """From the source to the door, so that what is under way still reaches the clients; the cache outlives its writers."""
@@ -117,13 +121,15 @@ class Launcher:
 
         ``on_progress(done, total, what)`` hears of kernels as they are compiled or loaded from the cache.
         """
-        self.topology = topology
+        self.topology = topology = replace(topology, run_folder=str(folder.path))
         self.folder = folder
         self._clock = SystemClock()
         self._console = console
         self._on_progress = on_progress
         self._entry = entry
         self._json = topology.log_format == "json"
+        self._operations = Operations(topology)
+        self._began_ns = self._clock.monotonic_ns()
         self._nodes: dict[str, _Node] = {}
         self._by_pid: dict[int, _Node] = {}
         self._server: ForkServer | None = None
@@ -175,6 +181,12 @@ class Launcher:
         self._resources.callback(control.close)  # whoever waits for the end may start anew at once: so first ...
         self._resources.callback(self._unlock)
         self._resources.callback(control.refuse)  # ... and before the lock, or this would remove the next one's
+        if self.topology.metrics is not None:
+            host, port = self.topology.metrics
+            pages = {"/metrics": lambda: (metrics.CONTENT_TYPE, self._scrape())}
+            scraped = ScrapeServer(host, port, self._selector, pages)
+            self._resources.callback(scraped.close)
+            self._say("info", f"metrics at http://{host}:{port}/metrics")
         self._start_server()
 
     def turn(self, timeout_s: float = 1.0) -> None:
@@ -259,6 +271,11 @@ class Launcher:
         match request:
             case {"do": "status"}:
                 return self.status()
+            case {"do": "ops"}:
+                since = request.get("since")
+                return self.operations(since if isinstance(since, int | float) else None)
+            case {"do": "metrics"}:
+                return {"text": self._scrape()}
             case {"do": "restart", "node": str(name)}:
                 try:
                     self.restart(name)
@@ -269,9 +286,8 @@ class Launcher:
             case {"do": "kill"}:
                 self.kill()
             case _:
-                return {
-                    "error": f"unknown request {json.dumps(request)[:200]}; there are status, restart, down and kill"
-                }
+                known = "status, ops, metrics, restart, down and kill"
+                return {"error": f"unknown request {json.dumps(request)[:200]}; there are {known}"}
         return {"ok": True, "pid": os.getpid()}
 
     def status(self) -> dict[str, Any]:
@@ -285,6 +301,15 @@ class Launcher:
             "forkserver": self._server.pid if self._server is not None else None,
             "nodes": [self._node_status(node, now_ns) for node in self._nodes.values()],
         }
+
+    def operations(self, from_s: float | None) -> dict[str, Any]:
+        """What operators see (`fabric.operations`), with the points of the series after ``from_s`` (UTC seconds)."""
+        now_ns = self._clock.monotonic_ns()
+        uptime_s = round((now_ns - self._began_ns) / SECOND_NS, 1)
+        return self._operations.document(self.status(), uptime_s, self._clock.now_ns(), now_ns, from_s)
+
+    def _scrape(self) -> str:
+        return metrics.exposition(self.status(), self._operations)
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -350,6 +375,8 @@ class Launcher:
             node.cpu_ns, node.rss_bytes = used.cpu_ns, used.rss_bytes
             node.samples_dead = node.samples_dead + 1 if used.ended else 0
         self._sampled_ns = now_ns
+        wall_s = self._clock.now_ns() // SECOND_NS
+        self._operations.tick([self._node_status(node, now_ns) for node in self._nodes.values()], wall_s)
         held, self._held = self._held, []
         for descriptor, callback in held:
             self._selector.register(descriptor, selectors.EVENT_READ, callback)
@@ -522,6 +549,8 @@ class Launcher:
                     self._ready(node, str(message.get("detail", "")))
                 case {"report": dict(report)}:
                     self._reported(node, report)
+                    with contextlib.suppress(*_MALFORMED):
+                        self._operations.reported(node.spec.name, message, node.report_ns)
 
     def _ready(self, node: _Node, detail: str) -> None:
         if node.state is State.STARTING:
@@ -610,6 +639,7 @@ class Launcher:
             self._read_status(node)
         self._close_pipes(node)
         node.pid, node.exit_code, node.samples_dead = None, code, 0
+        self._operations.ended(node.spec.name)
 
     def _close_pipes(self, node: _Node) -> None:
         self._held = [(pipe, callback) for pipe, callback in self._held if pipe != node.log_pipe]

@@ -19,7 +19,7 @@ from fabric.errors import UnavailableError
 from fabric.topology import CacheSettings, FeedSettings, GatewaySettings, Topology
 
 _TCP_LISTEN = "0A"
-_DESCRIPTORS_BESIDE_CLIENTS = 512
+DESCRIPTORS_BESIDE_CLIENTS = 512
 """Of a gateway: bus links, HTTP requests, files, the interpreter's own."""
 _HANDOVER_S = 1.0
 """How long a port may still be held by the nodes of a launcher that has just been killed."""
@@ -30,7 +30,7 @@ class Port:
     """An address that a node will bind."""
 
     node: str
-    use: str  # PUB | ROUTER | HTTP | Redis | UDP
+    use: str  # PUB | ROUTER | HTTP | Redis | UDP | metrics
     host: str
     number: int
     shared: bool = False  # by several nodes: the processes of one gateway
@@ -82,6 +82,8 @@ def ports(topology: Topology) -> list[Port]:
                 found.append(Port(node.name, "Redis", url.hostname or "127.0.0.1", url.port or 6379))
             case _:
                 pass
+    if topology.metrics is not None:
+        found.append(Port("fabric", "metrics", *topology.metrics))
     return found
 
 
@@ -98,6 +100,12 @@ def check_ports(wanted: Iterable[Port]) -> None:
                 time.sleep(0.02)
                 continue
             raise UnavailableError(_explain(port, problem))
+
+
+def problem_of(port: Port) -> str:
+    """Why a port cannot be bound, in a sentence that names who holds it; empty where it can."""
+    problem = _probe(port)
+    return "" if problem is None else _explain(port, problem)
 
 
 def holder(number: int, udp: bool = False) -> str:
@@ -125,13 +133,13 @@ def raise_file_limit(topology: Topology) -> str | None:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    needed = topology.limits.clients_max + _DESCRIPTORS_BESIDE_CLIENTS
+    needed = topology.limits.clients_max + DESCRIPTORS_BESIDE_CLIENTS
     gateways = any(isinstance(node.settings, GatewaySettings) for node in topology.local_nodes())
     if not gateways or soft == resource.RLIM_INFINITY or soft >= needed:
         return None
     return (
         f"open files are limited to {soft}, but limits.clients_max: {topology.limits.clients_max} needs {needed}: "
-        f"a gateway will hold about {max(0, soft - _DESCRIPTORS_BESIDE_CLIENTS)} clients (ulimit -n {needed})"
+        f"a gateway will hold about {max(0, soft - DESCRIPTORS_BESIDE_CLIENTS)} clients (ulimit -n {needed})"
     )
 
 

@@ -20,6 +20,7 @@ import zmq
 from fabric.bus import Inbox, Outbox
 from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock
 from fabric.errors import FabricError, UsageError
+from fabric.histogram import Latency
 from fabric.records import Rows
 from fabric.symbols import SymbolTable
 from fabric.topology import NodeSpec, Topology
@@ -59,6 +60,8 @@ class Runtime:
         self.clock: Clock = EventClock() if topology.clock == "event" else SystemClock()
         self.symbols = SymbolTable(topology.limits.symbols_max)
         self.log = logging.getLogger(spec.name)
+        self.latency: Latency | None = None if topology.clock == "event" else Latency()
+        """What messages have taken up to here; None in a replay, whose time is that of the messages."""
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._status_fd = status_fd
         self._stopping = False
@@ -86,7 +89,7 @@ class Runtime:
         outbox = Outbox(
             self.context, self.spec.publishes, self.symbols, self.topology.limits, self.clock,
             epoch=self.epoch, stamp="feed_ns" if self.spec.role == "feed" else "proc_ns",
-            lossless=self.topology.lossless, counters=lambda: self._reported,
+            lossless=self.topology.lossless, counters=lambda: self._reported, beside=self._condition,
         )  # fmt: skip
         self._open.append(outbox)
         return outbox
@@ -98,14 +101,14 @@ class Runtime:
             self._tell({"ready": True, "detail": detail})
 
     def report(self, counters: Counters | Callable[[], Counters]) -> None:
-        """Tell the launcher how things stand. May be called at every turn: one call a second is taken, the rest are
-        free.
+        """Tell the launcher how things stand: counters, links and latency. May be called at every turn: one call a
+        second is taken, the rest are free.
         """
         now = self.clock.monotonic_ns()
         if now >= self._next_report_ns:
             self._next_report_ns = now + SECOND_NS
             self._reported = counters() if callable(counters) else counters
-            self._tell({"report": dict(self._reported)})
+            self._tell({"report": dict(self._reported), **self._condition()})
 
     def stop(self) -> None:
         """Ask the program to end; `stopping` is true from now on."""
@@ -122,6 +125,13 @@ class Runtime:
         self._open.clear()
         self.context.destroy(linger=0)
 
+    def _condition(self) -> dict[str, Any]:
+        """The histograms of the hops that end here, and how the links of what is read here are."""
+        return {
+            "hops": {} if self.latency is None else self.latency.packed(),
+            "links": [link for end in self._open if isinstance(end, Inbox) for link in end.links()],
+        }
+
     def _tell(self, line: dict[str, Any]) -> None:
         if self._status_fd is None:
             return
@@ -135,10 +145,14 @@ class Runtime:
 def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
     """Drive one processor until it is told to stop: take what is there, step once, send what came of it."""
     node.warm_up()
+    latency = runtime.latency
     joined_by = runtime.clock.monotonic_ns() + JOIN_MAX_NS
     while not runtime.stopping():
         batch = inbox.recv_batch(RECEIVE_MS)
-        outbox.send(node.step(batch, runtime.clock.now_ns()))
+        changes = node.step(batch, runtime.clock.now_ns())
+        outbox.send(changes)
+        if latency is not None and changes.size:
+            latency.processed(changes, inbox.since_ns)
         outbox.tick()
         if inbox.ready() or runtime.clock.monotonic_ns() > joined_by:
             runtime.ready()

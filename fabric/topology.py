@@ -276,6 +276,7 @@ class Plan:
     symbols_surge: int = 0  # the same while the gateway is degraded; 0: as always
     messages: int = 20  # a second on one connection; five times that at once
     requests: int = 200  # REST, a second over all gateways of a machine; twice that at once
+    operator: bool = False  # sees how the system does: /v1/ops
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,8 @@ class Topology:
     log_format: str = "text"
     hosts: tuple[tuple[str, str], ...] = ()  # (name, address) of each machine
     here: tuple[str, ...] = ()  # the machines whose nodes this launcher starts; none named: all of them
+    run_folder: str = ""  # of the launcher that runs it; empty: there is none
+    metrics: tuple[str, int] | None = None  # host and port where the launcher serves /metrics of all its nodes
 
     def local_nodes(self) -> tuple[NodeSpec, ...]:
         """The nodes that this launcher starts, in start order."""
@@ -462,6 +465,7 @@ def with_source(
         access=Access(),  # on this machine's loopback only
         clock="event",
         lossless=True,
+        metrics=None,
     )
 
 
@@ -551,6 +555,7 @@ class _Draft:
         self._overrides = overrides
         self.limits = _limits(top.get("limits"))
         self.log = _log_settings(top.get("log"), overrides)
+        self.metrics = _metrics_settings(top.get("metrics"))
         self.journal = _journal(top.get("journal"), folder)
         self.hosts = self._read_hosts()
         self.base, self.span = self._read_ports()
@@ -649,6 +654,8 @@ class _Draft:
         )
         if keys and Path(access.keys).exists():
             self._read_private(keys)
+        if public and (plan := access.plan(access.public)) and plan.operator:
+            public.problem(f"the plan {plan.name!r} is an operator's: it cannot be that of those who give no key")
         if access.open and not (keys or tokens):
             value.name_problem("without keys or tokens everyone may come in: give keys: keys.json, or leave it out")
         return access
@@ -673,6 +680,7 @@ class _Draft:
             value.name_problem("a plan's name is at most 40 small letters, digits, - and _")
         names = ["sip", *(venue.feed for venue in self.venues.values())]
         wildcards, takeover, delay = section.get("wildcards"), section.get("takeover"), section.get("delay")
+        operator = section.get("operator")
         bounds = {
             key: found.integer(low, 1_000_000) for key, low in _PLAN_BOUNDS.items() if (found := section.get(key))
         }
@@ -684,6 +692,7 @@ class _Draft:
             wildcards.flag() if wildcards else not bounds.get("symbols_max"),
             delay.duration_ns(0, 0) if delay else 0,
             takeover=takeover.flag() if takeover else False,
+            operator=operator.flag() if operator else False,
             **bounds,
         )
         section.close()
@@ -1057,6 +1066,7 @@ class _Draft:
             path, tuple(nodes), tuple(self.venues.values()), self.limits, cache, self.access,
             log_level=level, log_format=log_format,
             hosts=tuple((host.name, host.address) for host in self.hosts.values()),
+            metrics=self.metrics,
         )  # fmt: skip
 
     def _publisher(self, unit: _Unit, name: str, letters: str, host: _Host, pub: int, router: int) -> Publisher:
@@ -1418,6 +1428,8 @@ def _journal(value: Value | None, folder: Path) -> JournalSettings | None:
     )
 
 
+METRICS_PORT = 9464
+"""Where Prometheus looks for an exporter of its own (its wiki, default port allocations)."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FORMATS = ("text", "json")
 
@@ -1433,6 +1445,18 @@ def _log_settings(value: Value | None, overrides: _Overrides) -> tuple[str, str]
     return (
         overrides.chosen("LOG_LEVEL", _LEVELS, level or "INFO"),
         overrides.chosen("LOG_FORMAT", _FORMATS, log_format or "text"),
+    )
+
+
+def _metrics_settings(value: Value | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    section = Section(value)
+    port, bind = section.need("port", str(METRICS_PORT)), section.get("bind")
+    section.close()
+    return (
+        bind.text("an IP address", r"[0-9a-fA-F:.]+") if bind else "127.0.0.1",
+        port.port() if port else METRICS_PORT,
     )
 
 

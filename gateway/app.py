@@ -33,6 +33,7 @@ from gateway.fanout import Fanout
 from gateway.health import Health
 from gateway.latest import Latest
 from gateway.listening import Listening, listen, listen_shared
+from gateway.operators import Launcher, MergedMetricsHandler, OperationsHandler
 from gateway.rest import Answering, Service, StoreReader, SymbolIndex
 from gateway.shared import Shared
 from gateway.store import Store
@@ -50,6 +51,20 @@ LAME_NS = SECOND_NS // 4
 """From not ready to no longer listening: a balancer's chance to see it."""
 FAREWELL_NS = SECOND_NS // 2
 """Before the launcher's patience ends: what closing the last connections may take."""
+NEVER_NS = 2**63 - 1
+READ_SOURCES = ("memory", "redis", "history", "stale", "missed")
+_REPORTED = {
+    "frames": "frames",
+    "updates": "updates",
+    "bytes": "bytes_out",
+    "replaced": "conflated",
+    "missed": "stream_missed",
+    "clients_refused": "clients_refused",
+    "slow_cut": "clients_cut",
+    "degraded": "degraded",
+    "surges": "surges",
+}
+"""Counters of the fan-out -> their names in a gateway's report."""
 PAGE = Path(__file__).parent / "page"
 SERVICE_RESTART = 1012
 Rule = tuple[Any, ...]
@@ -60,6 +75,7 @@ class Clients(Protocol):
 
     def apply(self, batch: Rows) -> None: ...
     def flush(self, now_ns: int) -> bool: ...
+    def time_since(self, since_ns: int) -> None: ...
     def close_all(self, code: int, reason: str) -> None: ...
     def counters(self) -> Mapping[str, int]: ...
 
@@ -108,6 +124,7 @@ class Gateway:
         )  # fmt: skip
         limits, links = runtime.topology.limits, max(1, len(runtime.spec.reads))
         self._share = limits.batch_max // links  # rows of one link in a batch: with fewer than that none has more
+        self._launcher = Launcher(runtime.topology.run_folder, self._clock)
         self._watchdog = Watchdog(runtime.log)
         self._acceptor: Acceptor | None = None
         self.health = Health([source.publisher.name for source in runtime.spec.reads], self._clock.monotonic_ns())
@@ -129,6 +146,7 @@ class Gateway:
             parts["delayed"] = self._delayed_counters
         labelled = {("bad_frames", "reason"): self._inbox.bad_frames, ("http_requests", "status"): self._requests}
         metrics = service | {"registry": health.registry(parts, labelled)}
+        operators = service | {"launcher": self._launcher}
         page = {"path": str(PAGE)}
         return Application(
             [
@@ -139,6 +157,8 @@ class Gateway:
                 (r"/symbols", rest.SymbolsHandler, service),
                 (r"/topology", rest.TopologyHandler, service),
                 (r"/v1/ticket", rest.TicketHandler, service),
+                (r"/v1/ops", OperationsHandler, operators),
+                (r"/v1/ops/metrics", MergedMetricsHandler, operators),
                 (r"/v1/meta/conditions", meta.ConditionsHandler, service),
                 (r"/v1/meta/session", meta.SessionHandler, service),
                 *alpaca.routes(service),
@@ -186,6 +206,7 @@ class Gateway:
             await server.close_all_connections()
             self._connections.close()
             self._door.close()
+            self._launcher.close()
 
     async def _turn(self) -> None:
         """Take what the bus has brought, pass it on, and let the loop serve its sockets until the next turn."""
@@ -200,6 +221,7 @@ class Gateway:
             if batch.size < self._share:
                 break
         more = batch.size >= self._share
+        self._clients.time_since(NEVER_NS if self._runtime.latency is None else self._inbox.since_ns)
         more |= self._clients.flush(self._clock.monotonic_ns())
         for market in self._delayed.values():
             more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
@@ -258,6 +280,8 @@ class Gateway:
     def _count_request(self, handler: RequestHandler) -> None:
         status = handler.get_status()
         self._service.requests[status] = self._service.requests.get(status, 0) + 1
+        if status >= 500 and not isinstance(handler, health.HealthHandler):  # which says so of purpose
+            self._service.failed += 1
 
     def _requests(self) -> dict[str, int]:
         return {str(status): count for status, count in self._service.requests.items()}
@@ -285,8 +309,13 @@ class Gateway:
             "messages": int(self._latest.tables.counts[:KIND_GAP].sum()),
             "symbols": latest["quoted"],
             "clients": clients["clients"],
-            "frames": clients["frames"],
+            "clients_max": self._runtime.topology.limits.clients_max,
+            **{name: clients[found] for found, name in _REPORTED.items() if found in clients},
+            **{f"connections_{name}": count for name, count in self._connection_counters().items()},
             "requests": sum(self._service.requests.values()),
+            "requests_failed": self._service.failed,
+            "rate_limited": self._service.rate_limited,
+            **{f"reads_{source}": self._service.reads[source] for source in READ_SOURCES},
         }
 
 
@@ -297,7 +326,7 @@ def main(runtime: Runtime) -> None:
     for kernels in (latest_kernel, protocol_kernel, fanout_kernel):
         kernels.warm_up()
     latest = Latest(topology.limits, topology.venues, runtime.spec.reads, symbols)
-    fanout = Fanout(topology, settings, symbols, latest, runtime.clock)
+    fanout = Fanout(topology, settings, symbols, latest, runtime.clock, runtime.latency)
     store = None if topology.cache.mode == "off" else Store(topology.cache)
     door = Door(topology.access, topology.limits, Shared(_table(topology)), runtime.clock)
     delays = {plan.delay_ns for plan in topology.access.plans if plan.delay_ns}

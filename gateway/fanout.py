@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
+from fabric.histogram import Latency
 from fabric.records import KIND_LINK, LINK, NULL, Rows, columns
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Topology
@@ -141,8 +142,10 @@ class Fanout:
     """All clients of one gateway process. One thread owns it: that of the sockets."""
 
     def __init__(
-        self, topology: Topology, settings: GatewaySettings, symbols: SymbolTable, latest: Latest, clock: Clock
-    ) -> None:
+        self, topology: Topology, settings: GatewaySettings, symbols: SymbolTable, latest: Latest, clock: Clock,
+        latency: Latency | None = None,
+    ) -> None:  # fmt: skip
+        """``latency``: where the ways to clients are counted; None: nobody looks."""
         self.topology = topology
         self.settings = settings
         self.clock = clock
@@ -154,6 +157,8 @@ class Fanout:
         self._fan = fanout_kernel.make(
             symbols.capacity, self._venues, topology.limits.clients_max, self._values.epochs.size
         )
+        if latency is not None:
+            self._fan = self._fan._replace(latency=latency.to_clients)
         self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
         self._epochs = self._values.epochs.copy()
         self._line_stale = self._values.line_stale.copy()
@@ -459,7 +464,6 @@ class Fanout:
         if self._held_back(now_ns):
             return False
         deadline_ns = self.clock.monotonic_ns() + SLICE_NS
-        wall_ns = self.clock.now_ns()
         if self._leaving:
             self._part(deadline_ns)
         if self._round_left <= 0:
@@ -467,6 +471,7 @@ class Fanout:
         more = False
         self._cut_the_stuck(now_ns)
         while self._round_left > 0:
+            wall_ns = self.clock.now_ns()
             row, seen, start, end, error = fanout_kernel.flush(
                 self._fan, self._values, self._symbols.arrays, self._cursor, self._rows,
                 min(self._round_left, self._rows), CLIENTS_AT_ONCE, now_ns, wall_ns, self._frame,
@@ -506,6 +511,10 @@ class Fanout:
                 client.sink.close(code, reason)
             if self.clock.monotonic_ns() >= deadline_ns:
                 return
+
+    def time_since(self, since_ns: int) -> None:
+        """Time only what was published after ``since_ns`` (UTC): last values were asked for then."""
+        self._fan.mode[3] = since_ns
 
     @property
     def degraded(self) -> bool:

@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from fabric import native
 from fabric.compiled import lean, lean_kernel
+from fabric.histogram_kernel import WIDTH as HISTOGRAM
+from fabric.histogram_kernel import add
 from fabric.records import (
     BAR,
     EVENT,
@@ -132,9 +134,13 @@ CACHED: Final = np.dtype(
     [
         ("at", "<i8"),  # where in the bytes ever written to the form's cache
         ("known", "<i8"),  # version (of a slot) or number (of an event) that was encoded
-        ("size", "<i8"),
+        ("out_ns", "<i8"),  # when its publisher sent it; 0: not to be timed
+        ("size", "<i4"),
+        ("way_us", "<i4"),  # from the feed's receipt to then, -1 where that is not known
     ]
 )
+TIMED_NS: Final = 100_000_000
+"""Clients that asked for a longer interval wait because they want to: the latency of what they get says nothing."""
 FETCHED_MAX: Final = 32
 """Entries of a client whose memory is asked for before it is used; more would drive out the first."""
 _CACHED_BYTES: Final = CACHED.itemsize
@@ -181,6 +187,7 @@ def _columns(dtype: np.dtype[np.void], *names: str) -> tuple[int, ...]:
 
 
 _KIND, _SYMBOL, _VENUE, _SEQ, _EPOCH, _EVENT_NS = _columns(EVENT, "kind", "symbol", "venue", "seq", "epoch", "event_ns")
+_RECV_NS, _FEED_NS, _PROC_NS = _columns(EVENT, "recv_ns", "feed_ns", "proc_ns")
 _BID_PX, _ASK_PX = _columns(NBBO, "bid_px", "ask_px")
 (_MARK,) = _columns(TRADE, "mark")
 _REV, _OPEN_PX, _CLOSE_PX = _columns(BAR, "rev", "open_px", "close_px")
@@ -216,7 +223,10 @@ class Fan(NamedTuple):
     chars: npt.NDArray[np.uint8]  # [SCRATCH] to encode with
     row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
-    mode: npt.NDArray[np.int64]  # [3] 1 in a surge; the shortest interval then; latest cohort since it was looked at
+    mode: npt.NDArray[np.int64]  # [4] 1 in a surge; the shortest interval then; latest cohort since it was looked at;
+    # when the inbox last asked for last values (UTC): what was sent before then may be one, and is not timed
+    restated: npt.NDArray[np.int64]  # [state slots] the version that says again what was said before, or 0
+    latency: npt.NDArray[np.int64]  # [2, `histogram_kernel.WIDTH`] from the last publisher and from the feed to clients
 
 
 class Values(NamedTuple):
@@ -273,7 +283,9 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         chars=np.zeros(SCRATCH, np.uint8),
         row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
-        mode=np.zeros(3, np.int64),
+        mode=np.zeros(4, np.int64),
+        restated=np.zeros(states(venues) * symbols_max, np.int64),
+        latency=np.zeros((2, HISTOGRAM), np.int64),
     )
 
 
@@ -651,6 +663,7 @@ def restate(fan: Any, values: Any, letters: Any, publisher: int, line: int, symb
             ):
                 slot = plane * letters.shape[0] + symbol
                 fan.version[slot] += 1
+                fan.restated[slot] = fan.version[slot]
                 _mark(fan, slot)
     for client in range(clients):
         if fan.clients[client]["form"] >= 0:
@@ -761,13 +774,38 @@ def _unfit(fan: Any, form: int, message: int) -> bool:
 
 
 @lean
+def _sent_ns(fan: Any) -> int:
+    """When the last publisher of the loaded row sent it; 0 where it does not say."""
+    sent_ns = fan.row[_PROC_NS] if fan.row[_PROC_NS] != NULL else fan.row[_FEED_NS]
+    return max(sent_ns, 0)
+
+
+@lean
+def _way_us(fan: Any, out_ns: int) -> int:
+    """How long the loaded row took from the feed's receipt to ``out_ns``; -1 where it does not say."""
+    received_ns = fan.row[_RECV_NS]
+    return min(max(out_ns - received_ns, 0) // 1_000, 2**31 - 1) if received_ns != NULL else -1
+
+
+@lean
+def _time(fan: Any, out_ns: int, way_us: int, wall_ns: int) -> None:
+    """Count how long a message took that goes to a client now."""
+    if out_ns > fan.mode[3]:
+        add(fan.latency[0], wall_ns - out_ns)
+        if way_us >= 0:
+            add(fan.latency[1], wall_ns - out_ns + way_us * 1_000)
+
+
+@lean
 def _put(
-    fan: Any, values: Any, names: Any, form: int, mask: int, slot: int, event: int, skipped: int, frame: Any, at: int
-) -> int:
+    fan: Any, values: Any, names: Any, form: int, mask: int, slot: int, event: int, skipped: int, frame: Any, at: int,
+    timed: bool, wall_ns: int,
+) -> int:  # fmt: skip
     """Write one message at ``frame[at]``; return where it ends, ``at`` for none.
 
     It is event ``event`` of the ring, else (0) the latest value of a state, else the snapshot of a stream, for which
     ``skipped`` is _OWED, else the gap of ``skipped`` messages in a stream. Events and states go through the cache.
+    Where it is ``timed``, its way is counted.
     """
     symbol = slot % values.nbbo.shape[0]
     name = names.names[symbol]
@@ -790,6 +828,9 @@ def _put(
         if _unfit(fan, form, message):
             return at
         stale = _stale(values, names.names, message, fan.row)
+        if timed and not (state and event == 0 and fan.restated[slot] == fan.version[slot]):
+            out_ns = _sent_ns(fan)
+            _time(fan, out_ns, _way_us(fan, out_ns), wall_ns)
         end = encode(frame, at, form, message, fan.row, name, size, stale, fan.chars, mask)
         fan.counters[_ENCODED] += 1
         if state and skipped > 0:
@@ -812,11 +853,18 @@ def _put(
         end = start
         if not _unfit(fan, form, message):
             end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars, 0)
+        out_ns = _sent_ns(fan)
+        if state and event == 0 and fan.restated[slot] == key:
+            out_ns = 0
+        cached["out_ns"] = out_ns
+        cached["way_us"] = _way_us(fan, out_ns)
         fan.cached[form] = to + end - start
         cached["at"] = to
         cached["size"] = end - start
         cached["known"] = key
         fan.counters[_ENCODED] += 1
+    if timed:
+        _time(fan, cached["out_ns"], cached["way_us"], wall_ns)
     kept = fan.cache.ctypes.data + form * CACHE_BYTES + cached["at"] % CACHE_BYTES
     native.memcpy(frame.ctypes.data + at, kept, cached["size"])
     end = at + cached["size"]
@@ -939,7 +987,8 @@ def build(
             frame[at] = 44
             begin = at + comma
             told = missed if part == 0 else skipped
-            end = _put(fan, values, names, form, mask, slot, event * part, told, frame, begin)
+            timed = part == 1 and last != _OWED and mine["asked_ns"] <= TIMED_NS
+            end = _put(fan, values, names, form, mask, slot, event * part, told, frame, begin, timed, wall_ns)
             if end > begin:
                 at = end
                 count += 1

@@ -244,6 +244,12 @@ _PARAMETERS: Final[Mapping[str, Json]] = {
     "asof": {"type": "string", "description": "taken, and without effect: no renamed symbols are known"},
     "currency": {"enum": ["USD"]},
     "verbose": _TEXT,
+    "since": {
+        "type": "number",
+        "default": 0,
+        "description": "only points of the series after it: seconds since the epoch",
+    },
+    "series": {"enum": ["0", "1"], "default": "1", "description": "0: without the series"},
 }
 _REQUIRED: Final = ("symbols", "timeframe")
 
@@ -291,6 +297,7 @@ def _operation(
 
 _UNKNOWN: Final = {"404": "unknown symbol, or nothing of it yet"}
 _NO_DATA: Final = _UNKNOWN | {"503": "memory is empty and the cache does not answer; Retry-After"}
+_NO_LAUNCHER: Final = {"503": "the gateway runs without a launcher, or that does not answer; Retry-After"}
 _UNCHANGED: Final = {"304": "as the client's copy (If-None-Match)"}
 
 
@@ -325,6 +332,11 @@ OPERATIONS: Final = [
     _operation("/topology", "The nodes with their addresses, and whether each is heard", "Topology"),
     _operation("/v1/ticket", "A ticket that opens one WebSocket", "Ticket", method="post", status="201",
                also={"415": "a body that is not JSON"}),
+    _operation("/v1/ops", "For operators: nodes, links, latency by hop, thresholds (docs/operations.md)",
+               {"type": "object", "required": ["v", "state", "nodes", "links", "hops", "thresholds", "series"]},
+               ("since", "series"), also=_NO_LAUNCHER),
+    _operation("/v1/ops/metrics", "For operators: counters of all nodes of this machine, in Prometheus' text format",
+               _TEXT, also=_NO_LAUNCHER, media="text/plain"),
     _operation("/v1/meta/conditions", "What codes of conditions mean, and what they let a trade change", "Conditions",
                ("date",), also=_UNCHANGED),
     _operation("/v1/meta/session", "What the exchange calendar says of an instant", "Session", ("at",)),

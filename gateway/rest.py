@@ -12,6 +12,7 @@ import asyncio
 import bisect
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -443,6 +444,15 @@ class Service:
     delayed: Mapping[int, Latest] = field(default_factory=dict)  # by delay: what plans with one see
     rate_limited: int = 0
     requests: dict[int, int] = field(default_factory=dict)  # answers by status
+    failed: int = 0  # of them those that were our fault (5xx)
+    reads: Counter[str] = field(default_factory=Counter)  # of known symbols: where they were answered (`count_read`)
+
+    def count_read(self, source: str, answered: Mapping[str, object] | None) -> None:
+        """A known symbol was read: ``source`` (memory, redis, ...) has ``answered``, or nothing has (None).
+
+        An answer that is stale is no hit, wherever it came from.
+        """
+        self.reads["missed" if answered is None else "stale" if answered.get("state") == "stale" else source] += 1
 
 
 def refuse_secrets_in_query(request: HTTPServerRequest, allowed: Sequence[str] = ()) -> None:
@@ -629,13 +639,17 @@ class QuoteHandler(DataHandler):
             found = quote(self.latest, name, self.service.clock.now_ns())
         except Problem as problem:
             return self._stored(name, problem)
+        self.service.count_read("memory", found)
         self.answer(found, "memory")
         return None  # no coroutine where memory knows: a tenth of the whole request
 
     async def _stored(self, name: str, problem: Problem) -> None:
         stored = await self.ask_store([name])
         if not stored:
+            if problem.code == "no_quote":
+                self.service.count_read("", None)
             raise problem
+        self.service.count_read("redis", stored[0])
         self.answer(stored[0], "redis")
 
 
@@ -647,11 +661,18 @@ class QuotesHandler(DataHandler):
         self.entitle("quotes", names)
         found = quotes(self.latest, names, self.service.clock.now_ns())
         missing = [entry["symbol"] for entry in found["missing"]]
+        for value in found["quotes"]:
+            self.service.count_read("memory", value)
         stored = await self.ask_store(missing) if missing else []
+        for value in stored:
+            self.service.count_read("redis", value)
         if stored:
             held = {value["symbol"] for value in stored}
             found["quotes"] += stored
             found["missing"] = [entry for entry in found["missing"] if entry["symbol"] not in held]
+        for entry in found["missing"]:
+            if entry["code"] == "no_quote":
+                self.service.count_read("", None)
         self.answer(found, "memory, redis" if stored else "memory")
 
 
@@ -680,6 +701,7 @@ class CandlesHandler(DataHandler):
         self.entitle("bars", [request.symbol])
         try:
             found = candles(self.latest, request)
+            self.service.count_read("memory", found)
             if "end" in self.request.query_arguments and all(candle["final"] for candle in found["candles"]):
                 self.answer_unless_known(found, FINAL_MAX_AGE_S, "memory")
             else:
@@ -688,6 +710,7 @@ class CandlesHandler(DataHandler):
             stored = await self._stored(request)
             if stored is None:
                 raise
+            self.service.count_read("redis", stored)
             self.answer(candle_answer(request, [stored]), "redis")
 
     async def _stored(self, request: CandleRequest) -> JsonObject | None:

@@ -16,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
+from fabric.histogram import Latency
 from fabric.node import Runtime
 from fabric.records import (
     BAR,
@@ -72,6 +73,8 @@ class FakeInbox:
     def logs_suspended(self) -> list[str]:
         return []
 
+    since_ns = 5
+
 
 class FakeClients:
     """A fan-out that only writes down what it was asked."""
@@ -90,6 +93,9 @@ class FakeClients:
         self.flushes += 1
         self._flushed.set()
         return False
+
+    def time_since(self, since_ns: int) -> None:
+        self.timed_since_ns = since_ns
 
     async def flushed(self) -> None:
         """Wait for the next flush."""
@@ -112,6 +118,7 @@ class FakeRuntime:
         feed = NodeSpec("nbbo", "processor", "nodes.nbbo:main", settings, PUBLISHER)
         self.topology = Topology("topology.yaml", (feed, self.spec), (VENUE,), limits, access=access or Access())
         self.clock = SystemClock()
+        self.latency = Latency()
         self.symbols = SymbolTable(limits.symbols_max)
         self.log = logging.getLogger("web")
         self.bus = FakeInbox()
@@ -147,10 +154,12 @@ class Rig:
         store: rest.Store | None = None,
         access: Access | None = None,
         table: Path | None = None,
+        run_folder: str = "",
     ) -> None:
         latest_kernel.warm_up()  # as the launcher does before any node starts
         self.port = free_port()
         self.runtime = FakeRuntime(self.port, limits, access)
+        self.runtime.topology = replace(self.runtime.topology, run_folder=run_folder)
         self.latest = Latest(limits, [VENUE], self.runtime.spec.reads, self.runtime.symbols)
         self.clients = FakeClients()
         self.door = Door(self.runtime.topology.access, limits, Shared(table), self.runtime.clock)
@@ -218,10 +227,11 @@ async def running(
     websockets: Sequence[Rule] = (),
     access: Access | None = None,
     table: Path | None = None,
+    run_folder: str = "",
     **limits: int,
 ) -> AsyncIterator[Rig]:
     """A gateway that serves and is drained at the end."""
-    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table)
+    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table, run_folder)
     rig.serving = asyncio.create_task(rig.gateway.serve(websockets))
     ready = asyncio.create_task(rig.runtime.is_ready.wait())
     await asyncio.wait([ready, rig.serving], return_when=asyncio.FIRST_COMPLETED)

@@ -48,9 +48,10 @@ OWNERS = {
 
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
-    *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "symbols"),
-    *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal", "bus", "node"),
-    *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
+    *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "histogram"),
+    *("symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal"),
+    *("bus", "node", "logs", "control", "machine", "operations", "metrics", "scrape", "forkserver", "launcher"),
+    *("doctor", "client", "cli"),
 ]
 
 # Run before the environment exists: the standard library and each other.

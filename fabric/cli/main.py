@@ -23,6 +23,8 @@ COMMANDS = {
     "up": "Start a topology and supervise it until Ctrl-C.",
     "down": "Stop the running topology.",
     "status": "Show the nodes of the running topology.",
+    "top": "Watch nodes, rates, lag and latency by hop, live.",
+    "doctor": "Check this machine: limits, ports, clock, buffers; with the fix for each.",
     "logs": "Show the logs of the nodes.",
     "restart": "Restart one node.",
     "node": "Run one node in the foreground.",

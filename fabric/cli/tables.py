@@ -8,10 +8,9 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from fabric.operations import main_rate
 from fabric.topology import CacheSettings, GatewaySettings, Topology
 
-RATES = ("published", "sent", "messages", "written", "accepted", "received", "frames")
-"""The counter that a node's rate is taken from: the first of these that it reports."""
 COUNTERS = (
     "kernel_drops", "gaps", "lost", "missed", "duplicates", "malformed", "bad_frames", "refused", "skew",
     "symbols_refused", "published", "messages", "accepted", "frames", "clients", "symbols", "written", "keys",
@@ -116,9 +115,8 @@ def _text(value: Any) -> str:
 
 
 def _rate(node: dict[str, Any]) -> str:
-    if "rate" in node["report"]:
-        return f"{node['report']['rate']:,.0f}"
-    return next((f"{node['rates'][name]:,.0f}" for name in RATES if name in node["rates"]), "-")
+    rate, _ = main_rate(node)
+    return "-" if rate is None else f"{rate:,.0f}"
 
 
 def _counters(report: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
+from fabric.histogram import ClockOffset, Latency
 from fabric.node import Runtime
 from fabric.records import EVENT, KIND_STATUS, NULL, QUOTE, STATUS, Rows, pack
 from fabric.topology import FeedSettings
@@ -92,18 +93,23 @@ class Feed:
         stale_after_ns: int,
         known: Known | None = None,
         recoveries: Recoveries | None = None,
+        latency: Latency | None = None,
+        since_ns: int = 0,
     ) -> None:
         """``venues`` are the letters that the feed speaks for: all share the state of its line.
 
-        ``known`` has the last quotes sent; ``recoveries`` ask the exchange for what was lost.
+        ``known`` has the last quotes sent; ``recoveries`` ask the exchange for what was lost. ``latency`` counts what
+        happened after ``since_ns`` (UTC): what is older comes from an image or from the exchange's own log.
         """
         self.wire = wire
         self.breaker = breaker
         self.state = ""
         """What readers were told last; empty: nothing yet."""
         self.skew = Skew()
+        self.offset = ClockOffset()
         self._venues, self._sender, self._known = venues, sender, known
         self._recoveries = recoveries or Recoveries({})
+        self._latency, self._since_ns = latency, since_ns
         self._stale_after_ns = stale_after_ns
         self._accepted = self._gaps = self._malformed = self._skewed = self._retold = 0
         self._gap_ns = self._gap_wall_ns = self._waiting_ns = self._recover_ns = _NEVER
@@ -120,7 +126,7 @@ class Feed:
                 noted = True
             self._measure(rows, monotonic_ns)
             self._complete(rows)
-            self._sender.send(rows)
+            self._send(rows)
         self._note(now_ns, monotonic_ns)
         self._recoveries.observe(packets)
 
@@ -130,7 +136,7 @@ class Feed:
             self.take(answers, now_ns, monotonic_ns)
         for rows in self.wire.release(now_ns, monotonic_ns):
             self._complete(rows)
-            self._sender.send(rows)
+            self._send(rows)
 
     def counters(self) -> dict[str, int | float | str]:
         """What the wire and the clients have counted, the line's state, the breaker's and the clock's."""
@@ -143,6 +149,7 @@ class Feed:
             "breaker_openings": self.breaker.openings,
             "breaker_transitions": self.breaker.transitions,
             "skew_ms": round(self.skew.ahead_ns / MILLISECOND_NS, 3),
+            "clock_offset_ms": round(self.offset.offset_ns / MILLISECOND_NS, 3),
             "skewed": self._skewed,
             "retold": self._retold,
         }
@@ -152,7 +159,15 @@ class Feed:
             self._skewed += rows.size
         events = rows["event_ns"]
         if int(events.min()) > 0:  # every row has a time
-            self.skew.add(int((rows["recv_ns"] - events).min()), monotonic_ns)
+            delay_ns = int((rows["recv_ns"] - events).min())
+            self.skew.add(delay_ns, monotonic_ns)
+            self.offset.add(delay_ns, monotonic_ns)
+
+    def _send(self, rows: Rows) -> None:
+        """Send what the exchange has told, and count how long that took."""
+        self._sender.send(rows)
+        if self._latency is not None:
+            self._latency.fed(rows, self._since_ns, self.offset.offset_ns)
 
     def _note(self, now_ns: int, monotonic_ns: int) -> None:
         wire = self.wire
@@ -244,7 +259,10 @@ def main(runtime: Runtime) -> None:
     wakers = [*recoveries.filenos(), *([images.fileno()] if images else ())]
     gather_ns = limits.linger_ns // 2  # every path begins here, and passes several readers of the bus
     breaker = Breaker(settings.breaker, clock.monotonic_ns())
-    feed = Feed(wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries)
+    feed = Feed(
+        wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries, runtime.latency,
+        clock.now_ns(),
+    )  # fmt: skip
     with (
         closing(recoveries),
         closing(images) if images else nullcontext(),

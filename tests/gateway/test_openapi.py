@@ -88,6 +88,8 @@ def test_real_answers_fit_its_schemas() -> None:
             rig.put(rig.nbbo("AAPL"), rig.trade("AAPL", price=10**9, size=1), rig.bars("AAPL", 3, 10**18))
             await rig.taken()
             for (path, method), operation in operations().items():
+                if path.startswith("/v1/ops"):  # needs a launcher: test_operators.py
+                    continue
                 needed = [found["name"] for found in operation.get("parameters", ()) if found["required"]]
                 query = "&".join(f"{name}={QUERIES[name]}" for name in needed if name in QUERIES)
                 status, answer, headers = await ask(rig, f"{filled(path)}?{query}", method)
