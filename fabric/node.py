@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import zmq
 
 from fabric.bus import Inbox, Outbox
-from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock
+from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock, TurnClock
 from fabric.errors import FabricError, UsageError
 from fabric.records import Rows
+from fabric.recovery import Lasting, Recovery
 from fabric.symbols import SymbolTable
 from fabric.topology import NodeSpec, Topology
 
@@ -57,6 +58,8 @@ class Runtime:
         self.spec = spec
         self.epoch = epoch
         self.clock: Clock = EventClock() if topology.clock == "event" else SystemClock()
+        self.turn = TurnClock()
+        """What a processor asks for the time: it says the same throughout one turn of `run`."""
         self.symbols = SymbolTable(topology.limits.symbols_max)
         self.log = logging.getLogger(spec.name)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -65,7 +68,7 @@ class Runtime:
         self._ready = False
         self._next_report_ns = 0
         self._reported: Counters = {}
-        self._open: list[Inbox | Outbox] = []
+        self._open: list[Inbox | Outbox | Recovery] = []
 
     def inbox(self, linger_ns: int | None = None) -> Inbox:
         """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
@@ -90,6 +93,17 @@ class Runtime:
         )  # fmt: skip
         self._open.append(outbox)
         return outbox
+
+    def recovery(self, node: Lasting, inbox: Inbox, outbox: Outbox) -> Recovery | None:
+        """What makes a processor durable; None where it keeps no log."""
+        if outbox.publisher.journal is None:
+            return None
+        recovery = Recovery(
+            node, inbox, outbox, self.symbols, self.turn, self.clock, topology=self.topology, spec=self.spec,
+            epoch=self.epoch,
+        )  # fmt: skip
+        self._open.append(recovery)
+        return recovery
 
     def ready(self, detail: str = "") -> None:
         """Tell the launcher, once, that the program can work."""
@@ -133,16 +147,29 @@ class Runtime:
 
 
 def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
-    """Drive one processor until it is told to stop: take what is there, step once, send what came of it."""
+    """Drive one processor until it is told to stop: take what is there, step once, send what came of it.
+
+    One that is `Lasting` and keeps a log notes each batch before it takes it, and comes back from where it was killed.
+    """
     node.warm_up()
+    recovery = runtime.recovery(node, inbox, outbox) if isinstance(node, Lasting) else None
+    if recovery is not None:
+        recovery.recover()
     joined_by = runtime.clock.monotonic_ns() + JOIN_MAX_NS
     while not runtime.stopping():
         batch = inbox.recv_batch(RECEIVE_MS)
-        outbox.send(node.step(batch, runtime.clock.now_ns()))
+        now_ns = runtime.turn.begin(runtime.clock)
+        if recovery is not None:
+            recovery.note(batch)
+        outbox.send(node.step(batch, now_ns))
         outbox.tick()
+        if recovery is not None:
+            recovery.keep()
         if inbox.ready() or runtime.clock.monotonic_ns() > joined_by:
             runtime.ready()
-        runtime.report(lambda: {**node.counters(), **inbox.counters(), **outbox.counters()})
+        runtime.report(lambda: {
+            **node.counters(), **inbox.counters(), **outbox.counters(), **(recovery.counters() if recovery else {})
+        })  # fmt: skip
 
 
 def give_way(niceness: int) -> None:

@@ -49,7 +49,20 @@ OWNERS = {
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "symbols"),
-    *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal", "bus", "node"),
+    *(
+        "codec",
+        "topics",
+        "sequence",
+        "topology_file",
+        "topology",
+        "keys",
+        "snapshot",
+        "journal",
+        "bus",
+        "order",
+        "recovery",
+        "node",
+    ),
     *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
 ]
 
