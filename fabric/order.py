@@ -41,13 +41,14 @@ def folder_of(settings: JournalSettings, name: str) -> Path:
 class OrderLog:
     """The order log of one processor, to be written."""
 
-    def __init__(self, name: str, settings: JournalSettings, clock: Clock, epoch: int) -> None:
-        """Opens the log; raises UnavailableError."""
+    def __init__(self, name: str, inputs: int, settings: JournalSettings, clock: Clock, epoch: int) -> None:
+        """Opens the log of a processor of so many inputs; raises UnavailableError."""
         self._clock = clock
         self._epoch = epoch
         own = replace(settings, bytes_max=max(settings.bytes_max // SHARE, 4 * journal.SEGMENT_MIN))
         self._journal = Journal(folder_of(settings, name), own, clock, epoch)
         self._known = 1  # symbols noted so far; the empty one needs none
+        self._heads = np.zeros(inputs, np.int64)
         self._out = np.zeros(0, np.uint8)
         self._ends = np.zeros((0, 2), np.int64)
         self.after = 0
@@ -70,7 +71,7 @@ class OrderLog:
             self._out, self._ends = np.zeros(2 * size, np.uint8), np.zeros((2 * parts, 2), np.int64)
         count = order_kernel.note(
             columns(rows), given, symbols.arrays.words, self._known, len(symbols), now_ns, monotonic_ns, own,
-            self.after, self._out, self._ends,
+            self.after, self._heads, self._out, self._ends,
         )  # fmt: skip
         self._known += learnt
         log, ends, done = self._journal, self._ends[:count], 0

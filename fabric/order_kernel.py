@@ -8,11 +8,12 @@ lowest byte, the link (index of the input) in the next 24 bits, a count in the u
     RUN   `count` rows of one input, in the order of its log: epoch, first and last position, then the distance from
           each position to the next in as many bytes as it takes (seven bits each, the lowest first, the eighth says
           that more follow), with zeros up to a whole word
-    ROW   a row that no log holds, all its columns: a link that came or went, a gap, a value from a snapshot (count 1),
-          or a row of an input that keeps no log on this machine (count 0)
+    ROW   a row with all its columns: a link that came or went, a gap, a value from a snapshot (count 1); a row of an
+          input that keeps no log on this machine, or one that is behind another of its input that was given before:
+          repeated, or late (count 0)
 
-Rows of a run are found in the log by their positions alone, so what was lost, repeated or came late is brought back
-as it was given.
+Rows of a run are found in the log by their positions alone, so what was lost is not brought back; and each log is read
+in one direction.
 """
 
 from typing import Any, Final
@@ -89,13 +90,14 @@ def _begin(base: int, at: int, flags: int, now_ns: int, monotonic_ns: int, own: 
 @lean_kernel
 def note(
     rows: Any, given: Any, words: Any, known: int, used: int, now_ns: int, monotonic_ns: int, own: int, after: int,
-    out: Any, ends: Any,
+    heads: Any, out: Any, ends: Any,
 ) -> int:  # fmt: skip
     """Write the turn of ``rows`` to ``out`` as `codec.lay_out` does, with the ``ends`` of topics and payloads; return
     the number of parts.
 
     ``given`` says whose the rows of the market are, int64[:, 3]: link, how many, BY_LOG to BY_SNAPSHOT. The symbols
-    ``known`` to ``used`` of ``words`` were learnt since the turn before. ``out`` and ``ends`` hold `noted_max`.
+    ``known`` to ``used`` of ``words`` were learnt since the turn before. ``heads`` is the last position that was given
+    of each input's log, int64[inputs]. ``out`` and ``ends`` hold `noted_max`.
     """
     base = out.ctypes.data
     parts = 0
@@ -138,7 +140,12 @@ def note(
             how = given[stretch, 2]
             taken += 1
         position = rows[i, 5]
-        if head > 0 and (how != BY_LOG or whose != link or rows[i, 4] != epoch or position <= place):
+        if how == BY_LOG:
+            if position <= heads[whose]:
+                how = BY_VALUE
+            else:
+                heads[whose] = position
+        if head > 0 and (how != BY_LOG or whose != link or rows[i, 4] != epoch):
             at = (at - start + 7 & ~7) + start
             head = 0
         if how != BY_LOG:
@@ -302,7 +309,7 @@ def warm_up() -> None:
     )
     size, parts = noted_max(0, 0)
     out, ends = np.zeros(size + READ_PAD, np.uint8), np.zeros((parts, 2), np.int64)
-    note(rows, table, symbols.words, 0, 0, 0, 0, 0, 0, out, ends)
+    note(rows, table, symbols.words, 0, 0, 0, 0, 0, 0, ends[0], out, ends)
     state[:, LOGGED] = 1
     bring_back(
         np.zeros((1, SCHEMA_WIDTH), np.int64), symbols, out, 0, out, 0, np.zeros(B_WIDTH, np.int64), state,

@@ -43,8 +43,8 @@ from fabric.topology import NodeSpec, Topology
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_ROWS = 100_000
-"""Rows between two checkpoints: a tenth of a second of a recovery."""
+CHECKPOINT_ROWS = 50_000
+"""Rows between two checkpoints: a fraction of a second of a recovery."""
 CHECKPOINT_NS = 60 * SECOND_NS
 COST_SHARE = 100
 """Of the time between two checkpoints, copying takes one part in so many at most."""
@@ -97,7 +97,7 @@ class Recovery:
             ],
             np.int64,
         )
-        self._order = OrderLog(spec.name, settings, clock, epoch)
+        self._order = OrderLog(spec.name, len(inbox.sources), settings, clock, epoch)
         self._rows = 0
         self._copied_ns = 0
         self._due_ns = 0

@@ -118,7 +118,7 @@ def noted(
     """Random batches, their turns read from the order log, and the sources."""
     rng, own = random.Random(seed), SymbolTable(SYMBOLS)
     settings = JournalSettings(str(tmp_path), keep_ns=2**66, bytes_max=64 << 20)
-    log = OrderLog(f"p{seed}", settings, SystemClock(), 9)
+    log = OrderLog(f"p{seed}", 2, settings, SystemClock(), 9)
     at, batches = [0, 0], []
     for turn in range(count):
         rows, given = batch_of(rng, feeds, at, own)
@@ -153,17 +153,23 @@ def test_the_layout_is_the_one_that_is_described(feeds: list[Feed]) -> None:
         size, parts = order_kernel.noted_max(rows.size, len(own) - 1)
         out, ends = np.zeros(size, np.uint8), np.zeros((parts, 2), np.int64)
         table = np.array(given, np.int64).reshape(-1, 3)
-        count = order_kernel.note(columns(rows), table, own.arrays.words, 1, len(own), 1, 2, 3, 4, out, ends)
+        count = order_kernel.note(
+            columns(rows), table, own.arrays.words, 1, len(own), 1, 2, 3, 4, np.zeros(2, np.int64), out, ends
+        )
         assert naive_rows(out, ends[:count]) == naive_given(rows, given)
 
 
 def naive_given(rows: Rows, given: list[list[int]]) -> list[tuple[int, ...]]:
     """What a reader of the order log must find: place of each row in a log, or all its columns."""
     whose = [(link, how) for link, count, how in given for _ in range(count)]
+    heads = {link: 0 for link, _ in whose}
     found: list[tuple[int, ...]] = []
     for row in columns(rows).tolist():
         link, how = (-1, 1) if row[0] >= KIND_LINK else whose.pop(0)
-        found.append((link, row[4], row[5]) if how == order_kernel.BY_LOG else tuple(row))
+        ahead = how == order_kernel.BY_LOG and row[5] > heads[link]
+        if ahead:
+            heads[link] = row[5]
+        found.append((link, row[4], row[5]) if ahead else tuple(row))
     return found
 
 
@@ -205,7 +211,7 @@ def naive_rows(out: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> list[
 def test_a_row_that_its_log_has_forgotten_is_missing(tmp_path: Path, feeds: list[Feed]) -> None:
     rows = feeds[0].rows[10:20].copy()
     settings = JournalSettings(str(tmp_path), keep_ns=2**66, bytes_max=64 << 20)
-    log = OrderLog("p", settings, SystemClock(), 9)
+    log = OrderLog("p", 1, settings, SystemClock(), 9)
     rows["position"][5] += 5_000
     rows["position"][6:] += 6_000
     log.note(rows, np.array([[0, 10, order_kernel.BY_LOG]]), SymbolTable(SYMBOLS), 1, 1, 0)
