@@ -128,6 +128,59 @@ def turns(listing: Sequence[Segment], after: int = 0) -> Iterator[Turn]:
             parts = []
 
 
+@dataclass(frozen=True)
+class Run:
+    """Rows of one input, in the order of its log."""
+
+    link: int
+    epoch: int
+    positions: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A row that was noted whole: its columns."""
+
+    link: int
+    snapshot: bool
+    columns: tuple[int, ...]
+
+
+def items(turn: Turn) -> Iterator[str | Run | Told]:
+    """What a turn was noted as, in its order: names of symbols that were learnt, runs, and rows."""
+    for part in turn.parts:
+        raw, at, stop = part.tobytes(), 8 * order_kernel.PART_WIDTH, part.size - READ_PAD
+        while at < stop:
+            (word,) = struct.unpack_from("<q", raw, at)
+            kind, link, count = word & 0xFF, word >> 8 & 0xFFFFFF, word >> 32
+            at += 8
+            if kind == order_kernel.NAME:
+                yield raw[at : at + 16].rstrip(b"\0").decode("ascii")
+                at += 24
+            elif kind == order_kernel.ROW:
+                yield Told(link, bool(count), struct.unpack_from(f"<{WIDTH}q", raw, at))
+                at += 8 * WIDTH
+            else:
+                epoch, first, _ = struct.unpack_from("<3q", raw, at)
+                positions, at = _positions(raw, at + 24, first, count)
+                yield Run(link, epoch, positions)
+
+
+def _positions(raw: bytes, at: int, first: int, count: int) -> tuple[npt.NDArray[np.int64], int]:
+    """The positions of a run whose distances begin at ``at``, and where the next item is."""
+    found = [first]
+    while len(found) < count:
+        step = shift = 0
+        more = True
+        while more:
+            step |= (raw[at] & 0x7F) << shift
+            more = raw[at] >= 0x80
+            shift += 7
+            at += 1
+        found.append(found[-1] + step)
+    return np.array(found, np.int64), (at + 7) // 8 * 8
+
+
 class _Reader:
     """One input's log on this machine, read forward; begins anew where something earlier is wanted."""
 

@@ -28,8 +28,9 @@ above 0 are a function of the rows read.
 
 ``gap`` is 1 on a bar in which trades may be missing: a message of its symbol was lost, the line or publisher of a
 venue on which the symbol trades was down, or the interval began before this process heard its first publisher: after
-a restart the bars in progress hold the trades since then only. (A replay begins with its data: there nothing was
-before.) It is also 1 on the bars of the moment in which a cancel or correction came of a trade that is not known here.
+a restart that could not go on from its logs (`fabric.recovery`) the bars in progress hold the trades since then only.
+(A replay begins with its data: there nothing was before.) It is also 1 on the bars of the moment in which a cancel or
+correction came of a trade that is not known here.
 """
 
 import numpy as np

@@ -27,6 +27,7 @@ FOLDERS = {
 OWNERS = {
     "asyncio": ["gateway/*"],  # a processor has no event loop
     "click": ["fabric/cli/*"],
+    "confluent_kafka": ["nodes/kafka_bridge.py"],  # an extra: market-fabric[kafka]
     "jwt": ["gateway/auth.py"],
     "llvmlite": ["fabric/native.py"],
     "msgpack": ["fabric/bus.py", "gateway/protocol.py"],
