@@ -773,7 +773,9 @@ class Inbox:
         return bool(self._state[index, sk.UP])
 
     def counters(self) -> dict[str, int]:
-        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use."""
+        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use; the lag is the worst of them, and
+        behind it stands each, as ``lag_<publisher>`` and ``lag_ms_<publisher>``.
+        """
         total = self._state.sum(axis=0)
         at_end = sum(behind for link in self._links for behind in link.behind.values())
         return {
@@ -799,6 +801,8 @@ class Inbox:
             "repairs": sum(link.repairs for link in self._links),
             "lag": max((link.lag for link in self._links), default=0),
             "lag_ms": max((link.lag_ns for link in self._links), default=0) // MILLISECOND_NS,
+            **{f"lag_{name}": messages for name, (messages, _) in self.lags().items()},
+            **{f"lag_ms_{name}": waited_ns // MILLISECOND_NS for name, (_, waited_ns) in self.lags().items()},
         }
 
     def bad_frames(self) -> dict[str, int]:
@@ -864,8 +868,9 @@ class Inbox:
         for link in self._links:
             state = self._state[link.index]
             link.heard_ns = now_ns
-            if state[sk.EPOCH] and whole and link.source.publisher.journal is not None and self._limits.repair_max:
-                state[sk.LOGGED] = 1  # nothing live before the log has brought what comes first
+            logged = bool(state[sk.EPOCH]) and link.source.publisher.journal is not None and self._limits.repair_max > 0
+            state[sk.LOGGED] = logged  # then nothing live comes before the log has brought what is first
+            if logged and whole:
                 link.resumed = True
             else:
                 self._down(link)

@@ -280,8 +280,18 @@ def test_after_a_long_outage_all_inputs_are_told_as_lost(market: Market, tmp_pat
     assert not new.seamless
     new.turn()
     assert {int(row["kind"]) for row in new.rows[0][:2]} == {KIND_LINK}
+    market.publish(0, 60)
+    new.inbox._limits = LIMITS  # from here on it may be slow
+    new.until(new.inbox.ready)
+    new.drain()
     new.recovery.close()
     same(market, new)
+    rows = np.concatenate([*old.rows, *new.rows])
+    trades = rows["position"][(rows["kind"] == KIND_TRADE) & (rows["venue"] == ord("N"))].tolist()
+    log = Path(market.settings.folder) / "n"
+    listing = segments(log)
+    wanted = [p for p, *_ in records(Cursor(lambda: listing, Query(first=trades[0], prefixes=(b"trade.",))))]
+    assert trades == wanted, "trades of an outage come from the log"
 
 
 def test_where_an_input_has_forgotten_it_goes_on_from_the_turn_before(market: Market, tmp_path: Path) -> None:
