@@ -118,6 +118,8 @@ STALL_MAX_NS = 10 * SECOND_NS
 """A lossless publisher waits this long for a peer that takes nothing, then drops as an ordinary one does."""
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, msgpack.UnpackException)
 """What taking apart a map may raise that is not what it should be."""
+_REMEMBERED = [sk.EPOCH, sk.POSITION, sk.STAMP, sk.UP]
+"""What is kept of a link."""
 _MONITORED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -286,6 +288,40 @@ class Outbox:
             "waived": self._dropped_waiting,
             **({} if self._journal is None else self._journal.counters()),
         }
+
+    @property
+    def position(self) -> int:
+        """Of the last message."""
+        return int(self._counters[bus_kernel.OUT_POSITION])
+
+    def memory(self) -> dict[str, npt.NDArray[np.int64]]:
+        """What a checkpoint keeps of it: the last row of each topic, and the position."""
+        slots = self.values.in_use()
+        return {"slots": slots, "rows": self.values.rows[slots], "position": np.array([self.position])}
+
+    def restore(self, memory: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """Be as it was when ``memory`` was taken, under this process's own epoch; before anything is sent."""
+        self.values.rows[memory["slots"]] = memory["rows"]
+        self._counters[bus_kernel.OUT_POSITION] = memory["position"][0]
+
+    def send_again(self, rows: Rows) -> None:
+        """Number ``rows`` as `send` does, and log those whose positions the log does not hold; send nothing."""
+        handle, self._handle = self._handle, 0
+        try:
+            self.send(rows)
+        finally:
+            self._handle = handle
+
+    def go_on(self) -> bool:
+        """All that was sent before has been sent again: go on behind it. False where the log holds more."""
+        slots = self.values.in_use()
+        self.values.rows[slots, 4] = self._epoch
+        self.values.sent_ns[slots] = self._clock.monotonic_ns()
+        position = self.position
+        logged = position if self._journal is None else self._journal.position
+        self._heads[:] = self._counters[:] = 0
+        self._counters[bus_kernel.OUT_POSITION] = max(position, logged)
+        return position >= logged
 
     def close(self) -> None:
         """End the thread of the ROUTER, seal the log, close the sockets; what is queued for slow peers is lost. May be
@@ -572,6 +608,7 @@ class _Link:
     whole: bool = False  # a snapshot has come whole since the link was made
     repair: _Repair | None = None
     repairs: int = 0
+    resumed: bool = False  # this reader goes on where one before it left off: nothing may be left out
     even: int = 0  # head O of the last heartbeat whose heads were those that had come, or were told as lost
     asked_head_ns: int = 0
     lag: int = 0  # messages that it had published and this reader had not taken when it was last asked
@@ -659,6 +696,7 @@ class Inbox:
         self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
         self.since_ns = 0
         """When last values were last asked for (UTC): what is stamped before then may be one, and not live."""
+        self._given: list[tuple[int, int, int]] = []
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
         self._items = np.zeros(3 * count, bus_kernel.POLL_ITEM)
         self._links = [_Link(source, i) for i, source in enumerate(self.sources)]
@@ -680,10 +718,14 @@ class Inbox:
             ready = 0  # those sockets are gone
         wall = self._clock.now_ns()
         n = self._tell(wall)
+        self._given = []
         if ready > 0:
             self._busy_until_ns = now + 2 * self._linger_ns
             lost = self._read_beside(now)
+            before = self._state[:, sk.ACCEPTED].copy()
             n, heartbeats = self._drain(n, now, wall)
+            gave = self._state[:, sk.ACCEPTED] - before
+            self._given = [(link, count, bus_kernel.LIVE) for link, count in enumerate(gave.tolist()) if count]
             if heartbeats:
                 self._heartbeats(heartbeats, now)
             for link in lost:  # told after all that it had sent
@@ -700,6 +742,12 @@ class Inbox:
             if market.size:
                 self._clock.saw(int(market[:, 7].max()))
         return rows.view(EVENT).reshape(n)
+
+    def given(self) -> npt.NDArray[np.int64]:
+        """Where the market rows of the last batch came from, int64[:, 3]: index of the source, how many in a row, and
+        `bus_kernel` LIVE, SNAPSHOT or FROM_LOG.
+        """
+        return np.array(self._given, np.int64).reshape(-1, 3)
 
     def _came_back(self, absent_ns: int, now_ns: int) -> bool:
         """Whether this reader was stopped or blocked for so long that what has queued up is old; then throw it away."""
@@ -731,7 +779,9 @@ class Inbox:
         return bool(self._state[index, sk.UP])
 
     def counters(self) -> dict[str, int]:
-        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use."""
+        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use; the lag is the worst of them,
+        and behind it stands each, as ``lag_<publisher>`` and ``lag_ms_<publisher>``.
+        """
         total = self._state.sum(axis=0)
         at_end = sum(behind for link in self._links for behind in link.behind.values())
         return {
@@ -757,6 +807,8 @@ class Inbox:
             "repairs": sum(link.repairs for link in self._links),
             "lag": max((link.lag for link in self._links), default=0),
             "lag_ms": max((link.lag_ns for link in self._links), default=0) // MILLISECOND_NS,
+            **{f"lag_{name}": messages for name, (messages, _) in self.lags().items()},
+            **{f"lag_ms_{name}": waited_ns // MILLISECOND_NS for name, (_, waited_ns) in self.lags().items()},
         }
 
     def bad_frames(self) -> dict[str, int]:
@@ -808,6 +860,43 @@ class Inbox:
                 self._state[link.index, [sk.EPOCH, sk.POSITION]] = found
                 self._state[link.index, sk.LOGGED] = 1  # nothing live before the log has brought what comes first
 
+    def tables(self) -> dict[str, npt.NDArray[np.int64]]:
+        """What it knows of its links and topics, by name, as `order_kernel.bring_back` changes it."""
+        names = ("state", "layout", "last", "places", "advance")
+        return {name: getattr(self, f"_{name}") for name in names}
+
+    def memory(self) -> dict[str, npt.NDArray[np.int64]]:
+        """What a checkpoint keeps of it: number and place of the last message of each topic, and the links."""
+        count = len(self._symbols)
+        used = [np.zeros(0, np.int64)]
+        for first, stride in self._layout.reshape(-1, 2).tolist():
+            if first >= 0:
+                used.append(first + np.flatnonzero(self._last[first : first + count * stride]))
+        slots = np.concatenate(used)
+        links = self._state[:, _REMEMBERED]
+        return {"slots": slots, "last": self._last[slots], "places": self._places[slots], "links": links}
+
+    def restore(self, memory: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """Be as it was when ``memory`` was taken; before the first `recv_batch`."""
+        self._last[memory["slots"]] = memory["last"]
+        self._places[memory["slots"]] = memory["places"]
+        self._state[:, _REMEMBERED] = memory["links"]
+
+    def go_on(self, whole: bool) -> None:
+        """Go on behind what has been restored. ``whole``: all that was published since is given from the logs, so that
+        nothing shows but a delay; else, and where there is no log, it was an outage, which is told as one.
+        """
+        self._called_ns = now_ns = self._clock.monotonic_ns()
+        for link in self._links:
+            state = self._state[link.index]
+            link.heard_ns = now_ns
+            logged = bool(state[sk.EPOCH]) and link.source.publisher.journal is not None and self._limits.repair_max > 0
+            state[sk.LOGGED] = logged  # then nothing live comes before the log has brought what is first
+            if logged and whole:
+                link.resumed = True
+            else:
+                self._down(link)
+
     def heartbeat(self, index: int) -> dict[str, Any]:
         """The counters that the publisher of ``sources[index]`` last told of itself."""
         return dict(self._links[index].counters)
@@ -857,7 +946,7 @@ class Inbox:
                 link.heard_ns = now_ns
             elif state[sk.HELD]:
                 self._ask_log_again(link, now_ns)
-            elif state[sk.CONNECTED] and now_ns - link.heard_ns > self._limits.stale_after_ns:
+            elif (state[sk.CONNECTED] or state[sk.UP]) and now_ns - link.heard_ns > self._limits.stale_after_ns:
                 self._silent(link, now_ns, "silent")
             if link.rebuild_ns and now_ns >= link.rebuild_ns:
                 self._shut(link)
@@ -903,6 +992,7 @@ class Inbox:
 
     def _down(self, link: _Link) -> None:
         """A publisher is silent or lost: what it said is stale from now on."""
+        link.resumed = False
         if self._state[link.index, sk.UP]:
             self._state[link.index, sk.UP] = 0
             sk.doubt(self._layout, self._last, link.index, len(self._symbols))
@@ -1013,11 +1103,13 @@ class Inbox:
             index, data, ends, done = self._snapshots[0]
             if not self._state[index, sk.DRAINED]:  # the live stream first: it holds what led up to these values
                 break
+            before = int(self._state[index, sk.ACCEPTED])
             n, done = bus_kernel.absorb(
                 codec.SCHEMA, self._symbols.arrays, data, ends, done, self._state, self._layout, self._last,
                 self._arrival, self._advance, self._places, self._rows, n, index, self._reasons, self._waiting,
                 now_ns, wall_ns, self._limits.refresh_every_ns,
             )  # fmt: skip
+            self._given.append((index, int(self._state[index, sk.ACCEPTED]) - before, bus_kernel.SNAPSHOT))
             if done < ends.shape[0]:
                 self._snapshots[0] = (index, data, ends, done)
                 break
@@ -1069,6 +1161,7 @@ class Inbox:
             self._events.append((KIND_LINK, link.index, 1))
         if not state[sk.JOINED]:
             state[sk.JOINED] = 1
+            link.resumed = False
             link.even = head
             self._ask(link, now_ns)
         if isinstance(self._clock, EventClock):
@@ -1156,8 +1249,10 @@ class Inbox:
     def _catch_up(self, link: _Link, beat: dict[str, Any], now_ns: int) -> bool:
         """After an outage: have what was missed before ``beat``; return whether anything is to come."""
         state = self._state[link.index]
-        topics_missed = link.source.topics if self._complete else self._events_of(link)
         first, last = int(state[sk.POSITION]) + 1, int(beat["O"])
+        if link.resumed and last - first >= self._limits.repair_max:
+            self._down(link)  # too much to bring: an outage
+        topics_missed = link.source.topics if self._complete or link.resumed else self._events_of(link)
         if not (state[sk.LOGGED] and state[sk.EPOCH] and topics_missed):
             return False
         if first > last and int(beat["E"]) == state[sk.EPOCH]:
@@ -1253,11 +1348,13 @@ class Inbox:
             here = link.repair.here
             while here:
                 data, stop, done = here[0]
+                before = int(state[sk.ACCEPTED])
                 n, done = bus_kernel.absorb_log(
                     codec.SCHEMA, self._symbols.arrays, data, stop, done, self._state, self._layout, self._last,
                     self._arrival, self._advance, self._places, self._rows, n, link.index, self._reasons, self._waiting,
                     now_ns, wall_ns, self._limits.refresh_every_ns,
                 )  # fmt: skip
+                self._given.append((link.index, int(state[sk.ACCEPTED]) - before, bus_kernel.FROM_LOG))
                 if done < stop:
                     here[0] = (data, stop, done)
                     break

@@ -431,7 +431,7 @@ def publish(
     Any, journal: Any, rows: Any, start: int, epoch: int, stamp: int, stamp_ns: int, now_ns: int, scratch: Any,
 ) -> int:  # fmt: skip
     """Number, stamp, log and send ``rows[start:]``; return how many rows are done (fewer when a slow peer, or room in
-    the log, must be waited for).
+    the log, must be waited for). With ``socket`` 0 nothing is sent.
     """
     base = scratch.ctypes.data
     for i in range(start, rows.shape[0]):
@@ -452,13 +452,13 @@ def publish(
             continue
         if append(journal, base, topic, base + TOPIC_MAX, payload, rows[i, 5], epoch, stamp_ns, now_ns) == 0:
             return i
-        while zmq_send(socket, base, topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0:
+        while socket != 0 and zmq_send(socket, base, topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0:
             code = errno()
             if code == EAGAIN:
                 return i
             if code != EINTR:
                 return -code
-        while zmq_send(socket, base + TOPIC_MAX, payload, ZMQ_DONTWAIT) < 0:
+        while socket != 0 and zmq_send(socket, base + TOPIC_MAX, payload, ZMQ_DONTWAIT) < 0:
             code = errno()
             if code != EINTR and code != EAGAIN:
                 return -code

@@ -102,7 +102,7 @@ class Client:
             if (matching := tuple(prefix for prefix in prefixes if topology.may_publish(publisher, prefix)))
         )
         self._symbols = SymbolTable(loaded.limits.symbols_max)
-        self._positions = _Positions(Path(topology_file).parent / ".fabric" / "consumers", group) if group else None
+        self._positions = Positions(Path(topology_file).parent / ".fabric" / "consumers", group) if group else None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._inbox = Inbox(self._context, sources, self._symbols, loaded.limits, SystemClock(), complete=True)
         if self._positions is not None:
@@ -147,7 +147,7 @@ class Client:
             self._context.term()
 
 
-class _Positions:
+class Positions:
     """Where a group of consumers has left off: by publisher its epoch and position, in one small file."""
 
     def __init__(self, folder: Path, group: str) -> None:

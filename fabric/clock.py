@@ -75,3 +75,35 @@ class EventClock:
     def saw(self, event_ns: int) -> None:
         """Move to ``event_ns`` if that is later: time in a replay never goes back."""
         self._now_ns = max(self._now_ns, event_ns)
+
+
+class TurnClock:
+    """What a loop's clock said when its turn began: the same for all that is asked within it.
+
+    So whoever takes the turns of a log again (`fabric.order`) gives the node the same times. After a restart of the
+    machine its monotonic clock begins anew; this one goes on from where the turns before have left it.
+    """
+
+    def __init__(self) -> None:
+        self._now_ns = self._monotonic_ns = self._ahead_ns = 0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def monotonic_ns(self) -> int:
+        return self._monotonic_ns
+
+    def begin(self, clock: Clock) -> int:
+        """Begin a turn at what ``clock`` says; return the time of the market."""
+        self._now_ns = clock.now_ns()
+        self._monotonic_ns = clock.monotonic_ns() + self._ahead_ns
+        return self._now_ns
+
+    def begin_again(self, now_ns: int, monotonic_ns: int) -> int:
+        """Begin a turn that was taken before."""
+        self._now_ns, self._monotonic_ns = now_ns, monotonic_ns
+        return now_ns
+
+    def go_on(self, clock: Clock) -> None:
+        """From here on it is ``clock`` that tells the time, which does not go back behind the last turn."""
+        self._ahead_ns = max(0, self._monotonic_ns - clock.monotonic_ns())

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 import zmq
 
 from fabric.bus import Inbox, Outbox
-from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock
+from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock, TurnClock
 from fabric.errors import FabricError, UsageError
 from fabric.histogram import Latency
 from fabric.records import Rows
+from fabric.recovery import Lasting, Recovery
 from fabric.symbols import SymbolTable
 from fabric.topology import NodeSpec, Topology
 
@@ -58,6 +59,8 @@ class Runtime:
         self.spec = spec
         self.epoch = epoch
         self.clock: Clock = EventClock() if topology.clock == "event" else SystemClock()
+        self.turn = TurnClock()
+        """What a processor asks for the time: it says the same throughout one turn of `run`."""
         self.symbols = SymbolTable(topology.limits.symbols_max)
         self.log = logging.getLogger(spec.name)
         self.latency: Latency | None = None if topology.clock == "event" else Latency()
@@ -68,17 +71,17 @@ class Runtime:
         self._ready = False
         self._next_report_ns = 0
         self._reported: Counters = {}
-        self._open: list[Inbox | Outbox] = []
+        self._open: list[Inbox | Outbox | Recovery] = []
 
-    def inbox(self, linger_ns: int | None = None) -> Inbox:
+    def inbox(self, linger_ns: int | None = None, complete: bool = False) -> Inbox:
         """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
-        gather on a busy stream; by default `limits.linger_ns`.
+        gather on a busy stream; by default `limits.linger_ns`. ``complete``: after an outage it wants old states too.
         """
         limits = self.topology.limits
         inbox = Inbox(
             self.context, self.spec.reads, self.symbols, limits, self.clock,
             linger_ns=limits.linger_ns if linger_ns is None else max(linger_ns, limits.linger_ns),
-            lossless=self.topology.lossless, same_host=True,
+            lossless=self.topology.lossless, same_host=True, complete=complete,
         )  # fmt: skip
         self._open.append(inbox)
         return inbox
@@ -93,6 +96,17 @@ class Runtime:
         )  # fmt: skip
         self._open.append(outbox)
         return outbox
+
+    def recovery(self, node: Lasting, inbox: Inbox, outbox: Outbox) -> Recovery | None:
+        """What makes a processor durable; None where it keeps no log."""
+        if outbox.publisher.journal is None:
+            return None
+        recovery = Recovery(
+            node, inbox, outbox, self.symbols, self.turn, self.clock, topology=self.topology, spec=self.spec,
+            epoch=self.epoch,
+        )  # fmt: skip
+        self._open.append(recovery)
+        return recovery
 
     def ready(self, detail: str = "") -> None:
         """Tell the launcher, once, that the program can work."""
@@ -143,20 +157,33 @@ class Runtime:
 
 
 def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
-    """Drive one processor until it is told to stop: take what is there, step once, send what came of it."""
+    """Drive one processor until it is told to stop: take what is there, step once, send what came of it.
+
+    One that is `Lasting` and keeps a log notes each batch before it takes it, and comes back from where it was killed.
+    """
     node.warm_up()
     latency = runtime.latency
+    recovery = runtime.recovery(node, inbox, outbox) if isinstance(node, Lasting) else None
+    if recovery is not None:
+        recovery.recover()
     joined_by = runtime.clock.monotonic_ns() + JOIN_MAX_NS
     while not runtime.stopping():
         batch = inbox.recv_batch(RECEIVE_MS)
-        changes = node.step(batch, runtime.clock.now_ns())
+        now_ns = runtime.turn.begin(runtime.clock)
+        if recovery is not None:
+            recovery.note(batch)
+        changes = node.step(batch, now_ns)
         outbox.send(changes)
         if latency is not None and changes.size:
             latency.processed(changes, inbox.since_ns)
         outbox.tick()
+        if recovery is not None:
+            recovery.keep()
         if inbox.ready() or runtime.clock.monotonic_ns() > joined_by:
             runtime.ready()
-        runtime.report(lambda: {**node.counters(), **inbox.counters(), **outbox.counters()})
+        runtime.report(lambda: {
+            **node.counters(), **inbox.counters(), **outbox.counters(), **(recovery.counters() if recovery else {})
+        })  # fmt: skip
 
 
 def give_way(niceness: int) -> None:

@@ -41,6 +41,15 @@ class LastValues:
         kinds = [CHANNELS[channel] for channel in self.channels if channel in STATE_CHANNELS]
         return [(int(first), int(first + count * stride)) for first, stride in self.layout[kinds].tolist()]
 
+    def in_use(self) -> npt.NDArray[np.int64]:
+        """The slots that hold a row."""
+        count = len(self.symbols)
+        used = [np.zeros(0, np.int64)]
+        for first, stride in self.layout.tolist():
+            if first >= 0:
+                used.append(first + np.flatnonzero(self.rows[first : first + count * stride, 3] > 0))
+        return np.concatenate(used)
+
     def select(self, prefix: str) -> Rows:
         """Return a copy of the last row of every topic that begins with ``prefix``, in the order of the table."""
         chosen: list[npt.NDArray[np.int64]] = []

@@ -29,8 +29,9 @@ above 0 are a function of the rows read.
 
 ``gap`` is 1 on a bar in which trades may be missing: a message of its symbol was lost, the line or publisher of a
 venue on which the symbol trades was down, or the interval began before this process heard its first publisher: after
-a restart the bars in progress hold the trades since then only. (A replay begins with its data: there nothing was
-before.) It is also 1 on the bars of the moment in which a cancel or correction came of a trade that is not known here.
+a restart that could not go on from its logs (`fabric.recovery`) the bars in progress hold the trades since then only.
+(A replay begins with its data: there nothing was before.) It is also 1 on the bars of the moment in which a cancel or
+correction came of a trade that is not known here.
 """
 
 import numpy as np
@@ -40,6 +41,7 @@ from fabric.bus import EVENTS_MAX
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.node import Runtime
 from fabric.records import BAR, Rows, venue_mask
+from fabric.recovery import Arrays
 from fabric.reference import HOUR_NS, OPEN_NS, calendar
 from fabric.topology import ProcessorSettings
 from nodes import candles_kernel, sale_conditions
@@ -52,6 +54,8 @@ BACKLOG_MAX = 8 * ROWS_MAX
 """Rows that may wait for the next steps; with more, all are returned at once."""
 LOG_MAX = 1 << 21
 """Trades whose details are kept, for cancels and for closes that depend on order: 48 bytes each, when it is reached."""
+STEPPED, PUBLISHED, MADE, SENT = range(4)
+"""What a step leaves to the next: monotonic times of the last one and of the last publishing, rows made and sent."""
 CHANNELS = ("bar.1m", "bar.5m", "bar.1h", "bar.1d")
 HOURS_NS = {"clock": 0, "open": OPEN_NS % HOUR_NS}
 """`ProcessorSettings.hours`: how long after the full hour a bar of an hour begins. New York's clock differs from UTC by
@@ -104,35 +108,51 @@ class Candles:
         self._clock = clock
         self._event_time = event_time
         self._publish_every_ns = publish_every_ns
-        self._stepped_ns = self._published_ns = clock.monotonic_ns()
+        self._turn = np.zeros(4, np.int64)
+        self._turn[[STEPPED, PUBLISHED]] = clock.monotonic_ns()
         # Zeroed pages cost nothing until the worst case, a jump of time by more than the horizon, writes to them.
         rows_max = candles_kernel.rows_max(symbols_max, batch_max + EVENTS_MAX, horizon_ns)
         self._out = np.zeros(BACKLOG_MAX + rows_max, BAR)
-        self._made = self._sent = 0
 
     def step(self, batch: Rows, now_ns: int) -> Rows:
         """Apply rows of any kinds in the order of arrival; return bars that are due, good until the next step."""
         monotonic_ns = self._clock.monotonic_ns()
+        stepped_ns, published_ns, made, sent = self._turn.tolist()
         if self._event_time:
             # The clock has seen this batch already: it tells the time behind these rows, and they their own.
             carried_ns = int(self.bars.state[candles_kernel.CLOCK]) if batch.size else now_ns
             latest_ns = candles_kernel.NO_LIMIT
         else:
-            carried_ns = int(self.bars.state[candles_kernel.CLOCK]) + monotonic_ns - self._stepped_ns
+            carried_ns = int(self.bars.state[candles_kernel.CLOCK]) + monotonic_ns - stepped_ns
             latest_ns = now_ns + AHEAD_MAX_NS
-        self._stepped_ns = monotonic_ns
-        publish = monotonic_ns - self._published_ns >= self._publish_every_ns
+        publish = monotonic_ns - published_ns >= self._publish_every_ns
         if publish:
-            self._published_ns = monotonic_ns
-        if self._sent == self._made:
-            self._made = self._sent = 0
-        self._made = candles_kernel.step(
+            published_ns = monotonic_ns
+        if sent == made:
+            made = sent = 0
+        made = candles_kernel.step(
             self.bars, self.plan, *candles_kernel.views(batch), now_ns, carried_ns, latest_ns, publish,
-            self._out, self._made,
+            self._out, made,
         )  # fmt: skip
-        first = self._sent
-        self._sent = self._made if self._made > BACKLOG_MAX else min(self._made, first + ROWS_MAX)
-        return self._out[first : self._sent]
+        until = made if made > BACKLOG_MAX else min(made, sent + ROWS_MAX)
+        self._turn[:] = monotonic_ns, published_ns, made, until
+        return self._out[sent:until]
+
+    def arrays(self) -> Arrays:
+        """All that `step` may change."""
+        return {**self.bars._asdict(), "turn": self._turn, "out": self._out}
+
+    def used(self, symbols: int) -> Arrays:
+        """The same as far as ``symbols`` can have touched it; of the log of trades, what has been written."""
+        found = self.arrays()
+        for name in ("minutes", "marks", "revs", "members"):
+            found[name] = found[name][:, :symbols]
+        for name in ("days", "official", "venues"):
+            found[name] = found[name][:symbols]
+        found["log"] = self.bars.log[: int(self.bars.state[candles_kernel.LOGGED])]
+        found["out"] = self._out[: int(self._turn[MADE])]
+        del found["scratch"]
+        return found
 
     def warm_up(self) -> None:
         """Compile, or load, the kernel before the first trade."""
@@ -156,7 +176,7 @@ def main(runtime: Runtime) -> None:
         limits.symbols_max,
         tuple(source.publisher.venues for source in runtime.spec.reads),
         limits.batch_max,
-        runtime.clock,
+        runtime.turn,
         event_time=runtime.topology.clock == "event",
         silence_ns=limits.stale_after_ns,
         channels=runtime.spec.publishes.channels,

@@ -31,6 +31,7 @@ from fabric.bus import EVENTS_MAX
 from fabric.clock import SECOND_NS
 from fabric.node import Runtime
 from fabric.records import EVENT, Rows, venue_mask
+from fabric.recovery import Arrays
 from fabric.topology import ProcessorSettings
 from nodes import nbbo_kernel, quote_conditions, round_lots, sale_conditions, trading_states
 
@@ -82,6 +83,15 @@ class Nbbo:
             self._begin_day(now_ns // DAY_NS)
         count = nbbo_kernel.step(self.book, self.market, *nbbo_kernel.views(batch), self._out)
         return self._changes[:count]
+
+    def arrays(self) -> Arrays:
+        """All that `step` may change; the tables of a day follow from the time."""
+        return dict(self.book._asdict())
+
+    def used(self, symbols: int) -> Arrays:
+        """The same as far as ``symbols`` can have touched it."""
+        by_symbol = ("quoted", "tops", "facts")
+        return {name: array[:symbols] if name in by_symbol else array for name, array in self.arrays().items()}
 
     def _begin_day(self, day: int) -> None:
         """Take the tables that are in force on a day (UTC, counted from the epoch)."""

@@ -27,6 +27,7 @@ FOLDERS = {
 OWNERS = {
     "asyncio": ["gateway/*"],  # a processor has no event loop
     "click": ["fabric/cli/*"],
+    "confluent_kafka": ["nodes/kafka_bridge.py"],  # an extra: market-fabric[kafka]
     "jwt": ["gateway/auth.py"],
     "llvmlite": ["fabric/native.py"],
     "msgpack": ["fabric/bus.py", "gateway/protocol.py"],
@@ -50,8 +51,8 @@ OWNERS = {
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "histogram"),
     *("symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal"),
-    *("bus", "node", "logs", "control", "machine", "operations", "metrics", "scrape", "forkserver", "launcher"),
-    *("doctor", "client", "cli"),
+    *("bus", "order", "recovery", "node", "logs", "control", "machine", "operations", "metrics", "scrape"),
+    *("forkserver", "launcher", "doctor", "client", "cli"),
 ]
 
 # Run before the environment exists: the standard library and each other.

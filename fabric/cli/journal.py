@@ -1,4 +1,4 @@
-"""``fabric journal``: what the durable logs hold, whether it is sound, and as Parquet files."""
+"""``fabric journal``: what the durable logs hold, whether it is sound and accounted for, and as Parquet files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from fabric import audit as audits
 from fabric import codec, codec_kernel, journal, topics, topology
 from fabric.cli.instants import rfc3339
 from fabric.errors import CodecError, FabricError, UnavailableError
@@ -80,6 +81,33 @@ def verify(publishers: tuple[str, ...], path: str, as_json: bool) -> int:
         state = "sound" if not log["holes"] and not log["missing"] else f"{log['missing']} positions are missing"
         click.echo(f"{name:<16} {log['records']:>12,} records: {state}")
     return 0 if sound else 1
+
+
+@command.command("audit")
+@click.argument("readers", nargs=-1, metavar="[PROCESSOR]...")
+@_topology
+@_json
+def audit(readers: tuple[str, ...], path: str, as_json: bool) -> int:
+    """Account for every message between each publisher and each processor: delivered, told as lost, replaced by a newer
+    value after an outage, or in flight. The exit code is 1 where one is none of these, or came twice.
+    """
+    loaded = topology.load(path)
+    known = [spec.name for spec in loaded.nodes if spec.role == "processor"]
+    for name in readers:
+        if name not in known:
+            raise FabricError(f"no processor {name!r} (there are {', '.join(known) or 'none'})")
+    books = audits.hops(loaded, readers)
+    if as_json:
+        click.echo(json.dumps([hop.as_dict() for hop in books]))
+    for hop in books if not as_json else ():
+        click.echo(
+            f"{hop.publisher + ' > ' + hop.reader:<28} {hop.published:>12,} published = {hop.delivered:,} delivered + "
+            f"{hop.told:,} told + {hop.replaced:,} replaced + {hop.in_flight:,} in flight"
+            + ("" if hop.balanced else f"; {hop.unexplained:,} UNEXPLAINED, {hop.twice:,} TWICE")
+        )
+    if not books:
+        click.echo("no processor has an order log here", err=True)
+    return 0 if all(hop.balanced for hop in books) else 1
 
 
 @command.command("export")

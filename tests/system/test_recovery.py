@@ -1,0 +1,151 @@
+"""Feeds and processors killed at random instants under load: nothing logged is lost, and what came of it is exact.
+
+FABRIC_KILLS says how often (4 in CI), FABRIC_FAULT_RATE at how many messages a second.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from fabric import audit, journal
+from fabric.bus import Inbox
+from fabric.clock import SystemClock, TurnClock
+from fabric.journal import Cursor, Query, records, segments
+from fabric.launcher import Running
+from fabric.records import KIND_LINK
+from fabric.symbols import SymbolTable
+from fabric.topology import Limits, NodeSpec, ProcessorSettings, Source, Topology
+from nodes.candles import Candles
+from nodes.nbbo import Nbbo
+from order_twin import expected, logged
+from topologies import default_topology, product
+
+pytestmark = pytest.mark.timeout(1_200)
+KILLS = int(os.environ.get("FABRIC_KILLS", "4"))
+RATE = int(os.environ.get("FABRIC_FAULT_RATE", "10000"))
+KILLED = ("nbbo-1", "candles-1", "iex")
+
+
+class Witness:
+    """A bot on one letter of the NBBO that wants every message: what it has got, by position."""
+
+    def __init__(self, topology: Topology, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        publisher = topology.node("nbbo-1").publishes
+        assert publisher is not None
+        self.positions: list[int] = []
+        self.inbox = Inbox(
+            context, [Source(publisher, ("nbbo.",))], SymbolTable(20_000), Limits(), SystemClock(), complete=True
+        )
+
+    def read(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            rows = self.inbox.recv_batch(20)
+            self.positions += rows["position"][rows["kind"] < KIND_LINK].tolist()
+
+
+def made(spec: NodeSpec, limits: Limits, clock: TurnClock) -> Any:
+    """The node as its program makes it."""
+    publishers = tuple(source.publisher.venues for source in spec.reads)
+    assert spec.publishes is not None
+    channels = spec.publishes.channels
+    if spec.name.startswith("nbbo"):
+        assert isinstance(spec.settings, ProcessorSettings)
+        return Nbbo(limits.symbols_max, spec.settings.venues, publishers, limits.batch_max, channels=channels)
+    return Candles(limits.symbols_max, publishers, limits.batch_max, clock, silence_ns=limits.stale_after_ns,
+                   channels=channels)  # fmt: skip
+
+
+def nodes(launcher: Running) -> dict[str, dict[str, Any]]:
+    return {node["name"]: node for node in launcher.status()["nodes"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Topology, Witness, Path]]:
+    """A market that was killed into all along, and has ended."""
+    folder: Path = tmp_path_factory.mktemp("recovery")
+    rng = random.Random(KILLS)
+    topology = default_topology(folder, only="iex", rate=str(RATE // 4), symbols_max="6000")
+    topology = replace(topology, limits=replace(topology.limits, restarts_max=1_000))
+    with zmq.Context() as context:
+        with product(topology, folder / "run") as launcher:
+            witness = Witness(topology, context)
+            with closing(witness.inbox):
+                while not all(node["ready"] for node in nodes(launcher).values()):
+                    witness.read(0.1)
+                witness.read(2)
+                for kill in range(KILLS):
+                    name = KILLED[kill % len(KILLED)]
+                    before = nodes(launcher)[name]
+                    os.kill(before["pid"], signal.SIGKILL)
+                    deadline = time.monotonic() + 20
+                    while (now := nodes(launcher)[name])["restarts"] == before["restarts"] or not now["ready"]:
+                        assert time.monotonic() < deadline, f"{name} has not come back"
+                        witness.read(0.05)
+                    witness.read(rng.uniform(0.5, 2.0))
+                reports = {name: node["report"] for name, node in nodes(launcher).items()}
+        yield topology, witness, Path(topology.publishers()[0].journal.folder)  # type: ignore[union-attr]
+    for name in ("nbbo-1", "candles-1"):
+        sys.stdout.write(
+            f"{name}: { ({k: v for k, v in reports[name].items() if 'recover' in k or 'checkpoint' in k}) }\n"
+        )
+
+
+def test_every_log_is_whole_and_in_order(run: tuple[Topology, Witness, Path]) -> None:
+    topology, _, folder = run
+    for publisher in topology.publishers():
+        found = segments(folder / publisher.name)
+        cursor = Cursor(lambda found=found: found, Query())  # type: ignore[misc]
+        positions, epochs = zip(*((p, e) for p, e, *_ in records(cursor)), strict=True)
+        assert positions == tuple(range(positions[0], positions[-1] + 1)), publisher.name
+        assert list(epochs) == sorted(epochs)
+        assert len(set(epochs)) == 1 + sum(KILLED[kill % len(KILLED)] == publisher.name for kill in range(KILLS))
+
+
+@pytest.mark.parametrize("name", ["nbbo-1", "candles-1"])
+def test_what_was_published_is_what_the_logged_order_gives(run: tuple[Topology, Witness, Path], name: str) -> None:
+    topology, _, folder = run
+    spec = topology.node(name)
+    wanted, _ = expected(
+        folder / name / "order",
+        spec.reads,
+        lambda clock: made(spec, topology.limits, clock),
+        topology.limits.symbols_max,
+    )
+    found = logged(folder / name)
+    assert len(found) > 1_000
+    assert found == wanted[: len(found)]
+    assert len(found) == len(wanted), "what the last turn gave is there too"
+
+
+def test_a_bot_that_wants_all_has_all_and_nothing_twice(run: tuple[Topology, Witness, Path]) -> None:
+    _, witness, folder = run
+    listing = segments(folder / "nbbo-1")
+    in_log = [p for p, *_ in journal.records(Cursor(lambda: listing, Query(prefixes=(b"nbbo.",))))]
+    in_order, last = [], 0
+    for position in witness.positions:  # a new epoch begins with the last values: those are behind
+        if position > last:
+            in_order.append(position)
+            last = position
+    got = set(witness.positions)
+    assert got <= set(in_log)
+    assert [p for p in in_log if in_order[0] <= p <= last and p not in got] == []
+
+
+def test_the_books_of_every_hop_balance(run: tuple[Topology, Witness, Path]) -> None:
+    topology, _, _ = run
+    books = audit.hops(topology)
+    assert len(books) == 6
+    for hop in books:
+        assert hop.balanced, hop
+        assert hop.delivered > 1_000
