@@ -55,7 +55,7 @@ _SAMPLE_NS = SECOND_NS
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 """What a report may raise that a node has made up itself: it is not shown."""
 _SERVER_LOG = "forkserver"
-_STOP_ORDER = ("exchange", "feed", "processor", "writer", "gateway", "cache")
+_STOP_ORDER = ("exchange", "feed", "processor", "writer", "history", "gateway", "cache")
 """From the source to the door, so that what is under way still reaches the clients; the cache outlives its writers."""
 
 

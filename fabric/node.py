@@ -73,9 +73,9 @@ class Runtime:
         self._reported: Counters = {}
         self._open: list[Inbox | Outbox | Recovery] = []
 
-    def inbox(self, linger_ns: int | None = None, complete: bool = False) -> Inbox:
+    def inbox(self, linger_ns: int | None = None, *, complete: bool = False) -> Inbox:
         """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
-        gather on a busy stream; by default `limits.linger_ns`. ``complete``: after an outage it wants old states too.
+        gather on a busy stream; by default `limits.linger_ns`. ``complete``: it wants old states too (`Inbox`).
         """
         limits = self.topology.limits
         inbox = Inbox(

@@ -251,6 +251,21 @@ class CacheSettings:
 
 
 @dataclass(frozen=True)
+class HistorySettings:
+    """Where closed candles are kept, for charts that go back further than a gateway's memory."""
+
+    url: str  # absolute path of a SQLite file, or postgresql://...
+    keep_ns: tuple[tuple[str, int], ...]  # (interval, how long): older candles are forgotten
+    archive: str = ""  # folder of Parquet files, one a day and interval; empty: none
+    rows_max: int = 500_000  # candles that wait in memory while the store is away: 200 bytes each
+
+    @property
+    def remote(self) -> bool:
+        """Whether other machines reach it too."""
+        return "://" in self.url
+
+
+@dataclass(frozen=True)
 class GatewaySettings:
     host: str  # address that HTTP binds
     port: int
@@ -306,7 +321,7 @@ class Access:
         return next((plan for plan in self.plans if plan.name == name), None)
 
 
-Settings = FeedSettings | ExchangeSettings | ProcessorSettings | CacheSettings | GatewaySettings
+Settings = FeedSettings | ExchangeSettings | ProcessorSettings | CacheSettings | HistorySettings | GatewaySettings
 
 
 @dataclass(frozen=True)
@@ -314,7 +329,7 @@ class NodeSpec:
     """One process of the topology."""
 
     name: str
-    role: str  # feed | exchange | processor | gateway | cache | writer
+    role: str  # feed | exchange | processor | gateway | cache | writer | history
     run: str  # "nodes.nbbo:main"
     settings: Settings
     publishes: Publisher | None = None
@@ -332,6 +347,7 @@ class Topology:
     limits: Limits = field(default_factory=Limits)
     cache: CacheSettings = field(default_factory=CacheSettings)
     access: Access = field(default_factory=Access)
+    history: HistorySettings | None = None
     clock: str = "system"  # "event" in a replay: each node runs under the time of the events it sees
     lossless: bool = False  # in a replay publishers wait for slow subscribers instead of dropping
     log_level: str = "INFO"
@@ -400,6 +416,7 @@ def with_source(
     from_ns: int | None = None,
     to_ns: int | None = None,
     delay_ns: int = 0,
+    history: str = "",
 ) -> Topology:
     """The same topology with one feed ``replay`` of the file ``source`` in place of its exchanges and feeds.
 
@@ -407,11 +424,13 @@ def with_source(
     ``base_port`` on, the first gateway ``http_port``, further ones the ports after it. ``venues`` are the letters
     that the source holds (default: the topology's own), ``market`` those of all that quoted, if it holds them all. The
     feed comes last in the start order, so that every node listens before its first packet; the clock is that of the
-    events, and nothing may be lost.
+    events, and nothing may be lost. ``history`` is the file of its candles; without one it keeps no history.
     """
     venues = venues or "".join(venue.code for venue in topology.venues)
     named = {venue.code: venue for venue in topology.venues}
-    kept = [node for node in topology.nodes if node.role not in ("feed", "exchange", "cache")]
+    kept_history = replace(topology.history, url=history, archive="") if topology.history and history else None
+    dropped = ("feed", "exchange", "cache", *(() if kept_history else ("history",)))
+    kept = [node for node in topology.nodes if node.role not in dropped]
     ports = iter(range(base_port, base_port + 2 * len(kept) + 3))
 
     def moved(publisher: Publisher) -> Publisher:
@@ -446,6 +465,8 @@ def with_source(
                 return replace(gateway, host="127.0.0.1", port=moved_ports[shared])
             case CacheSettings():
                 return cache
+            case HistorySettings():
+                return kept_history or node.settings
             case other:
                 return other
 
@@ -462,6 +483,7 @@ def with_source(
         nodes=tuple(nodes),
         venues=tuple(named.get(code) or _participant(code) for code in venues),
         cache=cache,
+        history=kept_history,
         access=Access(),  # on this machine's loopback only
         clock="event",
         lossless=True,
@@ -471,13 +493,19 @@ def with_source(
 
 CACHE_NODE = "redis"
 WRITER_NODE = "redis-writer"
+HISTORY_NODE = "history"
+_DAY_NS = 86_400 * SECOND_NS
+HISTORY_KEEP_NS = {"1m": 7 * _DAY_NS, "5m": 30 * _DAY_NS, "1h": 365 * _DAY_NS, "1d": 3_650 * _DAY_NS}
+"""Interval -> how long its candles are kept, where the file does not say."""
 _LOG_NAMES = ("fabric", "forkserver")
 """What stands in the log where a node's name does, for the launcher and for the process that it forks from."""
-_CACHED_CHANNELS = ("nbbo", "bar.1m", "bar.5m", "bar.1h", "bar.1d")
+_BAR_CHANNELS = ("bar.1m", "bar.5m", "bar.1h", "bar.1d")
+_CACHED_CHANNELS = ("nbbo", *_BAR_CHANNELS)
 _NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 _RUN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 _PREFIX = r"\*|(?:[A-Z0-9][!-)+-{}~]{0,15})?\*?"
 _REDIS_URL = r"rediss?://(?:[^\s@/]*@)?(?:\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+)(?::[0-9]{1,5})?(?:/[0-9]*)?|unix://(?:[^\s@/]*@)?/\S+"
+_POSTGRES_URL = r"postgres(?:ql)?://(?:[^\s@/]*@)?[^\s@/]*(?:/[^\s@]*)?"
 _KEY = r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}"
 """A CURVE key: 32 bytes in Z85 (ZeroMQ RFC 32)."""
 
@@ -572,6 +600,7 @@ class _Draft:
         self.access = self._read_access()
         self.gateways = self._read_gateways()
         self.cache = self._read_cache()
+        self.history = self._read_history()
         top.need("feeds", "{iex: {wire: iex-tops-1.6, venues: V, lines: ['udp://127.0.0.1:5490']}}")
         self._check_names()
         self._check_venues()
@@ -945,6 +974,40 @@ class _Draft:
             return replace(cache, mode="server", servers=(_redis_url(server, "embedded, off or an address"),))
         return replace(cache, mode=str(server.content)) if server else cache
 
+    def _read_history(self) -> HistorySettings | None:
+        value = self._top.get("history")
+        if value is None or value.content == "off":
+            return None
+        section = Section(value)
+        store, keep, archive = section.get("store"), section.get("keep"), section.get("archive")
+        rows = section.get("rows_max")
+        section.close()
+        kept = dict(HISTORY_KEEP_NS)
+        for entry in keep.entries().values() if keep else ():
+            if entry.name in kept:
+                kept[entry.name] = entry.duration_ns(60 * SECOND_NS, kept[entry.name])
+            else:
+                entry.name_problem(f"unknown interval {entry.name!r}{hint(entry.name, kept)}")
+        return HistorySettings(
+            self._history_url(store),
+            tuple(kept.items()),
+            str(self._folder.resolve() / archive.text("a folder")) if archive else "",
+            rows.integer(1_000, 100_000_000) if rows else HistorySettings.rows_max,
+        )
+
+    def _history_url(self, store: Value | None) -> str:
+        if store is None:
+            return str(self._folder.resolve() / ".fabric" / "history.db")
+        text = store.text("a file, or an address such as postgresql://user@host/database")
+        if "://" not in text:
+            return str(self._folder.resolve() / text)
+        if not re.fullmatch(_POSTGRES_URL, text):
+            store.problem(
+                "expected a file, or an address such as postgresql://user@host/database "
+                "(what was found may hold a password)"
+            )
+        return text
+
     # What must hold between sections.
 
     def _check_names(self) -> None:
@@ -956,6 +1019,8 @@ class _Draft:
                     unit.at.name_problem(f"node {name!r} is named twice; first as {first.key}, {first.where}")
                 elif name in (CACHE_NODE, WRITER_NODE):
                     unit.at.name_problem(f"the name {name!r} is kept for the cache")
+                elif self.history and name == HISTORY_NODE:
+                    unit.at.name_problem(f"the name {name!r} is kept for the node of history:")
                 elif name in _LOG_NAMES:
                     unit.at.name_problem(f"the name {name!r} is kept for the launcher's own log")
                 taken.setdefault(name, unit.at)
@@ -1060,11 +1125,16 @@ class _Draft:
             nodes.append(
                 NodeSpec(WRITER_NODE, "writer", "gateway.redis_writer:main", cache, reads=reads, host=first.name)
             )
+        if self.history:
+            reads = _sources({channel: [""] for channel in _BAR_CHANNELS}, publishers.values())
+            nodes.append(
+                NodeSpec(HISTORY_NODE, "history", "nodes.history:main", self.history, reads=reads, host=first.name)
+            )
         nodes += [node for unit in (*self.gateways, *self.exchanges) for node in self._nodes(unit, publishers)]
         level, log_format = self.log
         return Topology(
             path, tuple(nodes), tuple(self.venues.values()), self.limits, cache, self.access,
-            log_level=level, log_format=log_format,
+            self.history, log_level=level, log_format=log_format,
             hosts=tuple((host.name, host.address) for host in self.hosts.values()),
             metrics=self.metrics,
         )  # fmt: skip

@@ -22,7 +22,7 @@ VALUES_MAX = 20_000
 """Aliases are counted each time they are used, so a file of nested aliases ends here and not in memory."""
 DEPTH_MAX = 32
 
-_UNITS_NS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
+_UNITS_NS = {"us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9, "d": 86_400 * 10**9}
 _UNITS_BYTES = {"": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}?")
 _REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
@@ -126,7 +126,7 @@ class Value:
 
     def duration_ns(self, low_ns: int, fallback: int) -> int:
         """A time with its unit, as 500ms, 2.5s or 1m; in nanoseconds, at least ``low_ns``."""
-        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)", self._scalar())
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)", self._scalar())
         if match and (duration := round(float(match[1]) * _UNITS_NS[match[2]])) >= low_ns:
             return duration
         self.expected(f"a time of at least {low_ns / 1e6:g}ms with its unit, such as 500ms, 2.5s or 1m")

@@ -16,17 +16,20 @@ from typing import Any, Protocol
 
 from tornado import httputil
 from tornado.httpserver import HTTPServer
-from tornado.web import Application, RequestHandler, StaticFileHandler
+from tornado.web import Application, HTTPError, RequestHandler
 
 from fabric import environment
 from fabric.clock import SECOND_NS
 from fabric.control import RunFolder
+from fabric.history import History, open_history
 from fabric.node import Runtime
 from fabric.records import KIND_GAP, Rows
-from fabric.topology import GatewaySettings, Topology
-from gateway import alpaca, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
+from fabric.topology import HISTORY_NODE, GatewaySettings, NodeSpec, Topology
+from gateway import alpaca, candles, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
 from gateway.accepting import ACCEPTS_PER_S, Acceptor
+from gateway.assets import YEAR_S, Page
 from gateway.auth import Door
+from gateway.candles import HistoryReader
 from gateway.connection import Connections
 from gateway.delayed import Delayed
 from gateway.fanout import Fanout
@@ -80,17 +83,34 @@ class Clients(Protocol):
     def counters(self) -> Mapping[str, int]: ...
 
 
-class PageHandler(Answering, StaticFileHandler):
+class PageHandler(Answering):
     """The web page's plain files, revalidated by ETag, under a policy that lets nothing else run."""
 
-    def initialize(self, path: str) -> None:  # type: ignore[override]
-        StaticFileHandler.initialize(self, path, "index.html")
+    def initialize(self, page: Page) -> None:
+        self._page = page
 
-    def set_extra_headers(self, path: str) -> None:
-        self.set_header("Cache-Control", "no-cache")
+    def head(self, name: str) -> None:
+        self.get(name)
+
+    def get(self, name: str) -> None:
+        asset = self._page.find(name or "index.html")
+        if asset is None:
+            raise HTTPError(404)
+        self.set_header("Content-Type", asset.type)
+        self.set_header("Cache-Control", f"public, max-age={YEAR_S}, immutable" if asset.versioned else "no-cache")
         self.set_header("Content-Security-Policy", rest.PAGE_POLICY)
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.set_header("Vary", "Accept-Encoding")
+        self.set_header("ETag", asset.tag)
+        if self.check_etag_header():
+            self.set_status(304)
+        elif "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            self.write(asset.packed)
+        else:
+            self.write(asset.plain)
+        self.finish()
 
 
 class Gateway:
@@ -105,9 +125,11 @@ class Gateway:
         door: Door,
         delayed: Mapping[int, Delayed] | None = None,
         connections: Connections | None = None,
+        history: History | None = None,
     ) -> None:
         """``store``: where values are looked for that memory has not; None without a cache. ``delayed``: by their
-        delay, the markets of those whose plan has one. ``connections``: the live WebSockets.
+        delay, the markets of those whose plan has one. ``connections``: the live WebSockets. ``history``: where candles
+        are that memory has no longer.
         """
         self._runtime = runtime
         self._clock = runtime.clock
@@ -121,6 +143,7 @@ class Gateway:
         self._service = Service(
             runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store, door,
             {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
+            history=None if history is None else HistoryReader(history),
         )  # fmt: skip
         limits, links = runtime.topology.limits, max(1, len(runtime.spec.reads))
         self._share = limits.batch_max // links  # rows of one link in a batch: with fewer than that none has more
@@ -139,21 +162,26 @@ class Gateway:
             "latest": self._latest.counters,
             "fanout": self._clients.counters,
             "rest": self._rest_counters,
+            "candles": lambda: candles.counters(self._service),
             "access": self._door.counters,
             "connections": self._connection_counters,
         }
         if self._delayed:
             parts["delayed"] = self._delayed_counters
-        labelled = {("bad_frames", "reason"): self._inbox.bad_frames, ("http_requests", "status"): self._requests}
+        labelled = {
+            ("bad_frames", "reason"): self._inbox.bad_frames,
+            ("http_requests", "status"): self._requests,
+            ("reads", "answer"): lambda: self._service.reads,
+        }
         metrics = service | {"registry": health.registry(parts, labelled)}
         operators = service | {"launcher": self._launcher}
-        page = {"path": str(PAGE)}
+        page = {"page": Page(PAGE)}
         return Application(
             [
                 (r"/quotes/([^/]+)", rest.QuoteHandler, service),
                 (r"/quotes/([^/]+)/explain", rest.ExplainHandler, service),
                 (r"/quotes", rest.QuotesHandler, service),
-                (r"/candles/([^/]+)", rest.CandlesHandler, service),
+                (r"/candles/([^/]+)", candles.CandlesHandler, service),
                 (r"/symbols", rest.SymbolsHandler, service),
                 (r"/topology", rest.TopologyHandler, service),
                 (r"/v1/ticket", rest.TicketHandler, service),
@@ -203,6 +231,8 @@ class Gateway:
             if watching is not None and self._store is not None:
                 watching.cancel()
                 self._store.close()
+            if self._service.history is not None:
+                self._service.history.close()
             await server.close_all_connections()
             self._connections.close()
             self._door.close()
@@ -328,6 +358,7 @@ def main(runtime: Runtime) -> None:
     latest = Latest(topology.limits, topology.venues, runtime.spec.reads, symbols)
     fanout = Fanout(topology, settings, symbols, latest, runtime.clock, runtime.latency)
     store = None if topology.cache.mode == "off" else Store(topology.cache)
+    history = _history(topology, runtime.spec)
     door = Door(topology.access, topology.limits, Shared(_table(topology)), runtime.clock)
     delays = {plan.delay_ns for plan in topology.access.plans if plan.delay_ns}
     delayed = {
@@ -335,10 +366,17 @@ def main(runtime: Runtime) -> None:
         for delay_ns in sorted(delays)
     }
     connections = Connections()
-    gateway = Gateway(runtime, latest, fanout, store, door, delayed, connections)
+    gateway = Gateway(runtime, latest, fanout, store, door, delayed, connections, history)
     fanouts = {delay_ns: market.fanout for delay_ns, market in delayed.items()}
     rules = websocket.handlers(fanout, symbols, door, fanouts, lambda: fanout.degraded, connections)
     asyncio.run(gateway.serve(rules))
+
+
+def _history(topology: Topology, spec: NodeSpec) -> History | None:
+    """The history, where this machine reaches it: a file is on the machine of the node that writes it."""
+    if topology.history is None or not (topology.history.remote or topology.node(HISTORY_NODE).host == spec.host):
+        return None
+    return open_history(topology.history.url, read_only=True)
 
 
 def _table(topology: Topology) -> Path | None:

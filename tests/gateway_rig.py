@@ -17,6 +17,7 @@ from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
 from fabric.histogram import Latency
+from fabric.history import History
 from fabric.node import Runtime
 from fabric.records import (
     BAR,
@@ -155,6 +156,7 @@ class Rig:
         access: Access | None = None,
         table: Path | None = None,
         run_folder: str = "",
+        history: History | None = None,
     ) -> None:
         latest_kernel.warm_up()  # as the launcher does before any node starts
         self.port = free_port()
@@ -163,7 +165,9 @@ class Rig:
         self.latest = Latest(limits, [VENUE], self.runtime.spec.reads, self.runtime.symbols)
         self.clients = FakeClients()
         self.door = Door(self.runtime.topology.access, limits, Shared(table), self.runtime.clock)
-        self.gateway = Gateway(cast(Runtime, self.runtime), self.latest, self.clients, store, self.door)
+        self.gateway = Gateway(
+            cast(Runtime, self.runtime), self.latest, self.clients, store, self.door, history=history
+        )
         self.serving: asyncio.Task[None] | None = None
 
     def put(self, *batches: Rows) -> None:
@@ -228,10 +232,11 @@ async def running(
     access: Access | None = None,
     table: Path | None = None,
     run_folder: str = "",
+    history: History | None = None,
     **limits: int,
 ) -> AsyncIterator[Rig]:
     """A gateway that serves and is drained at the end."""
-    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table, run_folder)
+    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table, run_folder, history)
     rig.serving = asyncio.create_task(rig.gateway.serve(websockets))
     ready = asyncio.create_task(rig.runtime.is_ready.wait())
     await asyncio.wait([ready, rig.serving], return_when=asyncio.FIRST_COMPLETED)

