@@ -78,8 +78,8 @@ def main(arguments: list[str]) -> None:
 def keep_bytecode() -> None:
     """Keep bytecode in `.fabric/bytecode` where Python was told to write none beside the sources, as images often do.
 
-    Compiling every module from its source, numba's too, would take as long again as the rest of each start. It holds for
-    this process and for those that it starts.
+    Compiling every module from its source, numba's too, would take as long again as the rest of each start. This holds
+    for this process and for those that it starts.
     """
     if sys.dont_write_bytecode and sys.pycache_prefix is None and (ROOT / "pyproject.toml").exists():
         sys.dont_write_bytecode = False

@@ -395,10 +395,10 @@ class Launcher:
                 case {"progress": [done, total, what]}:
                     if self._on_progress is not None:
                         self._on_progress(done, total, what)
-                case {"serving": True, "problems": problems}:
+                case {"serving": True}:
                     self._serving = True
-                    for problem in problems:
-                        self._say("error", f"preload: {problem}")
+                case {"problem": problem}:
+                    self._say("error", f"preload: {problem}")
                 case {"spawned": name, "pid": pid, "epoch": epoch}:
                     self._spawned(self._nodes[name], pid, epoch)
                 case {"exited": pid, "code": code}:

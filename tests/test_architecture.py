@@ -48,8 +48,20 @@ OWNERS = {
 
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
-    *("bootstrap", "errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "symbols"),
-    *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal", "bus", "node"),
+    *("bootstrap", "errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native"),
+    *(
+        "symbols",
+        "codec",
+        "topics",
+        "sequence",
+        "topology_file",
+        "topology",
+        "keys",
+        "snapshot",
+        "journal",
+        "bus",
+        "node",
+    ),
     *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
 ]
 

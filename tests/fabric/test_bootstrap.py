@@ -123,9 +123,7 @@ def test_bytecode_is_kept_apart_where_none_may_stand_beside_the_sources(
 
 
 @pytest.mark.parametrize(("told", "prefix"), [(False, None), (True, "elsewhere")])
-def test_bytecode_stays_where_the_user_has_it(
-    monkeypatch: pytest.MonkeyPatch, told: bool, prefix: str | None
-) -> None:
+def test_bytecode_stays_where_the_user_has_it(monkeypatch: pytest.MonkeyPatch, told: bool, prefix: str | None) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", told)
     monkeypatch.setattr(sys, "pycache_prefix", prefix)
     before = dict(os.environ)
