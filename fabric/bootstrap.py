@@ -70,8 +70,21 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         say(f"error: cannot prepare {environment.folder}: {error.strerror}: {error.filename}")
         sys.exit(1)
+    keep_bytecode()
     python = str(environment.python)
     os.execv(python, [python, str(environment.script), *arguments])
+
+
+def keep_bytecode() -> None:
+    """Keep bytecode in `.fabric/bytecode` where Python was told to write none beside the sources, as images often do.
+
+    Compiling every module from its source, numba's too, would take as long again as the rest of each start. This holds
+    for this process and for those that it starts.
+    """
+    if sys.dont_write_bytecode and sys.pycache_prefix is None and (ROOT / "pyproject.toml").exists():
+        sys.dont_write_bytecode = False
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".fabric" / "bytecode")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 class Environment:

@@ -1,7 +1,9 @@
-"""The process that every node is forked from: it has imported the programs and called each kernel once.
+"""The process that every node is forked from: it has imported its program and called each of its kernels once.
 
 Importing numba and loading kernels costs a process about a second and 100 MB; a child of this server has
-both in milliseconds and shares the memory. It has no thread and no ZeroMQ context, which would not survive
+both in milliseconds and shares the memory. Where the kernels are in the cache the server forks at once, and loads a
+program when the first node of it is asked for, or while nothing is asked for: the first nodes work already while it
+loads what the next ones need. It has no thread and no ZeroMQ context, which would not survive
 a fork. It is our own and not `multiprocessing.forkserver` because that one swallows a failed preload, loses
 the exit codes of its children with it, and has no channel for their output.
 
@@ -32,7 +34,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from fabric.topology import Topology
+from fabric import kernels
+from fabric.topology import NodeSpec, Settings, Topology
 
 MESSAGE_MAX = 64 * 1024
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,7 +51,7 @@ class ForkServer:
     """The launcher's end. Make and use it from the main thread only."""
 
     def __init__(self, topology: Topology, output: int, entry: str = ENTRY) -> None:
-        """Start the server; it answers ``{"serving": ...}`` when it has loaded everything.
+        """Start the server; it answers ``{"serving": ...}`` when every kernel is in the cache.
 
         ``output`` is where its own stdout and stderr go; ``entry`` is as in `ENTRY`.
         """
@@ -101,8 +104,9 @@ class ForkServer:
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that have come, without waiting; None when the server has ended.
 
-        ``{"serving": true, "problems": [...]}`` once; ``{"progress": [done, total, what]}`` before it;
-        ``{"spawned": name, "pid", "epoch"}``; ``{"exited": pid, "code"}`` with a negative signal number.
+        ``{"serving": true}`` once; ``{"progress": [done, total, what]}`` before it; ``{"problem": text}`` for what
+        cannot be loaded; ``{"spawned": name, "pid", "epoch"}``; ``{"exited": pid, "code"}`` with a negative signal
+        number.
         """
         messages: list[dict[str, Any]] = []
         while len(messages) < 256:
@@ -155,58 +159,115 @@ def main(arguments: list[str]) -> int:
         file.seek(0)
         topology: Topology = pickle.load(file)
     with socket.socket(fileno=control) as launcher:
-        problems = _preload(topology, entry, launcher)
-        _send(launcher, {"serving": True, "problems": problems})
-        return _Server(topology, entry, launcher).run()
+        programs = _Programs(topology, entry, launcher)
+        if not kernels.complete():
+            programs.load_all()
+        _send(launcher, {"serving": True})
+        return _Server(topology, entry, programs, launcher).run()
 
 
-def _preload(topology: Topology, entry: str, launcher: socket.socket) -> list[str]:
-    """Import the programs and call each kernel that came with them; what fails is told, and fails again in the node."""
-    problems = []
-    for program in dict.fromkeys([entry, *(node.run for node in topology.nodes)]):
-        module = program.partition(":")[0]
+class _Programs:
+    """The programs of a topology, imported, and the kernels that came with them, each called once.
+
+    What fails is told, and fails again in the node.
+    """
+
+    def __init__(self, topology: Topology, entry: str, launcher: socket.socket) -> None:
+        self._entry = entry
+        self._launcher = launcher
+        self._left = {_program(node): node for node in topology.local_nodes()}
+        self._total = len(self._left)
+        self._cold: list[str] = []  # kernel modules that have been imported and not yet called
+        self._warm: set[str] = set()
+        gc.disable()  # it would look through all that is being loaded, again and again
+        self._import(entry)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to load."""
+        return not (self._left or self._cold)
+
+    def need(self, node: NodeSpec) -> None:
+        """Load what this node runs, unless that has been done."""
+        if self._left.pop(_program(node), None) is not None:
+            self._import(node.run, node.settings)
+        while self._cold:
+            self._call_one()
+
+    def load_one(self) -> None:
+        """Do one step, of some milliseconds, towards having everything."""
+        if self._cold:
+            self._call_one()
+        else:
+            node = self._left.pop(next(iter(self._left)))
+            self._import(node.run, node.settings)
+
+    def load_all(self) -> None:
+        """Load everything; tell how far that is."""
+        while not self.complete:
+            what = self._cold[0] if self._cold else next(iter(self._left.values())).run.partition(":")[0]
+            _send(self._launcher, {"progress": [self._total - len(self._left) - bool(self._cold), self._total, what]})
+            self.load_one()
+        _send(self._launcher, {"progress": [self._total, self._total, ""]})
+
+    def _import(self, program: str, settings: Settings | None = None) -> None:
+        name = program.partition(":")[0]
         try:
-            importlib.import_module(module)
+            module = importlib.import_module(name)
+            if settings is not None and hasattr(module, "preload"):
+                module.preload(settings)
         except Exception:  # noqa: BLE001  (whatever it is, the launcher must be able to say it)
-            problems.append(f"{module}: {traceback.format_exc()}")
-    # a kernel module without a warm_up holds helpers, which are compiled into their callers
-    loaded = sorted(name for name in sys.modules if name.endswith("_kernel"))
-    kernels = [name for name in loaded if hasattr(sys.modules[name], "warm_up")]
-    for done, name in enumerate(kernels):
-        _send(launcher, {"progress": [done, len(kernels), name]})
+            self._problem(name)
+        # a kernel module without a warm_up holds helpers, which are compiled into their callers
+        found = sorted(name for name in sys.modules if name.endswith("_kernel") and name not in self._warm)
+        self._cold = [name for name in found if hasattr(sys.modules[name], "warm_up")]
+
+    def _call_one(self) -> None:
+        name = self._cold.pop(0)
+        self._warm.add(name)
         try:
             sys.modules[name].warm_up()
         except Exception:  # noqa: BLE001
-            problems.append(f"{name}: {traceback.format_exc()}")
-    _send(launcher, {"progress": [len(kernels), len(kernels), ""]})
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads > 1:
-        problems.append(f"{threads} threads run in the fork server; nodes will not have those of them")
-    gc.collect()
-    gc.freeze()  # the collector would write to, and so copy, every page that the nodes share
-    return problems
+            self._problem(name)
+        if not self._cold:
+            gc.collect()
+            gc.freeze()  # the collector would write to, and so copy, every page that the nodes share
+            if threads := len(list(Path("/proc/self/task").iterdir())) - 1:
+                self._tell(f"{threads} threads run in the fork server; nodes will not have them")
+
+    def _problem(self, name: str) -> None:
+        self._tell(f"{name}: {traceback.format_exc()}")
+
+    def _tell(self, problem: str) -> None:
+        _send(self._launcher, {"problem": problem[: MESSAGE_MAX // 8]})  # JSON makes up to six bytes of a character
+
+
+def _program(node: NodeSpec) -> tuple[str, str]:
+    """What decides about the modules that a node needs: its program and, where it has one, its wire."""
+    return node.run, getattr(node.settings, "wire", "")
 
 
 def _send(launcher: socket.socket, message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
-    if len(data) > MESSAGE_MAX:
-        data = json.dumps({**message, "problems": ["too long to tell; run `fabric node` to see them"]}).encode()
-    launcher.send(data)
+    launcher.send(json.dumps(message).encode())
 
 
 class _Server:
     """Fork on request, report each end; leave no member of a node's process group behind."""
 
-    def __init__(self, topology: Topology, entry: str, launcher: socket.socket) -> None:
+    def __init__(self, topology: Topology, entry: str, programs: _Programs, launcher: socket.socket) -> None:
         self._topology = topology
         self._entry = entry
+        self._programs = programs
         self._launcher = launcher
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
         self._selector.register(self._launcher, selectors.EVENT_READ)
         while True:
-            for key, _ in self._selector.select():
+            ready = self._selector.select(None if self._programs.complete else 0)
+            if not ready:
+                self._programs.load_one()
+            for key, _ in ready:
                 if key.data is not None:
                     self._reap(key.fd, key.data)
                 elif not self._serve():
@@ -231,6 +292,7 @@ class _Server:
         return True
 
     def _fork(self, name: str, epoch: int, log: int, status: int) -> int:
+        self._programs.need(self._topology.node(name))
         server = os.getpid()
         sys.stdout.flush()
         pid = os.fork()
@@ -252,6 +314,7 @@ def _child(entry: str, topology: Topology, name: str, epoch: int, log: int, stat
     code = 1
     try:
         die_with_parent(server)
+        gc.enable()
         os.setsid()
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -38,10 +38,12 @@ from fabric.forkserver import ENTRY, ForkServer, child_environment
 from fabric.logs import Combined, Console, NodeLog
 from fabric.operations import Operations
 from fabric.scrape import ScrapeServer
-from fabric.topology import ExchangeSettings, FeedSettings, NodeSpec, Topology
+from fabric.topology import NodeSpec, Topology
 
 READY_WITHIN_NS = 30 * SECOND_NS
 """A node that is not ready by then is killed, and counts as dead."""
+FORKED_WITHIN_NS = 30 * SECOND_NS
+"""A fork server that has not forked by then hangs, even if it had to load the program first."""
 SERVER_WITHIN_NS = 300 * SECOND_NS
 """The fork server may have to compile every kernel first."""
 LIVED_NS = SECOND_NS
@@ -422,10 +424,10 @@ class Launcher:
                 case {"progress": [done, total, what]}:
                     if self._on_progress is not None:
                         self._on_progress(done, total, what)
-                case {"serving": True, "problems": problems}:
+                case {"serving": True}:
                     self._serving = True
-                    for problem in problems:
-                        self._say("error", f"preload: {problem}")
+                case {"problem": problem}:
+                    self._say("error", f"preload: {problem}")
                 case {"spawned": name, "pid": pid, "epoch": epoch}:
                     self._spawned(self._nodes[name], pid, epoch)
                 case {"exited": pid, "code": code}:
@@ -493,7 +495,7 @@ class Launcher:
         finally:
             os.close(log)
             os.close(status)
-        node.state, node.pid, node.started_ns, node.until_ns = State.STARTING, None, now_ns, now_ns + READY_WITHIN_NS
+        node.state, node.pid, node.started_ns, node.until_ns = State.STARTING, None, now_ns, now_ns + FORKED_WITHIN_NS
         node.killed, node.again, node.detail = "", False, ""
         node.report, node.report_ns, node.rates = {}, 0, {}
         node.cpu_ns, node.cpu_percent, node.rss_bytes = 0, 0.0, 0
@@ -503,7 +505,7 @@ class Launcher:
 
     def _spawned(self, node: _Node, pid: int, epoch: int) -> None:
         assert epoch == node.epoch
-        node.pid = pid
+        node.pid, node.started_ns = pid, self._clock.monotonic_ns()
         self._by_pid[pid] = node
         # only now: a quick node is ready before we have heard what its pid is
         self._selector.register(node.status_pipe, selectors.EVENT_READ, partial(self._read_status, node))
@@ -511,6 +513,8 @@ class Launcher:
             self._kill(node, node.killed)
         elif node.state is State.STOPPING:
             self._signal(node, signal.SIGTERM)
+        else:
+            node.until_ns = node.started_ns + READY_WITHIN_NS
 
     def _overdue(self, node: _Node, now_ns: int) -> None:
         """Neither ready nor ended within its bound."""
@@ -912,8 +916,9 @@ def _backoff(deaths: int) -> int:
 def _needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:
     """The nodes that must have settled before ``spec`` starts, of those that start here.
 
-    Those that it reads from, if they stand before it (two nodes may read from each other); for an exchange the
-    feeds that hear it; for whoever uses the cache the cache.
+    Those that it reads from, if they stand before it (two nodes may read from each other); for whoever uses the cache
+    the cache; for an exchange all that is no exchange: its market opens when everyone listens. What it sent earlier
+    would have to be caught up with, by processors that still load.
     """
     needs = set()
     local = topology.local_nodes()
@@ -922,9 +927,8 @@ def _needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:
         if other.publishes is not None and other.publishes.name in read:
             needs.add(other.name)
     for other in local:
-        match spec.settings, other.settings:
-            case ExchangeSettings(lines=sent), FeedSettings(lines=heard) if set(sent) & set(heard):
-                needs.add(other.name)
+        if spec.role == "exchange" and other.role != "exchange":
+            needs.add(other.name)
         if other.role == "cache" and spec.role in ("writer", "gateway"):
             needs.add(other.name)
     return tuple(sorted(needs - {spec.name}))

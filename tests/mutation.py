@@ -16,7 +16,7 @@ from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, PRICE_MAX,
 from fabric.symbols import SymbolTable
 from nodes.feeds.wire import Messages, Packets
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART
-from nodes.feeds.wires import FORMATS
+from nodes.feeds.wires import format_of
 
 PAIRS = 500
 """Mutated packets in a batch, and as many sound ones."""
@@ -120,7 +120,7 @@ def fuzz(
 
     Each sound packet must give its two trades of the symbol ``name``, whatever came before it.
     """
-    transport = FORMATS[wire].transport()
+    transport = format_of(wire).transport()
     blocks, framed = np.zeros(2 * PAIRS, BLOCK), np.zeros(max(transport.counters) + 1, np.int64)
     for done in range(0, rounds, PAIRS):
         label = f"{wire}, packets {done} to {done + PAIRS} of {mutations.label}"

@@ -19,12 +19,23 @@ def product_environment(**extra: str) -> dict[str, str]:
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """A port of 127.0.0.1 that is free at this moment (SOCK_DGRAM for UDP), below those that the kernel gives to
     clients: of these a reader that connects again and again would one day get the very port that it asks for.
+
+    Test processes that run at once (pytest-xdist numbers them) choose among different ones, so that none takes what
+    another has chosen and not yet bound.
     """
+    number, count = _worker()
+    each = (32_000 - 15_000) // count
     while True:
-        port = random.randrange(15_000, 32_000)
+        port = random.randrange(15_000 + number * each, 15_000 + (number + 1) * each)
         with socket.socket(socket.AF_INET, kind) as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def _worker() -> tuple[int, int]:
+    """The number of this test process, from 0, and how many there are."""
+    number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return int(number), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def random_count(few: int) -> int:

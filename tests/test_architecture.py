@@ -50,8 +50,19 @@ OWNERS = {
 
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
-    *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "histogram"),
-    *("symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal"),
+    *("bootstrap", "errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native"),
+    *(
+        "histogram",
+        "symbols",
+        "codec",
+        "topics",
+        "sequence",
+        "topology_file",
+        "topology",
+        "keys",
+        "snapshot",
+        "journal",
+    ),
     *("bus", "order", "recovery", "node", "history", "history_sqlite", "history_postgres", "history_parquet"),
     *("logs", "control", "machine", "operations", "metrics", "scrape"),
     *("forkserver", "launcher", "doctor", "client", "cli"),

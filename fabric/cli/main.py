@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 import fabric
-from fabric import environment
+from fabric import bootstrap, environment
 from fabric.errors import FabricError, TopologyError
 
 COMMANDS = {
@@ -94,6 +94,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Be the ``fabric`` command."""
+    bootstrap.keep_bytecode()  # for whoever calls .venv/bin/fabric; `python3 -m fabric` has done so already
     sys.exit(run(sys.argv[1:]))
 
 

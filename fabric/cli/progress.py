@@ -1,9 +1,7 @@
 """How far the kernels are, shown on the terminal, whoever compiles them: the fork server or a process of their own."""
 
-import math
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Self
@@ -11,26 +9,18 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fabric import compiled, kernels
+from fabric import compiled
 from fabric.errors import FabricError
 
-SILENT_S = 1.0
-"""Kernels that come from the cache are mostly loaded by then, and nothing need be said about them."""
 NO_CACHE = "the kernel cache cannot be written: kernels are compiled anew at each start (FABRIC_KERNEL_CACHE moves it)"
 
 
 class KernelProgress:
     """A bar on a terminal, a line for each module elsewhere, if there is something to compile."""
 
-    def __init__(self, label: str = "") -> None:
-        """With a ``label`` show everything from the start. Without, say `compiling` at once when the cache is not
-        complete, and `loading`, on a terminal only, when it is and takes longer than SILENT_S.
-        """
-        loading = not label and kernels.complete()
-        self._label = label or ("loading kernels" if loading else "compiling kernels")
+    def __init__(self, label: str = "compiling kernels") -> None:
+        self._label = label
         self._console = Console(stderr=True)
-        self._silent_s = 0.0 if not loading else SILENT_S if self._console.is_terminal else math.inf
-        self._started = time.monotonic()
         self._resources = ExitStack()
         self._bar: Progress | None = None
 
@@ -43,11 +33,9 @@ class KernelProgress:
         self._resources.close()
 
     def step(self, done: int, total: int, module: str) -> None:
-        """``done`` of ``total`` kernel modules are compiled or loaded, ``module`` is next; empty at the end."""
+        """``done`` of ``total`` are compiled, the kernel ``module`` is next; empty at the end."""
         if done == total:
             self._resources.close()
-        elif time.monotonic() - self._started < self._silent_s:
-            return
         elif not self._console.is_terminal:
             self._console.print(f"{self._label}: {done + 1}/{total} {module}", soft_wrap=True, highlight=False)
         else:

@@ -15,8 +15,13 @@ CHECKS = {
     "format": ("ruff", "format", "--check", "."),
     "lint": ("ruff", "check", "."),
     "types": ("mypy",),
-    "tests": ("pytest",),
+    # as many at once as there are cores, the tests of one file in one process ...
+    "tests": ("pytest", "--ignore=tests/system", "--numprocesses=auto", "--dist=loadfile"),
+    # ... but for those of whole topologies, which have processes enough and are about their time
+    "system tests": ("pytest", "tests/system"),
 }
+TOOLS = {"xdist", *(tool[0] for tool in CHECKS.values())}
+"""What has to be installed; xdist is what gives pytest its processes."""
 TEST_KERNELS = {"NUMBA_BOUNDSCHECK": "1", "FABRIC_KERNEL_CACHE": str(ROOT / ".fabric" / "kernels-checked")}
 """As `tests/conftest.py` sets them: every index of a kernel is checked, and such code is cached apart."""
 
@@ -31,7 +36,7 @@ def command(arguments: tuple[str, ...]) -> int:
     """
     if not (ROOT / "tests").is_dir():
         raise UnavailableError(f"no tests in {ROOT}: `fabric test` needs a clone")
-    missing = sorted({tool[0] for tool in CHECKS.values() if importlib.util.find_spec(tool[0]) is None})
+    missing = sorted(name for name in TOOLS if importlib.util.find_spec(name) is None)
     if missing:
         raise UnavailableError(f"{', '.join(missing)} not installed: run `python3 -m fabric test` in {ROOT}")
     codes = {"kernels": _compile()}

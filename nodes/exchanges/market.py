@@ -47,8 +47,8 @@ POPULAR: Final = {
 }  # fmt: skip
 """The most popular symbols, the first most of all, and the dollars around which they trade."""
 
-SPIN_NS: Final = SECOND_NS
-"""How long the opening spin takes: 15,000 messages of 5,000 symbols are then one packet every two milliseconds."""
+SPIN_NS: Final = SECOND_NS // 2
+"""How long the opening spin takes: 15,000 messages of 5,000 symbols are then one packet every millisecond."""
 
 POPULARITY_EXPONENT: Final = 1.0
 POPULARITY_SHIFT: Final = 10

@@ -22,7 +22,7 @@ from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.histogram import ClockOffset, Latency
 from fabric.node import Runtime
 from fabric.records import EVENT, KIND_STATUS, NULL, QUOTE, STATUS, Rows, pack
-from fabric.topology import FeedSettings
+from fabric.topology import FeedSettings, Settings
 from nodes.feeds import sequencer, wires
 from nodes.feeds.breaker import CLOSED, SKEW, Breaker
 from nodes.feeds.lines import Lines
@@ -246,6 +246,12 @@ class Feed:
         quotes["recv_ns"] = now_ns
         self._retold += quotes.size
         self._sender.send(quotes.view(EVENT))
+
+
+def preload(settings: Settings) -> None:
+    """Import what a feed with these settings needs beside this module, for the children of the fork server."""
+    assert isinstance(settings, FeedSettings)
+    wires.format_of(settings.wire)
 
 
 def main(runtime: Runtime) -> None:

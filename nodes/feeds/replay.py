@@ -25,7 +25,7 @@ from fabric.errors import CaptureError
 from fabric.node import Runtime
 from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
 from fabric.symbols import SymbolTable
-from fabric.topology import FeedSettings
+from fabric.topology import FeedSettings, Settings
 from nodes.feeds import capture, itch, itch_file, pitch_ascii, recognise, taq, wires
 from nodes.feeds.wire import Packets
 from nodes.feeds.wires import SequencedWire, venue_states
@@ -312,6 +312,13 @@ class Replay:
         while (left_ns := until_ns - self._clock.monotonic_ns()) > 0 and not self._runtime.stopping():
             time.sleep(min(left_ns, _NAP_MAX_NS) / SECOND_NS)
             self._turn(done=0)
+
+
+def preload(settings: Settings) -> None:
+    """Import what the replay of a capture needs beside this module, for the children of the fork server."""
+    assert isinstance(settings, FeedSettings)
+    if settings.wire:
+        wires.format_of(settings.wire)
 
 
 def main(runtime: Runtime) -> None:

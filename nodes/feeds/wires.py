@@ -7,7 +7,8 @@ A GAP also becomes a STATUS row of each venue of the feed, before anything that 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +16,6 @@ import numpy.typing as npt
 from fabric.records import EVENT, KIND_STATUS, STATUS, Rows, empty, pack
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings
-from nodes.feeds import (
-    cta,
-    cta_block_kernel,
-    deep_plus,
-    deep_plus_kernel,
-    iex,
-    iex_kernel,
-    iextp_kernel,
-    itch,
-    moldudp64_kernel,
-    pillar_kernel,
-    pitch,
-    sequenced_unit_kernel,
-    utp,
-    xdp,
-)
 from nodes.feeds.images import ImagedMessages, ImageSource
 from nodes.feeds.lines import numeric
 from nodes.feeds.pitch_requests import Login
@@ -77,7 +62,19 @@ class Format:
     """With the group, the number of the line as which answers come, servers and settings."""
 
 
+@runtime_checkable
+class _Losing(Protocol):
+    """Messages that number each symbol, and so know of which some are lost."""
+
+    def lost(self) -> list[tuple[int, int]]: ...
+
+
+# Each format imports its own modules when it is asked for: a process has those of its wires, and none to load beside.
+
+
 def _iextp(protocol: int, decoder: Callable[[SymbolTable], Messages]) -> Format:
+    from nodes.feeds import iextp_kernel
+
     names = {
         iextp_kernel.PACKETS: "packets",
         iextp_kernel.HEARTBEATS: "heartbeats",
@@ -96,7 +93,27 @@ def _iextp(protocol: int, decoder: Callable[[SymbolTable], Messages]) -> Format:
     )
 
 
-def _moldudp64() -> Transport:
+def _tops() -> Format:
+    from nodes.feeds import iex, iex_kernel
+
+    return _iextp(iex_kernel.PROTOCOL_TOPS, iex.tops)
+
+
+def _deep() -> Format:
+    from nodes.feeds import iex, iex_kernel
+
+    return _iextp(iex_kernel.PROTOCOL_DEEP, iex.deep)
+
+
+def _deep_plus() -> Format:
+    from nodes.feeds import deep_plus, deep_plus_kernel
+
+    return _iextp(deep_plus_kernel.PROTOCOL_DEEP_PLUS, deep_plus.DeepPlus)
+
+
+def _moldudp64() -> Callable[[], Transport]:
+    from nodes.feeds import moldudp64_kernel
+
     names = {
         moldudp64_kernel.PACKETS: "packets",
         moldudp64_kernel.HEARTBEATS: "heartbeats",
@@ -105,10 +122,34 @@ def _moldudp64() -> Transport:
         moldudp64_kernel.SEQUENCE: "malformed_sequence",
         moldudp64_kernel.LENGTH: "malformed_length",
     }
-    return Transport(moldudp64_kernel.frame, names)
+    return lambda: Transport(moldudp64_kernel.frame, names)
 
 
-def _pillar() -> Transport:
+def _itch() -> Format:
+    from nodes.feeds import itch
+
+    return Format(_moldudp64(), itch.Itch, _ask_nasdaq)
+
+
+def _pitch() -> Format:
+    from nodes.feeds import pitch, sequenced_unit_kernel
+
+    return Format(
+        lambda: Transport(
+            sequenced_unit_kernel.frame,
+            dict(enumerate(sequenced_unit_kernel.COUNTER_NAMES)),
+            last_number=sequenced_unit_kernel.LAST_NUMBER,
+        ),
+        pitch.Pitch,
+        lambda group, line, servers, settings: GrpRecovery(
+            group, line, servers, Login("", *settings.login), _answers(settings, group), _interface(settings)
+        ),
+    )
+
+
+def _pillar() -> Format:
+    from nodes.feeds import pillar_kernel, xdp
+
     names = {
         pillar_kernel.PACKETS: "packets",
         pillar_kernel.HEARTBEATS: "heartbeats",
@@ -123,7 +164,26 @@ def _pillar() -> Transport:
         pillar_kernel.LENGTH: "malformed_length",
         pillar_kernel.STREAMS: "malformed_streams",
     }
-    return Transport(pillar_kernel.frame, names, (pillar_kernel.new_streams(STREAMS_MAX),))
+    return Format(
+        lambda: Transport(pillar_kernel.frame, names, (pillar_kernel.new_streams(STREAMS_MAX),)),
+        lambda symbols, venues: xdp.Xdp(symbols, venues if len(venues) == 1 else ""),
+        _ask_nyse,
+    )
+
+
+def _cta() -> Format:
+    from nodes.feeds import cta, cta_block_kernel
+
+    return Format(
+        lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES)), renumbers=True),
+        lambda symbols, _: cta.Cta(symbols),
+    )
+
+
+def _utp() -> Format:
+    from nodes.feeds import utp
+
+    return Format(_moldudp64(), lambda symbols, _: utp.Utp(symbols))
 
 
 def _ask_nasdaq(group: int, line: int, servers: Servers, settings: FeedSettings) -> Recovery:
@@ -151,34 +211,23 @@ def _interface(settings: FeedSettings) -> str:
     return settings.interfaces[0] if settings.interfaces else ""
 
 
-FORMATS: Final[dict[str, Format]] = {
-    "nasdaq-itch-5.0": Format(_moldudp64, itch.Itch, _ask_nasdaq),
-    "cboe-pitch-2.41": Format(
-        lambda: Transport(
-            sequenced_unit_kernel.frame,
-            dict(enumerate(sequenced_unit_kernel.COUNTER_NAMES)),
-            last_number=sequenced_unit_kernel.LAST_NUMBER,
-        ),
-        pitch.Pitch,
-        lambda group, line, servers, settings: GrpRecovery(
-            group, line, servers, Login("", *settings.login), _answers(settings, group), _interface(settings)
-        ),
-    ),
-    "nyse-pillar": Format(
-        _pillar,
-        lambda symbols, venues: xdp.Xdp(symbols, venues if len(venues) == 1 else ""),
-        _ask_nyse,
-    ),
-    "iex-tops-1.6": _iextp(iex_kernel.PROTOCOL_TOPS, iex.tops),
-    "iex-deep-1.0": _iextp(iex_kernel.PROTOCOL_DEEP, iex.deep),
-    "iex-deep-plus-1.0": _iextp(deep_plus_kernel.PROTOCOL_DEEP_PLUS, deep_plus.DeepPlus),
-    "cta": Format(
-        lambda: Transport(cta_block_kernel.frame, dict(enumerate(cta_block_kernel.NAMES)), renumbers=True),
-        lambda symbols, _: cta.Cta(symbols),
-    ),
-    "utp": Format(_moldudp64, lambda symbols, _: utp.Utp(symbols)),
+FORMATS: Final[dict[str, Callable[[], Format]]] = {
+    "nasdaq-itch-5.0": _itch,
+    "cboe-pitch-2.41": _pitch,
+    "nyse-pillar": _pillar,
+    "iex-tops-1.6": _tops,
+    "iex-deep-1.0": _deep,
+    "iex-deep-plus-1.0": _deep_plus,
+    "cta": _cta,
+    "utp": _utp,
 }
 """Name in the topology -> how it is read."""
+
+
+@cache
+def format_of(wire: str) -> Format:
+    """How the wire of that name is read; imports what it takes."""
+    return FORMATS[wire]()
 
 
 class SequencedWire:
@@ -244,7 +293,7 @@ class SequencedWire:
         return self.sequencer.missing(monotonic_ns)
 
     def lost(self) -> list[tuple[int, int]]:
-        return self.messages.lost() if isinstance(self.messages, xdp.Xdp) else []
+        return self.messages.lost() if isinstance(self.messages, _Losing) else []
 
     def release(self, now_ns: int, monotonic_ns: int) -> Iterator[Rows]:
         if isinstance(self.messages, ImagedMessages):
@@ -281,7 +330,7 @@ def make(
     images: ImageSource | None = None,
 ) -> SequencedWire:
     """The wire of that name for a feed of ``venues``, as `SequencedWire`; ``images`` tell its book anew."""
-    wire = FORMATS[name]
+    wire = format_of(name)
     messages = wire.messages(symbols, venues)
     if images is not None:
         messages = ImagedMessages(messages, images)
@@ -290,7 +339,7 @@ def make(
 
 def clients(settings: FeedSettings) -> dict[int, Recovery]:
     """By group: who asks its exchange for lost messages. Raises UnavailableError for a server without an address."""
-    ask = FORMATS[settings.wire].recovery
+    ask = format_of(settings.wire).recovery
     if not settings.recovery or ask is None:
         return {}
     servers = [numeric(scheme, host, port) for scheme, host, port in settings.recovery]

@@ -109,6 +109,28 @@ def test_the_command_in_the_environment_works_from_anywhere(clone: Path) -> None
     assert ran.stdout == f"{clone}/.venv 1 ['tail']\n"
 
 
+def test_bytecode_is_kept_apart_where_none_may_stand_beside_the_sources(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    beside = set(clone.rglob("__pycache__"))
+    assert start(clone, None, "status")[0] == 0
+    assert [path.name.split(".")[0] for path in (clone / ".fabric" / "bytecode").rglob("sample_wheel.*.pyc")] == [
+        "sample_wheel"
+    ]
+    assert set(clone.rglob("__pycache__")) == beside
+
+
+@pytest.mark.parametrize(("told", "prefix"), [(False, None), (True, "elsewhere")])
+def test_bytecode_stays_where_the_user_has_it(monkeypatch: pytest.MonkeyPatch, told: bool, prefix: str | None) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", told)
+    monkeypatch.setattr(sys, "pycache_prefix", prefix)
+    before = dict(os.environ)
+    bootstrap.keep_bytecode()
+    assert (sys.dont_write_bytecode, sys.pycache_prefix, dict(os.environ)) == (told, prefix, before)
+
+
 def test_a_changed_lock_is_installed(clone: Path, wheels: Path) -> None:
     shutil.copy(wheels / "2.lock", clone / RUNTIME_LOCK)
     code, out, err = start(clone, wheels, "up")

@@ -70,7 +70,7 @@ def test_machine_code_is_in_the_folder_of_its_module() -> None:
 
 def test_machine_code_serves_a_clone_at_another_path(tmp_path: Path) -> None:
     symbols_kernel.warm_up()
-    shutil.copytree(ROOT / "fabric", tmp_path / "fabric")
+    shutil.copytree(ROOT / "fabric", tmp_path / "fabric", ignore=shutil.ignore_patterns("__pycache__"))
     program = """
 from fabric import symbols_kernel
 symbols_kernel.warm_up()

@@ -92,6 +92,18 @@ def test_a_node_starts_when_those_it_reads_from_are_ready(tmp_path):
         assert stop(launcher) == 0
 
 
+def test_a_simulated_market_opens_when_everyone_listens(tmp_path):
+    parts = [("market", "exchange"), ("door", "gateway"), ("feed", "feed"), ("other", "exchange")]
+    nodes = [node(name, "sleeper", role) for name, role in parts]
+    with started(topology(tmp_path, *nodes), tmp_path) as launcher:
+        until(launcher, launcher.settled)
+        log = (tmp_path / ".fabric" / "logs" / "fabric.log").read_text()
+        assert max(map(log.index, ("door: ready", "feed: ready"))) < min(
+            map(log.index, ("market: ready", "other: ready"))
+        )
+        assert stop(launcher) == 0
+
+
 def test_a_killed_node_is_back_within_a_second_and_the_others_are_untouched(tmp_path):
     with started(topology(tmp_path, node("a", "sleeper"), node("b", "sleeper")), tmp_path) as launcher:
         until(launcher, launcher.settled)
@@ -222,10 +234,11 @@ def test_a_fork_server_that_hangs_is_replaced(tmp_path, monkeypatch):
     with started(topology(tmp_path, node("a", "sleeper")), tmp_path) as launcher:
         until(launcher, launcher.settled)
         before = launcher.status()["forkserver"]
-        monkeypatch.setattr("fabric.launcher.READY_WITHIN_NS", 300_000_000)
-        os.kill(before, signal.SIGSTOP)
-        os.kill(seen(launcher, "a")["pid"], signal.SIGKILL)
-        until(launcher, lambda: launcher.status()["forkserver"] not in (None, before))
+        with monkeypatch.context() as patched:
+            patched.setattr("fabric.launcher.FORKED_WITHIN_NS", 300_000_000)
+            os.kill(before, signal.SIGSTOP)
+            os.kill(seen(launcher, "a")["pid"], signal.SIGKILL)
+            until(launcher, lambda: launcher.status()["forkserver"] not in (None, before))
         until(launcher, launcher.settled)
         assert stop(launcher) == 0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric import compiled, kernels
+from fabric import compiled
 from fabric.cli import progress
 from fabric.errors import FabricError
 
@@ -58,19 +58,6 @@ def test_a_kernel_that_does_not_compile_is_named(program: list[str], ending: str
     program[-1] = f"print('0 1 nodes.a_kernel', flush=True); {ending}"
     with pytest.raises(FabricError, match=f"^nodes.a_kernel did not compile: {reason}$"):
         progress.compile_kernels()
-
-
-@pytest.mark.parametrize(("cached", "said"), [([kernels.STAMP], ""), ([], "compiling kernels: 1/1 nodes.a_kernel\n")])
-def test_kernels_that_are_only_loaded_are_not_worth_a_word(
-    cached: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compiled, "CACHE_FOLDER", tmp_path)
-    for name in cached:
-        (tmp_path / name).touch()
-    with progress.KernelProgress() as shown:
-        shown.step(0, 1, "nodes.a_kernel")
-        shown.step(1, 1, "")
-    assert capsys.readouterr() == ("", said)
 
 
 def test_a_cache_that_cannot_be_written_is_said_once(

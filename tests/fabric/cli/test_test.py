@@ -10,7 +10,7 @@ import pytest
 from fabric.cli import main, test
 from fabric.errors import FabricError
 
-RUFF_FORMAT, RUFF_CHECK, MYPY, PYTEST = test.CHECKS.values()
+RUFF_FORMAT, RUFF_CHECK, MYPY, PYTEST, PYTEST_SYSTEM = test.CHECKS.values()
 
 
 class Tools:
@@ -36,7 +36,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
 
 def test_all_checks_run_and_the_tests_come_last(tools: Tools) -> None:
     assert main.run(["test"]) == 0
-    assert tools.ran == [RUFF_FORMAT, RUFF_CHECK, MYPY, PYTEST]
+    assert tools.ran == [RUFF_FORMAT, RUFF_CHECK, MYPY, PYTEST, PYTEST_SYSTEM]
 
 
 def test_the_first_failure_gives_the_code_and_the_others_still_run(
@@ -44,7 +44,7 @@ def test_the_first_failure_gives_the_code_and_the_others_still_run(
 ) -> None:
     tools.codes = {MYPY: 2, PYTEST: 1}
     assert main.run(["test"]) == 2
-    assert tools.ran[-1] == PYTEST
+    assert tools.ran[-1] == PYTEST_SYSTEM
     assert "failed: types, tests" in capfd.readouterr().err
 
 
@@ -56,7 +56,7 @@ def test_a_kernel_that_does_not_compile_fails_the_run_but_does_not_end_it(
 
     monkeypatch.setattr(test, "compile_kernels", refuse)
     assert main.run(["test"]) == 1
-    assert tools.ran[-1] == PYTEST
+    assert tools.ran[-1] == PYTEST_SYSTEM
     assert "fabric: error: nodes.a_kernel did not compile: TypeError" in capsys.readouterr().err
 
 
@@ -70,7 +70,7 @@ def test_a_missing_tool_is_told(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main.run(["test"]) == 69
-    assert "mypy, pytest, ruff not installed: run `python3 -m fabric test`" in capsys.readouterr().err
+    assert "mypy, pytest, ruff, xdist not installed: run `python3 -m fabric test`" in capsys.readouterr().err
 
 
 def test_an_installed_package_has_no_tests(

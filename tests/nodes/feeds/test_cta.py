@@ -453,7 +453,7 @@ def test_warming_up_compiles_what_the_live_path_calls(wire: cta.Cta) -> None:
 
 def test_the_wire_has_its_name() -> None:
     symbols = SymbolTable(8)
-    wire = wires.SequencedWire(wires.FORMATS["cta"].transport(), cta.Cta(symbols), "NP")
+    wire = wires.SequencedWire(wires.format_of("cta").transport(), cta.Cta(symbols), "NP")
     payloads = [cta_block(long_quote(), sequence=1), cta_block(long_quote("P"), sequence=2)]
     rows = [part.copy() for part in wire.decode(from_payloads(payloads, 77))]
     quotes = np.concatenate(rows).view(QUOTE)

@@ -272,7 +272,7 @@ def test_warming_up_compiles_what_the_live_path_calls(wire: deep_plus.DeepPlus) 
 def test_the_wire_has_its_name() -> None:
     symbols = SymbolTable(8)
     wire = wires.SequencedWire(
-        wires.FORMATS["iex-deep-plus-1.0"].transport(), deep_plus.DeepPlus(symbols, orders_max=8, levels_max=8), "V"
+        wires.format_of("iex-deep-plus-1.0").transport(), deep_plus.DeepPlus(symbols, orders_max=8, levels_max=8), "V"
     )
     rows = [part.copy() for part in wire.decode(from_payloads([packet(ADD), packet(ADD, ADD)], 77))]
     assert as_tuples(symbols, np.concatenate(rows)) == [("quote", "IBKR", None, (1_365_000, 100))]

@@ -108,7 +108,7 @@ def tops_wire(symbols: SymbolTable) -> SequencedWire:
 
 def deep_wire(symbols: SymbolTable, levels_max: int = 256) -> SequencedWire:
     messages = iex.Iex(iex_kernel.PROTOCOL_DEEP, symbols, levels_max)
-    return SequencedWire(wires.FORMATS["iex-deep-1.0"].transport(), messages, "V")
+    return SequencedWire(wires.format_of("iex-deep-1.0").transport(), messages, "V")
 
 
 @pytest.fixture

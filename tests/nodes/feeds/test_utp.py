@@ -308,7 +308,7 @@ def test_warming_up_compiles_what_the_live_path_calls(wire: utp.Utp) -> None:
 
 
 def test_the_wire_has_its_name() -> None:
-    wire = wires.SequencedWire(wires.FORMATS["utp"].transport(), utp.Utp(SymbolTable(8)), "KP")
+    wire = wires.SequencedWire(wires.format_of("utp").transport(), utp.Utp(SymbolTable(8)), "KP")
     payloads = [mold_packet(QUOTE_SHORT, sequence=1), mold_packet(QUOTE_LONG, sequence=2)]
     rows = np.concatenate([part.copy() for part in wire.decode(from_payloads(payloads, 77))])
     assert [chr(venue) for venue in rows["venue"]] == ["K", "P"]
