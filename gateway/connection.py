@@ -336,7 +336,7 @@ class Connection:
 def take_over(handler: RequestHandler, name: str, everyone: Connections, message_max: int) -> tuple[Connection, bytes]:
     """Answer the handshake of ``handler`` and take its descriptor; what the client has said already comes with it.
 
-    Raises ConnectionError where it has gone.
+    Raises OSError where it has gone.
     """
     key = handler.request.headers["Sec-WebSocket-Key"]
     accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
@@ -347,15 +347,19 @@ def take_over(handler: RequestHandler, name: str, everyone: Connections, message
     if stream._read_buffer_size:
         reading = asyncio.ensure_future(stream.read_bytes(stream._read_buffer_size))
         early = reading.result()  # it is there: nothing is waited for
-    if stream.closed():
-        raise ConnectionError("gone during its handshake")
-    for level, option, value in _OPTIONS:
-        stream.socket.setsockopt(level, option, value)
-    fd = os.dup(stream.socket.fileno())
-    stream.close()
+    try:
+        if stream.closed():
+            raise ConnectionError("gone during its handshake")
+        for level, option, value in _OPTIONS:
+            stream.socket.setsockopt(level, option, value)
+        fd = os.dup(stream.socket.fileno())
+    finally:
+        stream.close()
     connection = Connection(fd, name, everyone, message_max)
     connection.write(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
     )
+    if connection.closing:
+        raise ConnectionError("gone during its handshake")
     return connection, early

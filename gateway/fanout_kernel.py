@@ -875,7 +875,7 @@ def _put(
 
 
 @lean
-def _fetch(fan: Any, mine: Any, form: int) -> None:
+def _fetch(fan: Any, values: Any, mine: Any, form: int) -> None:
     """Ask for the memory that a client's messages are in, all at once: sending to the one before has driven it out."""
     for place in range(mine["start"], mine["start"] + min(mine["count"], FETCHED_MAX)):
         slot: Any = np.int64(fan.entries[place]["slot"])
@@ -890,6 +890,11 @@ def _fetch(fan: Any, mine: Any, form: int) -> None:
             native.prefetch(kept)
             native.prefetch(kept + 64)
             native.prefetch(kept + 128)
+            if cached["known"] != fan.version[slot] and slot < values.nbbo.shape[0]:  # it will be encoded
+                row = values.nbbo.ctypes.data + slot * (8 * WIDTH)
+                native.prefetch(row)
+                native.prefetch(row + 64)
+                native.prefetch(row + 128)
 
 
 @lean
@@ -938,7 +943,7 @@ def build(
     scanned = 0
     scanning = mine["interval_ns"] > 0 or mine["behind"] == 1
     if scanning:
-        _fetch(fan, mine, form)
+        _fetch(fan, values, mine, form)
     while True:
         if at > full:
             return at, count, True

@@ -130,11 +130,12 @@ class StreamHandler(Answering, WebSocketHandler):
         try:
             connection, early = take_over(self, name, self._shop.connections, protocol.MESSAGE_BYTES_MAX)
         except OSError:
-            talk.leaving()
+            talk.depart()
             return
         connection.start(talk)
         talk.open(connection, self._grant, self._proven)
         connection.take(early)
+        self.ws_connection = None
         self._break_cycles()
 
 
@@ -261,6 +262,10 @@ class Talk:
             self._auth_timer.cancel()
         if self._client.fanout is not None:
             self._client.fanout.drop(self._client)
+        self.depart()
+
+    def depart(self) -> None:
+        """Be no connection of the address, or of a user, any more."""
         if self._visit is not None:
             visit, self._visit = self._visit, None
             self._shop.door.depart(visit)

@@ -1010,3 +1010,22 @@ def test_a_delayed_plan_sees_the_market_as_it_was(tmp_path: Path) -> None:
             await until(lambda: not delayed.counters()["clients"])
 
     run(test)
+
+
+def test_who_leaves_during_the_handshake_is_counted_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        limits = Limits(symbols_max=10, candles_kept=1, clients_max=10, address_connections=1)
+        async with served(limits=limits) as running:
+
+            def gone(*_: Any) -> Any:
+                raise ConnectionError
+
+            with monkeypatch.context() as patch:
+                patch.setattr(websocket, "take_over", gone)
+                for _ in range(3):
+                    with contextlib.suppress(Exception):
+                        await asyncio.wait_for(websockets.connect(running.url("/stream")), 0.3)
+            async with websockets.connect(running.url("/stream")) as ws:
+                assert (await hear(ws))[0]["msg"] == "connected"
+
+    run(test)
