@@ -62,6 +62,7 @@ ORDER = [
         "bus",
         "order",
         "recovery",
+        "audit",
         "node",
     ),
     *("logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
