@@ -779,8 +779,8 @@ class Inbox:
         return bool(self._state[index, sk.UP])
 
     def counters(self) -> dict[str, int]:
-        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use; the lag is the worst of them,
-        and behind it stands each, as ``lag_<publisher>`` and ``lag_ms_<publisher>``.
+        """Sums over all publishers, by the names that ``status`` and ``/metrics`` use; ``lag`` is the worst of
+        them, and each stands beside it as ``lag_<publisher>`` and ``lag_ms_<publisher>``.
         """
         total = self._state.sum(axis=0)
         at_end = sum(behind for link in self._links for behind in link.behind.values())

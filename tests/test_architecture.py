@@ -51,19 +51,9 @@ OWNERS = {
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
     *("bootstrap", "errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native"),
-    *(
-        "histogram",
-        "symbols",
-        "codec",
-        "topics",
-        "sequence",
-        "topology_file",
-        "topology",
-        "keys",
-        "snapshot",
-        "journal",
-    ),
-    *("bus", "order", "recovery", "node", "history", "history_sqlite", "history_postgres", "history_parquet"),
+    *("histogram", "symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot"),
+    *("journal", "bus", "order", "recovery", "audit", "node"),
+    *("history", "history_sqlite", "history_postgres", "history_parquet"),
     *("logs", "control", "machine", "operations", "metrics", "scrape"),
     *("forkserver", "launcher", "doctor", "client", "cli"),
 ]

@@ -78,7 +78,7 @@ def command(
     """Start TOPOLOGY with SOURCE in place of its feeds, under SOURCE's own clock; end with a summary.
 
     SOURCE is a capture file (pcap or pcapng), a daily file of ITCH, lines of ASCII PITCH (each in gzip or not), or
-    recorded quotes (a CSV file, or a folder of them).
+    recorded quotes (a CSV file, or a folder of them), or the durable logs of feeds (.fabric/journal, or one in it).
     A running topology is not touched: this one has ports and a run folder of its own.
     """
     if trades:
@@ -89,7 +89,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="fabric-replay-") as folder:
 
         def placed(base: int, http: int) -> Topology:
-            wire = "" if info.wire in ("taq", "pitch-ascii") else info.wire
+            wire = "" if info.wire in ("taq", "pitch-ascii", "log") else info.wire
             return topology.with_source(
                 loaded, source, base_port=base, http_port=http, venues=info.venues, market=info.market, wire=wire,
                 speed=speed, from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns, history=str(Path(folder, "history.db")),

@@ -1,9 +1,9 @@
 """The feed node of a replay: a recording in place of the lines, published under the recording's own clock.
 
 A recording is a capture file (pcap or pcapng, gzip or not) of a wire that `wires.FORMATS` knows, a daily file of ITCH,
-lines of ASCII PITCH, or the recorded consolidated tape: a CSV file, several joined by the system's path separator,
-or a folder (its quotes). Rows go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as
-fast as the slowest of them.
+lines of ASCII PITCH, the recorded consolidated tape: a CSV file, several joined by the system's path separator,
+or a folder (its quotes); or the durable logs of feeds: their folder, or that of one of them (`nodes.feeds.logged`).
+Rows go through the outbox, which in a replay waits for slow readers, so ``speed`` 0 is as fast as the slowest of them.
 At any other speed a row is sent when its time has come: the first at once, the others as far behind it as
 they were recorded, divided by the speed. The first row waits until every node that reads this one has subscribed.
 After the end the node lives on, so that the last values stay available.
@@ -23,15 +23,16 @@ from fabric.bus import Outbox
 from fabric.clock import MILLISECOND_NS, SECOND_NS, EventClock
 from fabric.errors import CaptureError
 from fabric.node import Runtime
-from fabric.records import KIND_QUOTE, KIND_TRADE, Rows
+from fabric.records import KIND_QUOTE, KIND_TRADE, QUOTE, Rows, empty
 from fabric.symbols import SymbolTable
 from fabric.topology import FeedSettings, Settings
-from nodes.feeds import capture, itch, itch_file, pitch_ascii, recognise, taq, wires
+from nodes.feeds import capture, itch, itch_file, logged, pitch_ascii, recognise, taq, wires
 from nodes.feeds.wire import Packets
 from nodes.feeds.wires import SequencedWire, venue_states
 
 TAQ: Final = "taq"
 PITCH_ASCII: Final = "pitch-ascii"
+LOGGED: Final = "log"
 ITCH: Final = "nasdaq-itch-5.0"
 SKEW_MAX_NS: Final = 5 * SECOND_NS
 """An event stamped further than this ahead of its receipt does not move the clock."""
@@ -46,7 +47,9 @@ AFTER_NS: Final = 2 * SECOND_NS
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a recording is: its wire (`TAQ` or `PITCH_ASCII` where it is no capture) and the letters of its venues."""
+    """What a recording is: its wire (`TAQ`, `PITCH_ASCII` or `LOGGED` where it is no capture) and the letters of its
+    venues; of logs those of the topology.
+    """
 
     wire: str
     venues: str
@@ -55,6 +58,8 @@ class SourceInfo:
 
 def inspect(source: str) -> SourceInfo:
     """Look into a recording; raises CaptureError when it is not one that can be replayed."""
+    if logged.folders(Path(source)):
+        return SourceInfo(LOGGED, "")
     paths = _paths(source)
     if len(paths) == 1 and capture.is_capture(paths[0]):
         wire = _wire_of(paths[0])
@@ -144,6 +149,15 @@ class _TapeSection:
         yield self.tape[start:stop]
 
 
+@dataclass(frozen=True)
+class _LogSection(_TapeSection):
+    """Rows as feeds published them: a status may have no time of receipt, but each has one of publication."""
+
+    @property
+    def times(self) -> npt.NDArray[np.int64]:
+        return self.tape["feed_ns"]
+
+
 class Recording:
     """What is replayed: its sections in order, and what has been counted in those that were taken."""
 
@@ -151,10 +165,14 @@ class Recording:
         """Opens ``settings.source``; raises CaptureError. Parts outside [from_ns, to_ns) are passed over."""
         self._from_ns = settings.from_ns if settings.from_ns is not None else -(2**63)
         self._to_ns = settings.to_ns if settings.to_ns is not None else 2**63 - 1
-        paths = _paths(settings.source)
+        self._symbols = symbols
+        self._logs = logged.folders(Path(settings.source))
+        paths = [] if self._logs else _paths(settings.source)
         self._capture: capture.Capture | None = None
         self._wire: SequencedWire | None = None
-        if len(paths) == 1 and capture.is_capture(paths[0]):
+        if self._logs:
+            self._tape = empty(0, QUOTE)
+        elif len(paths) == 1 and capture.is_capture(paths[0]):
             self._wire = wires.make(settings.wire or _wire_of(paths[0]), symbols, settings.venues)
             self._capture = capture.Capture(paths[0])
         elif len(paths) == 1 and itch_file.is_itch_file(paths[0]):
@@ -205,13 +223,19 @@ class Recording:
             yield _EndSection(wire, np.array([self.last_ns], np.int64))
 
     def _tape_sections(self) -> Iterator[_TapeSection]:
+        for rows in logged.read(self._logs, self._symbols, self._from_ns, self._to_ns):
+            self._count(rows)
+            yield _LogSection(rows)
         times = self._tape["recv_ns"]
         wanted = self._tape[(times >= self._from_ns) & (times < self._to_ns)]
         for start in range(0, wanted.size, TAPE_ROWS_MAX):
             section = wanted[start : start + TAPE_ROWS_MAX]
-            self._quotes += int((section["kind"] == KIND_QUOTE).sum())
-            self._trades += int((section["kind"] == KIND_TRADE).sum())
+            self._count(section)
             yield _TapeSection(section)
+
+    def _count(self, rows: Rows) -> None:
+        self._quotes += int((rows["kind"] == KIND_QUOTE).sum())
+        self._trades += int((rows["kind"] == KIND_TRADE).sum())
 
 
 class Pacer:
