@@ -1,4 +1,4 @@
-"""Nanoseconds that it costs to count a latency, beside numpy and HdrHistogram's Python package; its share of a node.
+"""Nanoseconds to count a latency, beside numpy and HdrHistogram's Python package; and its share of a node.
 
 All count the same log-normal latencies, as rows of the bus or as the plain numbers that the peers take. The last lines
 time a processor's step with and without the histogram, in turns, on batches as small and as large as they come.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fabric import topology
+from fabric import machine, topology
 from fabric.cli import check, endpoints
 from fabric.clock import SECOND_NS
 from fabric.errors import TopologyError, UsageError
@@ -590,6 +590,37 @@ def test_plans_and_keys(tmp_path: Path) -> None:
     (tmp_path / "keys.json").touch(0o644)
     (loose,) = problems(text, str(tmp_path / "t.yaml"))
     assert "mode 0644" in loose
+
+
+def test_operators_are_a_plan_that_nobody_has_without_a_key() -> None:
+    text = FEED + "access:\n  keys: keys.json\n  public: PLAN\n  plans:\n    ops: {operator: true}\n"
+    plan = topology.load_text(text.replace("PLAN", "full"), "t.yaml", {}).access.plan("ops")
+    assert plan == Plan("ops", operator=True)
+    (found,) = problems(text.replace("PLAN", "ops"))
+    assert "the plan 'ops' is an operator's: it cannot be that of those who give no key" in found
+
+
+def test_metrics_are_served_where_the_file_says_and_not_by_a_replay() -> None:
+    assert load("").metrics is None
+    found = load("metrics: {port: 9464}")
+    assert found.metrics == ("127.0.0.1", 9464)
+    assert machine.Port("fabric", "metrics", "127.0.0.1", 9464) in machine.ports(found)
+    assert load('metrics: {port: 9464, bind: "::"}').metrics == ("::", 9464)
+    assert topology.with_source(found, "day.csv", base_port=6000, http_port=9090).metrics is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("metrics: {bind: 127.0.0.1}", "port"),
+        ("metrics: {port: 0}", "expected a port from 1 to 65535, found '0'"),
+        ("metrics: {port: 9464, bind: all}", "expected an IP address, found 'all'"),
+        ("metrics: {port: 9464, path: /x}", "unknown key 'path'"),
+    ],
+)
+def test_what_is_wrong_with_metrics_is_named(text: str, problem: str) -> None:
+    (found,) = problems(FEED + text)
+    assert problem in found
 
 
 def test_a_replay_is_open_since_it_is_on_loopback() -> None:

@@ -55,6 +55,7 @@ def launched(path: Path) -> Iterator[FakeLauncher]:
         finally:
             over.set()
             thread.join()
+            server.refuse()
             server.close()
 
 

@@ -130,7 +130,7 @@ class TestASlowProcessor:
         assert (threshold["name"], threshold["health"]) == ("latency_p99", "alarm")
 
     def test_is_exactly_that_hop_in_top(self, rig: Rig) -> None:
-        lines = rig.command("top", "--once").splitlines()
+        lines = [line.strip() for line in rig.command("top", "--once").splitlines()]
         found = {
             hop: next(line for line in lines if line.startswith(hop)) for hop in ("feed ", "processor ", "gateway ")
         }
