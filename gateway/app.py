@@ -275,10 +275,11 @@ class Gateway:
             await self._turn()
         acceptor.stop()
         listening.close()
+        self._service.leaving = True
         self._clients.close_all(SERVICE_RESTART, "restarting")
         for market in self._delayed.values():
             market.fanout.close_all(SERVICE_RESTART, "restarting")
-        while self._clients.counters()["clients"] or self._connections.open:
+        while self._clients.counters()["clients"] or self._connections.open or self._service.followers:
             if self._clock.monotonic_ns() >= until_ns:
                 return
             await self._turn()
