@@ -1,7 +1,7 @@
 """The store of closed candles: what charts read once a gateway's memory ends. One small interface, SQL behind it.
 
-    history = open_history(url)              # a file: SQLite; postgresql://...: PostgreSQL, with TimescaleDB where it is
-    history.write(names, rows, positions)    # BAR rows that have closed, and how far the log has been read: one transaction
+    history = open_history(url)            # a file: SQLite; postgresql://...: PostgreSQL, with TimescaleDB where it is
+    history.write(names, rows, positions)  # BAR rows that have closed, and how far the logs are read: one transaction
     history.read("AAPL", "1m", start_ns, end_ns, limit, newest=True)
 
 A candle is (symbol, interval, start). Writing is idempotent: of two states of one candle the same one stays, in
@@ -31,7 +31,7 @@ FORGET_SYMBOLS = 256
 """Symbols whose old candles go in one transaction."""
 
 Candle = tuple[int, ...]
-"""start, open, high, low, close, volume, trades, vwap, rev, final, gap; NULL where undefined (as `gateway` keeps it)."""
+"""start, open, high, low, close, volume, trades, vwap, rev, final, gap; NULL where undefined."""
 
 _STORED = {
     "start": "event_ns",
@@ -99,9 +99,7 @@ class History(ABC):
 
     # What they share.
 
-    def write(
-        self, names: Sequence[str], rows: Rows, positions: Mapping[str, tuple[int, int]] | None = None
-    ) -> None:
+    def write(self, names: Sequence[str], rows: Rows, positions: Mapping[str, tuple[int, int]] | None = None) -> None:
         """Store BAR rows, ``names[i]`` being the symbol of the i-th, and by publisher (epoch, position) up to which its
         log has been dealt with. All of it or nothing.
         """
@@ -203,7 +201,9 @@ def open_history(url: str, *, read_only: bool = False) -> History:
     try:
         postgres: History = importlib.import_module("fabric.history_postgres").PostgresHistory(url)
     except ImportError as error:
-        raise UnavailableError("a history in PostgreSQL needs psycopg: pip install 'market-fabric[postgres]'") from error
+        raise UnavailableError(
+            "a history in PostgreSQL needs psycopg: pip install 'market-fabric[postgres]'"
+        ) from error
     return postgres
 
 

@@ -2,8 +2,8 @@
 
     archive/1m/2026-11-20.parquet      symbol, start, open, high, low, close, volume, trades, vwap, rev, gap
 
-Prices are numbers of the currency. A file is written once, when its day has been over for `SETTLED_NS`, and appears whole
-or not at all. Source: parquet.apache.org/docs/file-format.
+Prices are numbers of the currency. A file is written once, when its day has been over for `SETTLED_NS`, and
+appears whole or not at all. Source: parquet.apache.org/docs/file-format.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Archive:
     def __init__(self, folder: str) -> None:
         """Raises UnavailableError without pyarrow."""
         try:
-            import pyarrow  # noqa: F401
+            import pyarrow as _  # noqa: F401, ICN001
         except ImportError as error:
             raise UnavailableError("history.archive needs pyarrow: pip install 'market-fabric[export]'") from error
         self._folder = Path(folder)

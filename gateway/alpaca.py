@@ -1,8 +1,9 @@
 """Alpaca's REST paths for stocks, so that its `StockHistoricalDataClient` works with only its URL changed.
 
-Latest quotes, trades and bars, snapshots, and bars of a range in pages, from the gateway's memory. As in its
-WebSocket dialect a side that does not exist is price 0 and size 0, and a value that is stale has ``"state"``, a key
-of ours that stock clients pass over. A symbol that is unknown is left out of an answer for several, and 404 alone.
+Latest quotes, trades, bars and snapshots from the gateway's memory; bars of a range in pages, from memory and
+history. As in its WebSocket dialect a side that does not exist is price 0 and size 0, and a value that is stale has
+``"state"``, a key of ours that stock clients pass over. A symbol that is unknown is left out of an answer for several,
+and 404 alone.
 
 Source: Alpaca's "Market Data API" reference, v2, stocks.
 """
@@ -10,14 +11,18 @@ Source: Alpaca's "Market Data API" reference, v2, stocks.
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fabric.clock import SECOND_NS
-from fabric.records import KIND_BAR_1H, KIND_BAR_1M, KIND_BAR_5M, NULL, unpack
+from fabric.errors import StoreError
+from fabric.history import INTERVAL_NS, Candle
+from fabric.records import KIND_BAR_1M, NULL, unpack
+from gateway.candles import INTERVALS, HistoryReader, joined, unbroken
 from gateway.latest import Latest
 from gateway.rest import (
+    RETRY_AFTER_S,
     DataHandler,
     JsonObject,
     Problem,
@@ -32,9 +37,9 @@ from gateway.rest import (
 from gateway.values import decimal, number, rfc3339
 
 TIMEFRAMES = {
-    **dict.fromkeys(("1Min", "1T"), KIND_BAR_1M),
-    **dict.fromkeys(("5Min", "5T"), KIND_BAR_5M),
-    **dict.fromkeys(("1Hour", "1H", "60Min"), KIND_BAR_1H),
+    **dict.fromkeys(("1Min", "1T"), "1m"),
+    **dict.fromkeys(("5Min", "5T"), "5m"),
+    **dict.fromkeys(("1Hour", "1H", "60Min"), "1h"),
 }
 LIMIT_MAX = 10_000
 LIMIT_DEFAULT = 1_000
@@ -127,7 +132,7 @@ def snapshot(latest: Latest, symbol: int) -> JsonObject | None:
 class BarsRequest:
     """What `/v2/stocks/bars` was asked."""
 
-    kind: int
+    interval: str
     start_ns: int
     end_ns: int  # the bars' starts lie in [start_ns, end_ns]
     limit: int
@@ -170,10 +175,20 @@ def parse_token(text: str) -> tuple[str, int]:
     return symbol, int(start)
 
 
-def bars(latest: Latest, names: Sequence[str], request: BarsRequest) -> tuple[dict[str, list[JsonObject]], str | None]:
-    """One page of bars by symbol, the symbols in alphabetical order, and the token of the next page."""
+Stored = Callable[[str, int, int, int], Awaitable[list[Candle]]]
+"""The history's candles of a symbol in [start, end): at most so many, from the side that the page begins at."""
+
+
+async def bars(
+    latest: Latest, names: Sequence[str], request: BarsRequest, stored: Stored | None = None
+) -> tuple[dict[str, list[JsonObject]], str | None]:
+    """One page of bars by symbol, the symbols in alphabetical order, and the token of the next page.
+
+    ``stored`` is asked where memory does not hold the range without a break.
+    """
     found: dict[str, list[JsonObject]] = {}
     left = min(request.limit, PAGE_MAX)
+    step_ns = INTERVAL_NS[request.interval]
     for name in sorted(set(names)):
         if request.token is not None and name < request.token[0]:
             continue
@@ -183,7 +198,10 @@ def bars(latest: Latest, names: Sequence[str], request: BarsRequest) -> tuple[di
                 (start_ns, request.token[1]) if request.newest_first else (max(start_ns, request.token[1] + 1), end_ns)
             )
         symbol = latest.find(name)
-        kept = latest.candles(symbol, request.kind, start_ns, end_ns, 1 << 31).tolist() if symbol >= 0 else []
+        kind = INTERVALS[request.interval]
+        kept = latest.candles(symbol, kind, start_ns, end_ns, 1 << 31).tolist() if symbol >= 0 else []
+        if stored is not None and not unbroken(kept, start_ns, 1 << 31, step_ns):
+            kept = joined(await stored(name, start_ns, end_ns, left + 1), kept, 1 << 31)
         if request.newest_first:
             kept.reverse()
         if kept:
@@ -252,20 +270,38 @@ class BarsHandler(DataHandler):
         super().initialize(service)
         self._several = several
 
-    def get(self, symbol: str = "") -> None:
+    async def get(self, symbol: str = "") -> None:
         parameters = self.parameters(*BARS_PARAMETERS, *(("symbols",) if self._several else ()))
         names = parse_symbols(parameters.get("symbols", "")) if self._several else [parse_symbol("symbol", symbol)]
         check_feed(self.service, parameters, (), "bars")
         request = bars_request(parameters, self.service.clock.now_ns())
         self.entitle("bars", names)
         latest = self.latest
-        if not self._several and latest.find(symbol) < 0:
+        history = self.service.history
+        found, token = await bars(latest, names, request, None if history is None else self._stored(history, request))
+        if not self._several and latest.find(symbol) < 0 and not found:
             raise unknown_symbol(latest, symbol)
-        found, token = bars(latest, names, request)
+        source = "memory" if history is None else "memory, history"
         if self._several:
-            self.answer({"bars": found, "next_page_token": token}, "memory")
+            self.answer({"bars": found, "next_page_token": token}, source)
         else:
-            self.answer({"symbol": symbol, "bars": found.get(symbol, []), "next_page_token": token}, "memory")
+            self.answer({"symbol": symbol, "bars": found.get(symbol, []), "next_page_token": token}, source)
+
+    def _stored(self, history: HistoryReader, request: BarsRequest) -> Stored:
+        """What the history has, as far as the user's plan sees it. Raises Problem 503 where it does not answer."""
+        delay_ns, seen_ns = self.grant.plan.delay_ns, 2**63 - 1
+        if delay_ns:
+            seen_ns = self.service.clock.now_ns() - delay_ns - INTERVAL_NS[request.interval]
+
+        async def read(name: str, start_ns: int, end_ns: int, limit: int) -> list[Candle]:
+            try:
+                return await history.candles(
+                    name, request.interval, start_ns, min(end_ns, seen_ns), limit, newest=request.newest_first
+                )
+            except StoreError as error:  # a page with a hole would be taken for the truth
+                raise Problem(503, "no_data", f"the history: {error}", retry_after=RETRY_AFTER_S) from error
+
+        return read
 
 
 def check_feed(service: Service, parameters: Mapping[str, str], by_venue: Sequence[str], kind: str) -> str:

@@ -21,12 +21,14 @@ from tornado.web import Application, RequestHandler, StaticFileHandler
 from fabric import environment
 from fabric.clock import SECOND_NS
 from fabric.control import RunFolder
+from fabric.history import History, open_history
 from fabric.node import Runtime
 from fabric.records import KIND_GAP, Rows
-from fabric.topology import GatewaySettings, Topology
-from gateway import alpaca, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
+from fabric.topology import HISTORY_NODE, GatewaySettings, NodeSpec, Topology
+from gateway import alpaca, candles, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
 from gateway.accepting import ACCEPTS_PER_S, Acceptor
 from gateway.auth import Door
+from gateway.candles import HistoryReader
 from gateway.delayed import Delayed
 from gateway.fanout import Fanout
 from gateway.health import Health
@@ -87,9 +89,10 @@ class Gateway:
         store: rest.Store | None,
         door: Door,
         delayed: Mapping[int, Delayed] | None = None,
+        history: History | None = None,
     ) -> None:
         """``store``: where values are looked for that memory has not; None without a cache. ``delayed``: by their
-        delay, the markets of those whose plan has one.
+        delay, the markets of those whose plan has one. ``history``: where candles are that memory has no longer.
         """
         self._runtime = runtime
         self._clock = runtime.clock
@@ -102,6 +105,7 @@ class Gateway:
         self._service = Service(
             runtime.topology, runtime.spec, self._clock, latest, SymbolIndex(latest), self._store, door,
             {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
+            history=None if history is None else HistoryReader(history),
         )  # fmt: skip
         self._watchdog = Watchdog(runtime.log)
         self._acceptor: Acceptor | None = None
@@ -117,12 +121,17 @@ class Gateway:
             "latest": self._latest.counters,
             "fanout": self._clients.counters,
             "rest": self._rest_counters,
+            "candles": lambda: candles.counters(self._service),
             "access": self._door.counters,
             "connections": self._connection_counters,
         }
         if self._delayed:
             parts["delayed"] = self._delayed_counters
-        labelled = {("bad_frames", "reason"): self._inbox.bad_frames, ("http_requests", "status"): self._requests}
+        labelled = {
+            ("bad_frames", "reason"): self._inbox.bad_frames,
+            ("http_requests", "status"): self._requests,
+            ("reads", "answer"): lambda: self._service.reads,
+        }
         metrics = service | {"registry": health.registry(parts, labelled)}
         page = {"path": str(PAGE)}
         return Application(
@@ -130,7 +139,7 @@ class Gateway:
                 (r"/quotes/([^/]+)", rest.QuoteHandler, service),
                 (r"/quotes/([^/]+)/explain", rest.ExplainHandler, service),
                 (r"/quotes", rest.QuotesHandler, service),
-                (r"/candles/([^/]+)", rest.CandlesHandler, service),
+                (r"/candles/([^/]+)", candles.CandlesHandler, service),
                 (r"/symbols", rest.SymbolsHandler, service),
                 (r"/topology", rest.TopologyHandler, service),
                 (r"/v1/ticket", rest.TicketHandler, service),
@@ -178,6 +187,8 @@ class Gateway:
             if watching is not None and self._store is not None:
                 watching.cancel()
                 self._store.close()
+            if self._service.history is not None:
+                self._service.history.close()
             await server.close_all_connections()
             self._door.close()
 
@@ -290,15 +301,23 @@ def main(runtime: Runtime) -> None:
     latest = Latest(topology.limits, topology.venues, runtime.spec.reads, symbols)
     fanout = Fanout(topology, settings, symbols, latest, runtime.clock)
     store = None if topology.cache.mode == "off" else Store(topology.cache)
+    history = _history(topology, runtime.spec)
     door = Door(topology.access, topology.limits, Shared(_table(topology)), runtime.clock)
     delays = {plan.delay_ns for plan in topology.access.plans if plan.delay_ns}
     delayed = {
         delay_ns: Delayed(delay_ns, topology, settings, runtime.spec.reads, symbols, runtime.clock)
         for delay_ns in sorted(delays)
     }
-    gateway = Gateway(runtime, latest, fanout, store, door, delayed)
+    gateway = Gateway(runtime, latest, fanout, store, door, delayed, history)
     fanouts = {delay_ns: market.fanout for delay_ns, market in delayed.items()}
     asyncio.run(gateway.serve(websocket.handlers(fanout, symbols, door, fanouts, lambda: fanout.degraded)))
+
+
+def _history(topology: Topology, spec: NodeSpec) -> History | None:
+    """The history, where this machine reaches it: a file is on the machine of the node that writes it."""
+    if topology.history is None or not (topology.history.remote or topology.node(HISTORY_NODE).host == spec.host):
+        return None
+    return open_history(topology.history.url, read_only=True)
 
 
 def _table(topology: Topology) -> Path | None:

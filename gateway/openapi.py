@@ -10,8 +10,9 @@ from typing import Any, Final
 from fabric import __version__
 from fabric.records import STATE_NAMES
 from gateway.alpaca import BARS_PARAMETERS, LATEST_PARAMETERS, LIMIT_MAX, TIMEFRAMES
+from gateway.candles import INTERVALS
 from gateway.explain import AHEAD, AT_BEST, BEHIND, BEST, NONE, OUT, REASONS
-from gateway.rest import BATCH_MAX, INTERVALS, SYMBOLS_LIMIT
+from gateway.rest import BATCH_MAX, SYMBOLS_LIMIT
 
 Json = dict[str, Any]
 
@@ -148,18 +149,27 @@ SCHEMAS: Final[Json] = {
             "trades": _SIZE,
             "vwap": _PRICE,
             "start": _NUMBER | {"description": "seconds since the epoch"},
-            "rev": _COUNT | {"description": "0 while it runs, 1 when it closed, +1 at each revision"},
+            "rev": _nullable("integer") | {"description": "0 while it runs, 1 when it closed, +1 at each revision"},
             "final": _FLAG,
             "gap": _FLAG | {"description": "messages were lost inside it"},
         },
         ("t", "trades", "vwap", "rev", "final", "gap"),
     ),
-    "Candles": _object({"symbol": _TEXT, "interval": {"enum": list(INTERVALS)}, "candles": _list(_ref("Candle"))}),
+    "Candles": _object(
+        {
+            "symbol": _TEXT,
+            "interval": {"enum": list(INTERVALS)},
+            "candles": _list(_ref("Candle")),
+            "older": _nullable("string") | {"description": "where there is more before: the `end` to ask for next"},
+            "partial": _FLAG | {"description": "the history did not answer: earlier candles may be missing"},
+        },
+        ("partial",),
+    ),
     "Symbols": _object({"symbols": _list(_TEXT), "total": _COUNT}),
     "Topology": _object(
         {
             "gateway": _TEXT,
-            "venues": _list(_object({"code": _TEXT, "name": _TEXT, "feed": _TEXT})),
+            "venues": _list(_object({"code": _TEXT, "name": _TEXT, "feed": _TEXT, "state": _nullable("string")})),
             "nodes": _list(_object({"name": _TEXT, "role": _TEXT, "host": _TEXT})),
             "cache": _TEXT,
             "symbols": _COUNT,
@@ -234,6 +244,7 @@ _PARAMETERS: Final[Mapping[str, Json]] = {
     "start": _INSTANT,
     "end": _INSTANT,
     "limit": {"type": "integer", "minimum": 1},
+    "follow": {"enum": ["true", "false"], "default": "false", "description": "go on as a stream of events"},
     "prefix": _TEXT,
     "order": {"enum": ["name", "busiest"], "default": "name"},
     "timeframe": {"enum": list(TIMEFRAMES)},
@@ -316,7 +327,7 @@ OPERATIONS: Final = [
                "Explanation", also=_UNKNOWN),
     _operation(
         "/candles/{symbol}", "The newest candles of a range, oldest first", "Candles",
-        ("interval", "start", "end", "limit"), also=_UNKNOWN | _UNCHANGED,
+        ("interval", "start", "end", "limit", "follow"), also=_UNKNOWN | _UNCHANGED | _NO_DATA,
     ),
     _operation(
         "/symbols", "Names that begin with a prefix, or the busiest", "Symbols", ("prefix", "limit", "order"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,10 +29,6 @@ from tornado.web import HTTPError, RequestHandler
 from fabric.clock import SECOND_NS, Clock
 from fabric.errors import StoreError
 from fabric.records import (
-    KIND_BAR_1D,
-    KIND_BAR_1H,
-    KIND_BAR_1M,
-    KIND_BAR_5M,
     NULL,
     STATE_HALTED,
     STATE_NAMES,
@@ -49,22 +45,24 @@ from gateway.latest import Latest
 from gateway.limits import Rate
 from gateway.values import decimal, number, rfc3339
 
+if TYPE_CHECKING:
+    from gateway.candles import HistoryReader
+
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
 
-INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H, "1d": KIND_BAR_1D}
 BATCH_MAX = 500
 """Symbols in one `/quotes?symbols=`."""
-CANDLES_DEFAULT = 100
 SYMBOLS_DEFAULT = 20
 SYMBOLS_LIMIT = 1_000
 STORE_WAIT_S = 0.25
 STORE_READS_MAX = 4
 """Reads of the store at the same time: as many threads as may hang before the next one is refused at once."""
 STORE_WATCH_S = 2.0
+READS = ("memory", "redis", "history", "stale", "missed")
+"""What became of a read of a known symbol: answered fresh from memory or Redis (a hit of the cache), from the history
+too, with a value that is stale, or with none."""
 RETRY_AFTER_S = 1
-FINAL_MAX_AGE_S = 60
-"""How long a cache may keep candles none of which can change any more; one of a late symbol may still join them."""
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -236,66 +234,14 @@ def parse_symbols(text: str) -> list[str]:
     return [parse_symbol("symbols", name.strip()) for name in names]
 
 
-@dataclass(frozen=True)
-class CandleRequest:
-    """What `/candles/{symbol}` was asked."""
-
-    symbol: str
-    interval: str = "1m"
-    start_ns: int = 0
-    end_ns: int = 2**63 - 1
-    limit: int = CANDLES_DEFAULT
-
-
-def candle_request(symbol: str, parameters: Mapping[str, str], kept: int) -> CandleRequest:
-    """Read the parameters; raises Problem 400 naming the one that is wrong. ``kept`` bounds ``limit``."""
-    interval = parameters.get("interval", "1m")
-    if interval not in INTERVALS:
-        raise bad_parameter("interval", interval, list(INTERVALS))
-    start_ns = parse_instant("start", parameters["start"]) if "start" in parameters else 0
-    end_ns = parse_instant("end", parameters["end"]) if "end" in parameters else 2**63 - 1
-    if start_ns > end_ns:
-        raise bad_parameter("start", parameters["start"], "an instant at or before end")
-    limit = parse_count("limit", parameters["limit"], kept) if "limit" in parameters else min(CANDLES_DEFAULT, kept)
-    return CandleRequest(parse_symbol("symbol", symbol), interval, start_ns, end_ns, limit)
-
-
-def candles(latest: Latest, request: CandleRequest) -> JsonObject:
-    """The newest candles with start <= their start < end, oldest first. Raises Problem 404 for an unknown symbol."""
-    symbol = latest.find(request.symbol)
-    if symbol < 0:
-        raise unknown_symbol(latest, request.symbol)
-    kept = latest.candles(symbol, INTERVALS[request.interval], request.start_ns, request.end_ns, request.limit)
-    return candle_answer(
-        request,
-        [
-            {
-                "t": rfc3339(start_ns),
-                "open": decimal(open_px),
-                "high": decimal(high_px),
-                "low": decimal(low_px),
-                "close": decimal(close_px),
-                "volume": number(volume),
-                "trades": number(trades),
-                "vwap": decimal(vwap_px),
-                "start": start_ns / SECOND_NS,
-                "rev": rev,
-                "final": bool(final),
-                "gap": bool(gap),
-            }
-            for start_ns, open_px, high_px, low_px, close_px, volume, trades, vwap_px, rev, final, gap in kept.tolist()
-        ],
-    )
-
-
-def candle_answer(request: CandleRequest, found: Sequence[JsonObject]) -> JsonObject:
-    """The answer around candles, from wherever they came."""
-    return {"symbol": request.symbol, "interval": request.interval, "candles": found}
-
-
 def topology_answer(topology: Topology, node: NodeSpec, latest: Latest) -> JsonObject:
-    """The nodes with their addresses, and whether this gateway hears those that it reads. No setting, no secret."""
-    up = {source.publisher.name: state for source, state in zip(node.reads, latest.links(), strict=True)}
+    """The nodes with their addresses, and whether this gateway hears those that it reads; venues with the state of
+    their lines. No setting, no secret.
+    """
+    names = [source.publisher.name for source in node.reads]
+    up = dict(zip(names, latest.links(), strict=True))
+    losses = dict(zip(names, latest.tables.losses.tolist(), strict=True))
+    states = [unpack(int(state)) or None for state in latest.venue_statuses["venue_state"].tolist()]
     nodes = []
     for spec in topology.nodes:
         entry: JsonObject = {"name": spec.name, "role": spec.role, "host": spec.host}
@@ -310,11 +256,14 @@ def topology_answer(topology: Topology, node: NodeSpec, latest: Latest) -> JsonO
         if spec.reads:
             entry["reads"] = [source.publisher.name for source in spec.reads]
         if spec.name in up:
-            entry["up"] = up[spec.name]
+            entry |= {"up": up[spec.name], "losses": losses[spec.name]}
         nodes.append(entry)
     return {
         "gateway": node.name,
-        "venues": [{"code": venue.code, "name": venue.name, "feed": venue.feed} for venue in topology.venues],
+        "venues": [
+            {"code": venue.code, "name": venue.name, "feed": venue.feed, "state": state}
+            for venue, state in zip(topology.venues, states, strict=True)
+        ],
         "nodes": nodes,
         "cache": topology.cache.mode,
         "symbols": len(latest.symbols) - 1,
@@ -356,19 +305,18 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-class StoreReader:
-    """Reads of the store in threads: bounded in number and, for who awaits them, in time."""
+class Reads:
+    """Reads of a store in threads: bounded in number and, for who awaits them, in time."""
 
-    def __init__(self, store: Store, stale_after_ns: int) -> None:
-        self._store = store
-        self._stale_after_ns = stale_after_ns
-        self._pool = ThreadPoolExecutor(STORE_READS_MAX, "store")
+    def __init__(self, name: str, wait_s: float) -> None:
+        self._pool = ThreadPoolExecutor(STORE_READS_MAX, name)
+        self._wait_s = wait_s
         self._running = 0
         self.reads = 0
         self.failures = 0
         self.trouble = ""  # why the last read failed; empty when it did not
 
-    async def _run(self, read: Callable[[], _T]) -> _T:
+    async def run(self, read: Callable[[], _T]) -> _T:
         """Run ``read``; raises StoreError when it does, is too late, or when all threads are held up."""
         self.reads += 1
         try:
@@ -387,9 +335,9 @@ class StoreReader:
         future = loop.run_in_executor(self._pool, read)
         self._running += 1
         future.add_done_callback(self._ended)
-        done, _ = await asyncio.wait([future], timeout=STORE_WAIT_S)
+        done, _ = await asyncio.wait([future], timeout=self._wait_s)
         if not done:  # its thread goes on until the store's own timeout
-            raise StoreError(f"no answer within {STORE_WAIT_S} s")
+            raise StoreError(f"no answer within {self._wait_s} s")
         return future.result()
 
     def _ended(self, read: asyncio.Future[Any]) -> None:
@@ -397,20 +345,33 @@ class StoreReader:
         if not read.cancelled():
             read.exception()  # that of a late one has nobody else to look at it
 
+    def close(self) -> None:
+        """Start no further read; the ones that run end by the store's own timeouts."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class StoreReader(Reads):
+    """Reads of the cache."""
+
+    def __init__(self, store: Store, stale_after_ns: int) -> None:
+        super().__init__("store", STORE_WAIT_S)
+        self._store = store
+        self._stale_after_ns = stale_after_ns
+
     async def quotes(self, names: Sequence[str], now_ns: int) -> list[JsonObject]:
         """The quotes that the store has of ``names``, as `quote` answers them. Raises StoreError."""
-        found = await self._run(lambda: [(name, self._store.quote(name)) for name in names])
+        found = await self.run(lambda: [(name, self._store.quote(name)) for name in names])
         return [self._answer(name, value, now_ns) for name, value in found if value is not None]
 
     async def candle(self, symbol: str, interval: str) -> JsonObject | None:
         """The candle in progress. Raises StoreError."""
-        return await self._run(lambda: self._store.candle(symbol, interval))
+        return await self.run(lambda: self._store.candle(symbol, interval))
 
     async def watch(self) -> None:
         """Ask the store now and then how it is, so that `trouble` is true whether or not anyone reads. Never ends."""
         while True:
             with suppress(StoreError):
-                await self._run(self._store.server_info)
+                await self.run(self._store.server_info)
             await asyncio.sleep(STORE_WATCH_S)
 
     def _answer(self, name: str, value: JsonObject, now_ns: int) -> JsonObject:
@@ -421,8 +382,7 @@ class StoreReader:
         return {"symbol": name, **value, "age_ms": None if age_ns is None else age_ns // 1_000_000, "state": state}
 
     def close(self) -> None:
-        """Start no further read; the ones that run end by the store's own timeouts."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
         self._store.close()
 
 
@@ -443,6 +403,9 @@ class Service:
     delayed: Mapping[int, Latest] = field(default_factory=dict)  # by delay: what plans with one see
     rate_limited: int = 0
     requests: dict[int, int] = field(default_factory=dict)  # answers by status
+    reads: dict[str, int] = field(default_factory=lambda: dict.fromkeys(READS, 0))  # of known symbols, by `READS`
+    history: "HistoryReader | None" = None
+    followers: int = 0  # streams of candles that are open
 
 
 def refuse_secrets_in_query(request: HTTPServerRequest, allowed: Sequence[str] = ()) -> None:
@@ -604,6 +567,10 @@ class DataHandler(Handler):
             detail = f"not in the plan {plan.name!r}: {', '.join(missing[:10])}"
             raise Problem(403, "forbidden", detail, plan=plan.name)
 
+    def count_read(self, value: JsonObject, source: str) -> None:
+        """Count a read of a quote by where its answer came from, unless that is stale."""
+        self.service.reads["stale" if value["state"] == "stale" else source] += 1
+
     async def ask_store(self, names: Sequence[str]) -> list[JsonObject]:
         """The quotes that the store has; none when it fails. Raises Problem 503 if then memory is empty too."""
         if self.service.store is None or self.grant.plan.delay_ns:  # the store has what is now
@@ -629,13 +596,17 @@ class QuoteHandler(DataHandler):
             found = quote(self.latest, name, self.service.clock.now_ns())
         except Problem as problem:
             return self._stored(name, problem)
+        self.count_read(found, "memory")
         self.answer(found, "memory")
         return None  # no coroutine where memory knows: a tenth of the whole request
 
     async def _stored(self, name: str, problem: Problem) -> None:
         stored = await self.ask_store([name])
         if not stored:
+            if problem.code == "no_quote":
+                self.service.reads["missed"] += 1
             raise problem
+        self.count_read(stored[0], "redis")
         self.answer(stored[0], "redis")
 
 
@@ -648,10 +619,15 @@ class QuotesHandler(DataHandler):
         found = quotes(self.latest, names, self.service.clock.now_ns())
         missing = [entry["symbol"] for entry in found["missing"]]
         stored = await self.ask_store(missing) if missing else []
+        for value in found["quotes"]:
+            self.count_read(value, "memory")
+        for value in stored:
+            self.count_read(value, "redis")
         if stored:
             held = {value["symbol"] for value in stored}
             found["quotes"] += stored
             found["missing"] = [entry for entry in found["missing"] if entry["symbol"] not in held]
+        self.service.reads["missed"] += sum(entry["code"] == "no_quote" for entry in found["missing"])
         self.answer(found, "memory, redis" if stored else "memory")
 
 
@@ -669,39 +645,6 @@ class ExplainHandler(DataHandler):
             raise unknown_symbol(service.latest, name)
         names = {venue.code: venue.name for venue in service.topology.venues}
         self.answer(explain.answer(service.latest, names, known, service.clock.now_ns()), "memory")
-
-
-class CandlesHandler(DataHandler):
-    """``GET /candles/{symbol}?interval=&start=&end=&limit=``"""
-
-    async def get(self, symbol: str) -> None:
-        kept = self.service.topology.limits.candles_kept
-        request = candle_request(symbol, self.parameters("interval", "start", "end", "limit"), kept)
-        self.entitle("bars", [request.symbol])
-        try:
-            found = candles(self.latest, request)
-            if "end" in self.request.query_arguments and all(candle["final"] for candle in found["candles"]):
-                self.answer_unless_known(found, FINAL_MAX_AGE_S, "memory")
-            else:
-                self.answer(found, "memory")
-        except Problem:
-            stored = await self._stored(request)
-            if stored is None:
-                raise
-            self.answer(candle_answer(request, [stored]), "redis")
-
-    async def _stored(self, request: CandleRequest) -> JsonObject | None:
-        """The store's candle in progress, where it lies in the range that was asked for."""
-        if self.service.store is None or self.grant.plan.delay_ns:
-            return None
-        try:
-            candle = await self.service.store.candle(request.symbol, request.interval)
-        except StoreError:
-            return None
-        start = candle.get("start") if candle else None
-        if candle is None or not isinstance(start, int | float):
-            return None
-        return candle if request.start_ns <= round(start * SECOND_NS) < request.end_ns else None
 
 
 class SymbolsHandler(DataHandler):
@@ -725,7 +668,8 @@ class TopologyHandler(DataHandler):
 
     def get(self) -> None:
         self.parameters()
-        self.answer(topology_answer(self.service.topology, self.service.node, self.service.latest))
+        service = self.service
+        self.answer(topology_answer(service.topology, service.node, service.latest))
 
 
 class TicketHandler(DataHandler):

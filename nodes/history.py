@@ -1,8 +1,8 @@
 """Candles -> the history store: the node. Closed candles wait in a bounded buffer for a thread that writes them.
 
-The bus side never waits for the store: it takes batches and puts the closed candles of them (`fabric.history.closed`) into
-the `Buffer`; the thread takes from there, a transaction each `WRITE_EVERY_NS`, for candles close all at once. While the store is
-away they wait; what is more than `rows_max` pushes out the oldest, and is counted as ``lost``. With each transaction
+The bus side never waits for the store: it puts the closed candles of each batch (`fabric.history.closed`) into the
+`Buffer`; the thread takes from there each `WRITE_EVERY_NS`, for candles close all at once. While the store is away
+they wait; what is more than `rows_max` pushes out the oldest, and is counted as ``lost``. With each transaction
 goes how far the publishers' logs have been read, so after a crash of anything the logs bring what had not been written,
 and what had been is written again to no effect.
 

@@ -16,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
+from fabric.history import History
 from fabric.node import Runtime
 from fabric.records import (
     BAR,
@@ -147,6 +148,7 @@ class Rig:
         store: rest.Store | None = None,
         access: Access | None = None,
         table: Path | None = None,
+        history: History | None = None,
     ) -> None:
         latest_kernel.warm_up()  # as the launcher does before any node starts
         self.port = free_port()
@@ -154,7 +156,9 @@ class Rig:
         self.latest = Latest(limits, [VENUE], self.runtime.spec.reads, self.runtime.symbols)
         self.clients = FakeClients()
         self.door = Door(self.runtime.topology.access, limits, Shared(table), self.runtime.clock)
-        self.gateway = Gateway(cast(Runtime, self.runtime), self.latest, self.clients, store, self.door)
+        self.gateway = Gateway(
+            cast(Runtime, self.runtime), self.latest, self.clients, store, self.door, history=history
+        )
         self.serving: asyncio.Task[None] | None = None
 
     def put(self, *batches: Rows) -> None:
@@ -218,10 +222,11 @@ async def running(
     websockets: Sequence[Rule] = (),
     access: Access | None = None,
     table: Path | None = None,
+    history: History | None = None,
     **limits: int,
 ) -> AsyncIterator[Rig]:
     """A gateway that serves and is drained at the end."""
-    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table)
+    rig = Rig(replace(LIMITS, drain_ns=drain_ns, **limits), store, access, table, history)
     rig.serving = asyncio.create_task(rig.gateway.serve(websockets))
     ready = asyncio.create_task(rig.runtime.is_ready.wait())
     await asyncio.wait([ready, rig.serving], return_when=asyncio.FIRST_COMPLETED)

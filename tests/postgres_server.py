@@ -42,8 +42,10 @@ class PostgresServer:
         command += ["-h", "127.0.0.1", "-k", "", "-c", "fsync=off"]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, user=self._user or None)
         deadline = time.monotonic() + WAIT_S
-        while subprocess.run([self._binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]).returncode:
-            assert time.monotonic() < deadline and self._process.poll() is None, "postgres did not start"
+        asking = [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        while subprocess.run(asking, check=False).returncode:
+            assert self._process.poll() is None, "postgres ended"
+            assert time.monotonic() < deadline, "postgres did not start"
             time.sleep(0.02)
 
     def stop(self) -> None:

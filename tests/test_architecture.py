@@ -51,7 +51,19 @@ OWNERS = {
 ORDER = [
     *("errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native", "symbols"),
     *("codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot", "journal", "bus", "node"),
-    *("history", "history_sqlite", "history_postgres", "history_parquet", "logs", "control", "machine", "forkserver", "launcher", "client", "cli"),
+    *(
+        "history",
+        "history_sqlite",
+        "history_postgres",
+        "history_parquet",
+        "logs",
+        "control",
+        "machine",
+        "forkserver",
+        "launcher",
+        "client",
+        "cli",
+    ),
 ]
 
 # Run before the environment exists: the standard library and each other.

@@ -1,16 +1,21 @@
-// The page: a watchlist that is fed by /stream and knows from REST what the stream has not said yet.
+// The page: a watchlist that is fed by /stream and knows from REST what the stream has not said yet; beside it the chart,
+// the venues and the trades of one symbol. The drawing of charts is loaded behind the first prices.
 
+import { Banner } from "./banner.js";
 import { Connection } from "./connection.js";
 import { Explain } from "./explain.js";
 import * as format from "./format.js";
+import { Ladder } from "./ladder.js";
 import { MarketClock, Quote } from "./quotes.js";
 import { Search } from "./search.js";
 import { Table } from "./table.js";
+import { Tape } from "./tape.js";
 
 const DEFAULTS = ["AAPL", "MSFT", "AMZN", "NVDA", "TSLA", "GOOG", "META", "SPY", "QQQ", "IBM"];
 const ENOUGH = 5; // of the defaults; with fewer the busiest symbols fill the list
 const LONGEST = 200; // symbols in the list: what one request of REST takes with ease
 const STORAGE = "fabric.watchlist";
+const STORED_VIEW = "fabric.view"; // which symbol, and how long its candles are
 const TICK_MS = 500;
 const ASK_AGAIN_MS = 15_000;
 
@@ -22,6 +27,9 @@ let updates = 0;
 let rate = 0;
 let painting = false;
 let connectionState = { name: "connecting" };
+let selected = { symbol: null, interval: "1m" };
+let chart = null; // loaded behind the first prices
+let operations = null; // loaded when it is looked at first
 
 // REST
 
@@ -51,6 +59,15 @@ async function refresh(symbols) {
 }
 
 // The watchlist
+
+function loadView() {
+  try {
+    const { symbol, interval } = JSON.parse(localStorage.getItem(STORED_VIEW));
+    if (typeof symbol === "string" && ["1m", "5m", "1h"].includes(interval)) selected = { symbol, interval };
+  } catch {
+    // none yet
+  }
+}
 
 function load() {
   try {
@@ -95,14 +112,18 @@ function watch(symbols) {
   rearrange();
   connection.add(fresh);
   refresh(fresh);
+  if (order.length && !quotes.has(selected.symbol)) select(order[0]);
+  else if (quotes.has(selected.symbol)) select(selected.symbol);
 }
 
 function unwatch(symbol) {
   quotes.delete(symbol);
+  tape.forget(symbol);
   order = order.filter((other) => other !== symbol);
   rearrange();
   connection.remove([symbol]);
   save();
+  if (symbol === selected.symbol && order.length) select(order[0]);
 }
 
 function move(symbol, steps) {
@@ -125,11 +146,76 @@ function showEmpty(text) {
   element("watchlist").hidden = Boolean(text);
 }
 
+// One symbol
+
+function select(symbol, interval = selected.interval) {
+  selected = { symbol, interval };
+  try {
+    localStorage.setItem(STORED_VIEW, JSON.stringify(selected));
+  } catch {
+    // private mode
+  }
+  element("symbol").textContent = symbol;
+  for (const button of element("intervals").children) {
+    const chosen = button.dataset.interval === interval;
+    button.setAttribute("aria-checked", String(chosen));
+    button.tabIndex = chosen ? 0 : -1;
+  }
+  table.select(symbol);
+  ladder.show(symbol);
+  if (tape.symbol !== symbol) tape.show(symbol);
+  chart?.show(symbol, interval);
+  showNow();
+}
+
+/** The last price of the symbol that is shown, and how it stands to the middle of what is offered. */
+function showNow() {
+  const quote = quotes.get(selected.symbol);
+  const price = quote?.last ?? quote?.mid ?? null;
+  element("now-price").textContent = format.price(price);
+  element("now-change").textContent = quote?.seen ? `${format.price(quote.bid)} × ${format.price(quote.ask)}` : "";
+  document.title = quote?.seen ? `${selected.symbol} ${format.price(price)} · Fabric` : "Market · Fabric";
+}
+
+async function loadChart() {
+  if (chart) return;
+  const { CandleChart } = await import("./chart.js");
+  chart = new CandleChart({
+    container: element("chart"),
+    legend: element("legend"),
+    ask,
+    onState(text) {
+      element("chart-note").textContent = text;
+      element("chart-note").hidden = !text;
+    },
+  });
+  if (selected.symbol) chart.show(selected.symbol, selected.interval);
+}
+
+// Views
+
+async function route() {
+  const name = location.hash === "#operations" ? "operations" : "market";
+  for (const view of ["market", "operations"]) element(view).hidden = view !== name;
+  for (const link of document.querySelectorAll(".views a")) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.body.dataset.view = name;
+  if (name === "operations" && !operations) {
+    const { Operations } = await import("./operations.js");
+    operations ??= new Operations({ element: element("operations"), ask });
+  }
+  operations?.setVisible(location.hash === "#operations");
+}
+
 // The stream
 
 function receive(messages) {
   const now = performance.now();
   for (const message of messages) {
+    if (message.T === "mode") banner.setMode(message);
+    if (message.T === "t") tape.take(message);
     const quote = quotes.get(message.S);
     if (!quote) continue;
     if (message.T === "q") quote.takeQuote(message, now);
@@ -147,6 +233,8 @@ function schedulePaint() {
   requestAnimationFrame((now) => {
     painting = false;
     table.paint(now);
+    tape.paint();
+    showNow();
   });
 }
 
@@ -159,6 +247,7 @@ function showConnection(state) {
   connectionState = state;
   element("connection").dataset.state = state.name;
   table.setConnected(state.name === "live");
+  banner.setConnection(state);
   writeConnection();
   if (changed && state.name !== "connecting") {
     element("announcer").textContent = state.name === "live" ? "Connected" : "Connection lost";
@@ -198,7 +287,17 @@ const table = new Table({
   template: element("row"),
   onRemove: unwatch,
   onMove: move,
-  onOpen: (symbol) => explain.open(symbol),
+  onOpen: (symbol) => select(symbol),
+  onExplain: (symbol) => explain.open(symbol),
+});
+const venueName = (code) => table.venues.get(code) ?? code ?? "";
+const ladder = new Ladder({ element: element("ladder"), ask: (symbol) => ask(`quotes/${encodeURIComponent(symbol)}/explain`) });
+const tape = new Tape({ list: element("tape"), empty: element("tape-empty"), venueName });
+const banner = new Banner({
+  element: element("banner"),
+  text: element("banner").firstElementChild,
+  announce: (text) => (element("announcer").textContent = text),
+  ask: () => ask("topology"),
 });
 const connection = new Connection("stream", { onState: showConnection, onMessages: receive });
 new Search({
@@ -210,15 +309,32 @@ new Search({
   onChoose(symbol) {
     watch([symbol]);
     save();
+    select(symbol);
     table.focus(symbol);
   },
 });
 
+element("why").addEventListener("click", () => selected.symbol && explain.open(selected.symbol));
+element("intervals").addEventListener("click", ({ target }) => target.dataset.interval && select(selected.symbol, target.dataset.interval));
+element("intervals").addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const buttons = [...element("intervals").children];
+  const next = buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length];
+  select(selected.symbol, next.dataset.interval);
+  next.focus();
+});
+addEventListener("hashchange", route);
+
+loadView();
+route();
 connection.open();
 const stored = load();
 if (stored) watch(stored);
 if (!stored) firstList();
 showTopology().catch(() => {});
+setTimeout(loadChart, 50);
 setInterval(tick, TICK_MS);
 setInterval(() => refresh(order), ASK_AGAIN_MS);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => table.tick(performance.now(), clock));

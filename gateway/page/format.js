@@ -4,6 +4,8 @@ const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const cents = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const fine = new Intl.NumberFormat("en-US", { minimumFractionDigits: 4, maximumFractionDigits: 4 });
 
+const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
+
 export const NOTHING = "–";
 
 /** Two digits after the point, or four where the price is below one or has a fraction of a cent. */
@@ -41,6 +43,16 @@ export function age(milliseconds) {
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h`;
   return `${Math.floor(seconds / 86400)} d`;
+}
+
+/** 12.3K */
+export function compact(value) {
+  return value == null ? NOTHING : short.format(value);
+}
+
+/** A time in seconds as 12 s, 4 min, 3 h or 2 d. */
+export function span(seconds) {
+  return age(seconds == null ? null : Math.max(1, seconds) * 1000);
 }
 
 /** But for the dust that a difference of two binary fractions has. */

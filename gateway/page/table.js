@@ -96,13 +96,14 @@ function write(element, text) {
 }
 
 export class Table {
-  /** `onRemove(symbol)`, `onMove(symbol, steps)`, `onOpen(symbol)`. */
-  constructor({ body, template, onRemove, onMove, onOpen }) {
+  /** `onRemove(symbol)`, `onMove(symbol, steps)`, `onOpen(symbol)`, `onExplain(symbol)`. */
+  constructor({ body, template, onRemove, onMove, onOpen, onExplain }) {
     this.body = body;
     this.template = template;
     this.onRemove = onRemove;
     this.onMove = onMove;
     this.onOpen = onOpen;
+    this.onExplain = onExplain;
     this.rows = new Map();
     this.dirty = new Set();
     this.venues = new Map();
@@ -161,6 +162,14 @@ export class Table {
     }
   }
 
+  /** Mark the row of the symbol whose chart is shown. */
+  select(symbol) {
+    for (const [name, row] of this.rows) {
+      row.element.classList.toggle("selected", name === symbol);
+      row.element.setAttribute("aria-selected", String(name === symbol));
+    }
+  }
+
   focus(symbol) {
     this.rows.get(symbol)?.element.focus();
   }
@@ -192,6 +201,8 @@ export class Table {
       (event.key === "Home" ? this.body.firstElementChild : this.body.lastElementChild).focus();
     } else if (event.key === "Enter" && event.target === element) {
       this.onOpen(symbol);
+    } else if (event.key === "e" || event.key === "E") {
+      this.onExplain(symbol);
     } else if (event.key === "Delete" || event.key === "Backspace") {
       this.removeRow(element);
     } else {

@@ -73,11 +73,11 @@ def test_ranges_hold_their_start_and_not_their_end_and_keep_the_side_that_is_ask
 
 
 STATES = (
-    dict(rev=1, trades=5),
-    dict(rev=2, trades=6),
-    dict(rev=2, trades=6, final=1),
-    dict(rev=1, trades=1, gap=1, epoch=2),
-    dict(rev=2, trades=2, gap=1, epoch=2),
+    {"rev": 1, "trades": 5},
+    {"rev": 2, "trades": 6},
+    {"rev": 2, "trades": 6, "final": 1},
+    {"rev": 1, "trades": 1, "gap": 1, "epoch": 2},
+    {"rev": 2, "trades": 2, "gap": 1, "epoch": 2},
 )
 
 
@@ -194,5 +194,3 @@ def test_the_password_of_an_address_is_in_no_message() -> None:
         store.positions()
     assert "secret" not in str(error.value)
     assert "127.0.0.1" in str(error.value)
-
-

@@ -126,7 +126,7 @@ def test_the_default_topology_is_valid_and_in_start_order() -> None:
     names = [node.name for node in found.nodes]
     assert names == [
         *("redis", "nyse", "nasdaq", "bzx", "iex"),
-        *("nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3", "redis-writer", "web"),
+        *("nbbo-1", "nbbo-2", "nbbo-3", "candles-1", "candles-2", "candles-3", "redis-writer", "history", "web"),
         *("nyse-exchange", "nasdaq-exchange", "cboe-exchange", "iex-exchange"),
     ]
     assert [p.endpoint for p in found.publishers()] == [f"tcp://127.0.0.1:{port}" for port in range(5500, 5520, 2)]
@@ -521,7 +521,7 @@ def test_check_prints_nodes_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(check.command, [str(ROOT / "topology.yaml")])
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert lines[0].endswith("valid, 17 nodes, in start order:")
+    assert lines[0].endswith("valid, 18 nodes, in start order:")
     assert lines[6].split() == ["nbbo-1", "processor", "tcp://127.0.0.1:5508", "nbbo,", "bolo,", "why", "[ABCDEFGH]"]
     assert "http://127.0.0.1:8080" in result.output
     assert lines[-1] == "cache: embedded redis://127.0.0.1:5520/0"

@@ -94,6 +94,7 @@ def test_several_symbols_candles_names_and_the_topology() -> None:
             "symbol": "AAPL",
             "interval": "5m",
             "candles": [],
+            "older": None,
         }
         assert await body(rig, "/symbols?prefix=B") == {"symbols": ["BRK.B"], "total": 1}
         assert (await body(rig, "/symbols?order=busiest"))["total"] == 2

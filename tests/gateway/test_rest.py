@@ -5,15 +5,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fabric.clock import SECOND_NS
 from fabric.errors import StoreError
 from fabric.records import (
-    BAR,
     EVENT,
-    KIND_BAR_1M,
     KIND_LINK,
     KIND_NBBO,
     LINK,
@@ -30,7 +27,7 @@ from fabric.symbols import SymbolTable
 from fabric.topology import CacheSettings, GatewaySettings, Limits, NodeSpec, Publisher, Source, Topology, Venue
 from gateway import rest
 from gateway.latest import Latest
-from gateway.rest import CandleRequest, Problem, StoreReader
+from gateway.rest import Problem, StoreReader
 
 NOW_NS = 1_704_567_890 * SECOND_NS
 EVENT_NS = NOW_NS - 250_000_001
@@ -67,16 +64,6 @@ def put(latest: Latest, name: str = "AAPL", **columns: int) -> None:
     for column, value in (values | columns).items():
         row[column] = value
     latest.apply(row.view(EVENT), NOW_NS)
-
-
-def bars(latest: Latest, *starts_s: int) -> None:
-    rows = empty(len(starts_s), BAR, KIND_BAR_1M)
-    rows["symbol"], rows["seq"], rows["epoch"] = latest.symbols.intern("AAPL"), 1, 1
-    rows["event_ns"] = np.array(starts_s) * SECOND_NS
-    for name in ("open_px", "high_px", "low_px", "close_px", "vwap_px"):
-        rows[name] = 10_250_000_000
-    rows["volume"], rows["trades"], rows["rev"], rows["final"], rows["gap"] = 700, 7, 2, 1, 0
-    latest.apply(rows.view(EVENT), NOW_NS)
 
 
 def problem_of(call: Callable[[], object]) -> Problem:
@@ -223,28 +210,6 @@ def test_what_is_no_instant_is_refused_by_name(text: str) -> None:
     assert (refused.status_code, refused.members["parameter"]) == (400, "end")
 
 
-@pytest.mark.parametrize(
-    ("parameters", "parameter"),
-    [
-        ({"interval": "2m"}, "interval"),
-        ({"interval": ""}, "interval"),
-        ({"limit": "0"}, "limit"),
-        ({"limit": "51"}, "limit"),
-        ({"limit": "1000000000"}, "limit"),
-        ({"limit": "abc"}, "limit"),
-        ({"limit": "-1"}, "limit"),
-        ({"limit": "١"}, "limit"),  # a digit, though not of ASCII
-        ({"start": "yesterday"}, "start"),
-        ({"end": "2024-02-30"}, "end"),
-        ({"start": "2024-01-02", "end": "2024-01-01"}, "start"),
-    ],
-)
-def test_a_bad_candle_parameter_is_named_with_what_it_may_be(parameters: dict[str, str], parameter: str) -> None:
-    refused = problem_of(lambda: rest.candle_request("AAPL", parameters, kept=50))
-    assert (refused.status_code, refused.code, refused.members["parameter"]) == (400, "bad_parameter", parameter)
-    assert refused.members["allowed"]
-
-
 @pytest.mark.parametrize("text", ["", "A" * 17, "A B", "Ä", "A\n"])
 def test_what_cannot_be_a_symbol_is_refused(text: str) -> None:
     assert problem_of(lambda: rest.parse_symbol("symbol", text)).status_code == 400
@@ -256,32 +221,6 @@ def test_a_list_of_symbols_is_bounded_and_has_no_holes(text: str) -> None:
 
 
 # Candles, symbols
-
-
-def test_candles_in_order_by_half_open_range(latest: Latest) -> None:
-    bars(latest, 60, 120, 180)
-    answer = rest.candles(latest, CandleRequest("AAPL", start_ns=60 * SECOND_NS, end_ns=180 * SECOND_NS))
-    assert [candle["start"] for candle in answer["candles"]] == [60, 120]
-    assert answer["candles"][0] == {
-        "t": "1970-01-01T00:01:00.000000000Z",
-        "open": 10.25,
-        "high": 10.25,
-        "low": 10.25,
-        "close": 10.25,
-        "volume": 700,
-        "trades": 7,
-        "vwap": 10.25,
-        "start": 60.0,
-        "rev": 2,
-        "final": True,
-        "gap": False,
-    }
-    assert rest.candles(latest, CandleRequest("AAPL", limit=1))["candles"][0]["start"] == 180
-
-
-def test_a_symbol_without_candles_has_an_empty_list_and_an_unknown_one_is_404(latest: Latest) -> None:
-    assert rest.candles(latest, CandleRequest("AA", "5m"))["candles"] == []
-    assert problem_of(lambda: rest.candles(latest, CandleRequest("NOPE"))).status_code == 404
 
 
 def test_a_date_that_is_none_is_refused() -> None:
