@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tornado import httputil
 from tornado.httpserver import HTTPServer
-from tornado.web import Application, RequestHandler, StaticFileHandler
+from tornado.web import Application, HTTPError, RequestHandler
 
 from fabric import environment
 from fabric.clock import SECOND_NS
@@ -27,6 +27,7 @@ from fabric.records import KIND_GAP, Rows
 from fabric.topology import HISTORY_NODE, GatewaySettings, NodeSpec, Topology
 from gateway import alpaca, candles, fanout_kernel, health, latest_kernel, meta, protocol_kernel, rest, websocket
 from gateway.accepting import ACCEPTS_PER_S, Acceptor
+from gateway.assets import YEAR_S, Page
 from gateway.auth import Door
 from gateway.candles import HistoryReader
 from gateway.delayed import Delayed
@@ -65,17 +66,34 @@ class Clients(Protocol):
     def counters(self) -> Mapping[str, int]: ...
 
 
-class PageHandler(Answering, StaticFileHandler):
+class PageHandler(Answering):
     """The web page's plain files, revalidated by ETag, under a policy that lets nothing else run."""
 
-    def initialize(self, path: str) -> None:  # type: ignore[override]
-        StaticFileHandler.initialize(self, path, "index.html")
+    def initialize(self, page: Page) -> None:
+        self._page = page
 
-    def set_extra_headers(self, path: str) -> None:
-        self.set_header("Cache-Control", "no-cache")
+    def head(self, name: str) -> None:
+        self.get(name)
+
+    def get(self, name: str) -> None:
+        asset = self._page.find(name or "index.html")
+        if asset is None:
+            raise HTTPError(404)
+        self.set_header("Content-Type", asset.type)
+        self.set_header("Cache-Control", f"public, max-age={YEAR_S}, immutable" if asset.versioned else "no-cache")
         self.set_header("Content-Security-Policy", rest.PAGE_POLICY)
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.set_header("Vary", "Accept-Encoding")
+        self.set_header("ETag", asset.tag)
+        if self.check_etag_header():
+            self.set_status(304)
+        elif "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            self.write(asset.packed)
+        else:
+            self.write(asset.plain)
+        self.finish()
 
 
 class Gateway:
@@ -133,7 +151,7 @@ class Gateway:
             ("reads", "answer"): lambda: self._service.reads,
         }
         metrics = service | {"registry": health.registry(parts, labelled)}
-        page = {"path": str(PAGE)}
+        page = {"page": Page(PAGE)}
         return Application(
             [
                 (r"/quotes/([^/]+)", rest.QuoteHandler, service),

@@ -6,8 +6,9 @@ with each start once: of memory and history the revision of memory, unless that 
 
 ``follow=true`` answers with a stream of events (text/event-stream): first ``candles``, the range as without it, then
 ``candle`` for each candle that begins or changes. Both are taken from the same memory in one turn of the loop, so
-nothing is left out between them and nothing comes twice; a reader keeps candles by their start and needs no more. Nothing
-queues for a slow one: after each write its next state is taken anew. Source: HTML Living Standard, "Server-sent events".
+nothing is left out between them and nothing comes twice; a reader keeps candles by their start and needs no more.
+Nothing queues for a slow one: after each write the next state is taken anew. Source: HTML Living Standard,
+"Server-sent events".
 """
 
 import asyncio
@@ -40,6 +41,8 @@ from gateway.values import decimal, number, rfc3339
 
 INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H, "1d": KIND_BAR_1D}
 CANDLES_DEFAULT = 100
+CANDLES_MAX = 1_000
+"""In one answer, which is made in one turn of the loop."""
 FINAL_MAX_AGE_S = 60
 """How long a cache may keep candles none of which can change any more; one of a late symbol may still join them."""
 HISTORY_WAIT_S = 1.0
@@ -73,8 +76,8 @@ class CandleRequest:
         return INTERVALS[self.interval]
 
 
-def candle_request(symbol: str, parameters: Mapping[str, str], kept: int) -> CandleRequest:
-    """Read the parameters; raises Problem 400 naming the one that is wrong. ``kept`` bounds ``limit``."""
+def candle_request(symbol: str, parameters: Mapping[str, str]) -> CandleRequest:
+    """Read the parameters; raises Problem 400 naming the one that is wrong."""
     interval = parameters.get("interval", "1m")
     if interval not in INTERVALS:
         raise bad_parameter("interval", interval, list(INTERVALS))
@@ -82,7 +85,7 @@ def candle_request(symbol: str, parameters: Mapping[str, str], kept: int) -> Can
     end_ns = parse_instant("end", parameters["end"]) if "end" in parameters else LATEST_NS
     if start_ns > end_ns:
         raise bad_parameter("start", parameters["start"], "an instant at or before end")
-    limit = parse_count("limit", parameters["limit"], kept) if "limit" in parameters else min(CANDLES_DEFAULT, kept)
+    limit = parse_count("limit", parameters.get("limit", str(CANDLES_DEFAULT)), CANDLES_MAX)
     follow = parameters.get("follow", "false")
     if follow not in ("true", "false"):
         raise bad_parameter("follow", follow, ["true", "false"])
@@ -195,9 +198,8 @@ class CandlesHandler(DataHandler):
     """``GET /candles/{symbol}?interval=&start=&end=&limit=&follow=``"""
 
     async def get(self, symbol: str) -> None:
-        kept = self.service.topology.limits.candles_kept
         parameters = self.parameters("interval", "start", "end", "limit", "follow")
-        request = candle_request(symbol, parameters, kept)
+        request = candle_request(symbol, parameters)
         self.entitle("bars", [request.symbol])
         if request.follow:
             await self._follow(request)

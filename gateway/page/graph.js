@@ -5,7 +5,7 @@ import * as format from "./format.js";
 const COLUMNS = ["exchange", "feed", "processor", "writer", "gateway"];
 const TITLES = { exchange: "Exchanges", feed: "Feeds", processor: "Processors", writer: "Stores", gateway: "Gateways" };
 const PLACED = { cache: "writer", history: "writer" };
-const BOX = { width: 150, height: 46, gap: 14, column: 216, top: 34 };
+const BOX = { width: 158, height: 42, gap: 10, column: 228, top: 28 };
 const SVG = "http://www.w3.org/2000/svg";
 
 export class Graph {
@@ -62,10 +62,10 @@ export class Graph {
   box({ name }, x, y) {
     const group = node("g", { class: "node", transform: `translate(${x} ${y})`, tabindex: 0, role: "img" });
     group.dataset.node = name;
-    group.append(node("rect", { width: BOX.width, height: BOX.height, rx: 9 }), node("circle", { cx: 14, cy: 16, r: 4 }));
-    const title = group.appendChild(node("text", { x: 26, y: 20, class: "name" }));
-    title.textContent = name.length > 16 ? `${name.slice(0, 15)}…` : name;
-    const detail = group.appendChild(node("text", { x: 14, y: 37, class: "detail" }));
+    group.append(node("rect", { width: BOX.width, height: BOX.height, rx: 9 }), node("circle", { cx: 14, cy: 15, r: 4 }));
+    const title = group.appendChild(node("text", { x: 25, y: 19, class: "name" }));
+    title.textContent = name.length > 18 ? `${name.slice(0, 17)}…` : name;
+    const detail = group.appendChild(node("text", { x: 25, y: 34, class: "detail" }));
     this.svg.append(group);
     return { group, detail, x, y };
   }
@@ -79,7 +79,7 @@ export class Graph {
     if (one.rate != null) parts.push(`${format.compact(one.rate)}/s`);
     if (one.lag) parts.push(`lag ${format.compact(one.lag)}`);
     if (one.latency?.p99_ms != null && parts.length < 2) parts.push(`p99 ${format.compact(one.latency.p99_ms)} ms`);
-    const text = parts.join("  ");
+    const text = parts.join(" · ");
     if (box.detail.textContent !== text) box.detail.textContent = text;
     box.group.setAttribute("aria-label", `${one.name}: ${one.state || "no state"}${text ? `, ${text}` : ""}`);
   }

@@ -81,15 +81,15 @@ export class Operations {
     thresholds.forEach((threshold, place) => {
       const item = list.children[place] ?? list.appendChild(gauge());
       const [title, value, track, limit] = item.children;
-      const { value: found, alarm, warn, unit, worse } = threshold;
+      const { value: found, alarm, unit, worse } = threshold;
       item.dataset.health = found == null ? "none" : threshold.health;
       item.dataset.name = threshold.name;
       write(title, threshold.title);
-      write(value, found == null ? format.NOTHING : `${short.format(found)}${unit === "%" ? " %" : ` ${unit}`}`);
+      write(value, found == null ? format.NOTHING : short.format(found) + (unit.length < 3 ? ` ${unit}` : ""));
       const share = found == null ? 0 : worse === "above" ? found / alarm : (100 - found) / Math.max(100 - alarm, 1e-9);
       track.firstElementChild.style.width = `${Math.min(100, share * 100)}%`;
       const more = threshold.name === "connections" && answer.connections ? ` · ${format.size(answer.connections.open)} open` : "";
-      write(limit, `${worse === "above" ? "below" : "above"} ${short.format(alarm)}${unit === "%" ? " %" : ` ${unit}`}, watch from ${short.format(warn)}${more}`);
+      write(limit, `${worse === "above" ? "under" : "over"} ${short.format(alarm)} ${unit}${more}`);
     });
   }
 

@@ -50,7 +50,7 @@ export class Tape {
   line(trade) {
     const item = document.createElement("li");
     item.dataset.move = trade.move;
-    const parts = { time: TIME.format(Date.parse(trade.t)), at: format.price(trade.p), shares: format.size(trade.s), venue: trade.x ?? "", codes: (trade.c ?? []).join("").replaceAll("@", "").trim() };
+    const parts = { time: trade.t ? TIME.format(Date.parse(trade.t)) : "", at: format.price(trade.p), shares: format.size(trade.s), venue: trade.x ?? "", codes: (trade.c ?? []).join("").replaceAll("@", "").trim() };
     for (const [name, text] of Object.entries(parts)) {
       const part = document.createElement("span");
       part.className = name;

@@ -119,8 +119,8 @@ def test_several_symbols_candles_names_and_the_topology() -> None:
         ("/symbols?order=price", 400, "bad_parameter"),
         ("/symbols?limit=%ff", 400, "bad_request"),
         ("/nothing/here", 404, "not_found"),
-        ("/page/../app.py", 403, "forbidden"),
-        ("/page/%2e%2e/app.py", 403, "forbidden"),
+        ("/page/../app.py", 404, "not_found"),
+        ("/page/%2e%2e/app.py", 404, "not_found"),
     ],
 )
 def test_every_error_is_a_problem_document(path: str, status: int, code: str) -> None:

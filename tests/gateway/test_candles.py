@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+from tornado.httpclient import AsyncHTTPClient
 
 from candle_rows import MINUTE_NS, START_NS, candle
 from fabric.errors import StoreError
@@ -22,7 +22,6 @@ from gateway.rest import Problem
 from gateway_rig import Rig, running
 
 Answer = dict[str, Any]
-KEPT = 50
 
 
 class Away:
@@ -57,11 +56,7 @@ class Cache:
 
 
 async def get(rig: Rig, path: str, status: int = 200) -> Answer:
-    try:
-        response = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{rig.port}{path}")
-    except HTTPClientError as error:
-        assert error.response is not None
-        response = error.response
+    response = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{rig.port}{path}", raise_error=False)
     assert response.code == status, response.body
     answer: Answer = json.loads(response.body) | {"source": response.headers.get("X-Data-Source")}
     return answer
@@ -104,7 +99,7 @@ def memory(rig: Rig, *rows: Rows) -> Rows:
         ({"interval": "2m"}, "interval"),
         ({"interval": ""}, "interval"),
         ({"limit": "0"}, "limit"),
-        ({"limit": "51"}, "limit"),
+        ({"limit": "1001"}, "limit"),
         ({"limit": "1000000000"}, "limit"),
         ({"limit": "abc"}, "limit"),
         ({"limit": "-1"}, "limit"),
@@ -118,7 +113,7 @@ def memory(rig: Rig, *rows: Rows) -> Rows:
 )
 def test_a_bad_candle_parameter_is_named_with_what_it_may_be(parameters: dict[str, str], parameter: str) -> None:
     with pytest.raises(Problem) as refused:
-        candles.candle_request("AAPL", parameters, kept=KEPT)
+        candles.candle_request("AAPL", parameters)
     assert (refused.value.status_code, refused.value.code) == (400, "bad_parameter")
     assert refused.value.members["parameter"] == parameter
     assert refused.value.members["allowed"]
@@ -260,35 +255,34 @@ def test_a_delayed_plan_sees_no_candle_of_the_history_before_its_time(history: H
 class Stream:
     """Reads the events of ``follow=true``."""
 
-    def __init__(self, rig: Rig, path: str) -> None:
-        self._text = ""
-        self._events: asyncio.Queue[tuple[str, Answer]] = asyncio.Queue()
-        url = f"http://127.0.0.1:{rig.port}{path}"
-        client = AsyncHTTPClient(force_instance=True)
-        self._client = client
-        self._fetch = asyncio.ensure_future(client.fetch(url, streaming_callback=self._take, request_timeout=30))
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
 
-    def _take(self, chunk: bytes) -> None:
-        self._text += chunk.decode()
-        *whole, self._text = self._text.split("\n\n")
-        for block in whole:
-            fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
-            if "event" in fields:
-                self._events.put_nowait((fields["event"], json.loads(fields["data"])))
+    @classmethod
+    async def open(cls, rig: Rig, path: str) -> "Stream":
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert b"200" in await reader.readline()
+        return cls(reader, writer)
 
     async def next(self) -> tuple[str, Answer]:
-        return await asyncio.wait_for(self._events.get(), 5)
+        """The name and value of the next event."""
+        name = ""
+        async with asyncio.timeout(5):
+            while not (line := await self._reader.readline()).startswith(b"data: "):
+                name = line[7:].decode().strip() if line.startswith(b"event: ") else name
+        return name, json.loads(line[6:])
 
     async def close(self) -> None:
-        self._fetch.cancel()
-        self._client.close()
+        self._writer.close()
+        await self._writer.wait_closed()
 
 
 def test_a_stream_joins_history_memory_and_what_comes_then(history: History) -> None:
     async def steps(rig: Rig) -> None:
         rig.put(memory(rig, candle(90), candle(91, rev=0, volume=1)))
         await rig.taken()
-        stream = Stream(rig, "/candles/AAPL?limit=50&follow=true")
+        stream = await Stream.open(rig, "/candles/AAPL?limit=50&follow=true")
         name, first = await stream.next()
         assert (name, minutes(first), first["older"]) == (
             "candles",
@@ -338,5 +332,7 @@ def test_a_candle_that_redis_has_in_part_is_none() -> None:
 
 
 def test_requests_have_their_defaults() -> None:
-    assert candles.candle_request("AAPL", {}, 1_000) == CandleRequest("AAPL")
-    assert candles.candle_request("AAPL", {"follow": "true"}, 10) == CandleRequest("AAPL", limit=10, follow=True)
+    assert candles.candle_request("AAPL", {}) == CandleRequest("AAPL")
+    assert candles.candle_request("AAPL", {"limit": "10", "follow": "true"}) == CandleRequest(
+        "AAPL", limit=10, follow=True
+    )

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler
 
 import chromium
-from fabric.records import venue_mask
+from fabric.history import open_history
+from fabric.records import BAR, EVENT, KIND_BAR_5M, Rows, venue_mask
+from gateway.app import PAGE, Rule
+from gateway.assets import Page
 from gateway_rig import Rig, running
 
 pytestmark = [
@@ -75,14 +80,22 @@ def quote(symbol: str, bid: float | None, ask: float | None, **more: Any) -> dic
     return {"T": "q", "S": symbol, **sides, "c": [], "z": None, "t": "2026-01-02T15:00:00.000000000Z", **more}
 
 
-def play(tmp_path: Path, steps: Callable[[Stage], Awaitable[None]], names: tuple[str, ...]) -> None:
+def play(
+    tmp_path: Path,
+    steps: Callable[[Stage], Awaitable[None]],
+    names: tuple[str, ...],
+    said: list[dict[str, Any]] | None = None,
+    **options: Any,
+) -> None:
     """Run ``steps`` with the page not yet opened; at the end the browser must have nothing to complain about."""
 
     async def stage() -> None:
         opened: list[Stream] = []
         asked: list[dict[str, Any]] = []
-        routes = [(r"/stream", Stream, {"opened": opened, "asked": asked})]
-        async with running(websockets=routes) as rig, chromium.page(tmp_path / "profile") as page:
+        routes: list[Rule] = [(r"/stream", Stream, {"opened": opened, "asked": asked})]
+        if said is not None:
+            routes.append((r"/v1/ops", Ops, {"said": said}))
+        async with running(websockets=routes, **options) as rig, chromium.page(tmp_path / "profile") as page:
             rig.put(rig.link(1), *[rig.nbbo(name, seq=10 - place) for place, name in enumerate(names)])
             await rig.taken()
             made = Stage(rig, page)
@@ -124,6 +137,7 @@ def test_prices_move_and_look_good(tmp_path: Path) -> None:
 
         await stage.say(*[quote(name, 100 + place, 100.01 + place) for place, name in enumerate(USUAL)])
         await stage.shows("IBM", ".bid .price", "109.00")
+        await stage.page.until("document.querySelector('#tape li .at')?.textContent === '185.52'")
         await stage.page.screenshot(ARTEFACTS / "page-desktop-dark.png")
         await stage.page.look_like(1280, 860)
         await stage.page.screenshot(ARTEFACTS / "page-desktop-light.png")
@@ -249,7 +263,7 @@ def test_a_row_explains_its_best_bid_and_offer(tmp_path: Path) -> None:
         await page.look_like(1280, 860, dark=True)
         await stage.open()
         await stage.shows("AAPL", ".bid .price", "185.50")
-        await page.evaluate("document.querySelector('tr[data-symbol=AAPL] .name').click()")
+        await page.evaluate("document.querySelector('#why').click()")
         side = "document.querySelector('#explain [data-side={}] li[data-venue=V]')"
         await page.until(f"{side.format('bid')}?.dataset.standing === 'best'")
         assert await page.evaluate(f"{side.format('ask')}.dataset.standing") == "out"
@@ -267,9 +281,223 @@ def test_a_row_explains_its_best_bid_and_offer(tmp_path: Path) -> None:
         await page.press("Escape")
         await page.until("!document.querySelector('#explain').open")
         await page.evaluate("document.querySelector('tr[data-symbol=MSFT]').focus()")
-        await page.press("Enter")
+        await page.press("e", text="e")
         await page.until("document.querySelector('#explain h2').textContent === 'MSFT'")
         await page.evaluate("document.querySelector('#explain .close').click()")
         await page.until("!document.querySelector('#explain').open")
 
     play(tmp_path, steps, USUAL)
+
+
+MINUTE_NS = 60_000_000_000
+LEGEND = "document.querySelector('#legend [data-name={}]')?.textContent"
+
+
+def minutes(rig: Rig, count: int) -> Rows:
+    """Closed minutes of AAPL up to the one that runs, which is the last."""
+    now_ns = rig.runtime.clock.now_ns() // MINUTE_NS * MINUTE_NS
+    rows = rig.bars("AAPL", count, now_ns - (count - 1) * MINUTE_NS).view(BAR)
+    rows["rev"][-1] = 0
+    return rows
+
+
+def test_the_candle_that_runs_grows_and_intervals_are_switched(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        rig, page = stage.rig, stage.page
+        rows = minutes(rig, 40)
+        five = rows[-1:].copy()
+        five["kind"], five["volume"] = KIND_BAR_5M, 12_345
+        rig.put(rows.view(EVENT), five.view(EVENT))
+        await rig.taken()
+        await page.look_like(1280, 860)
+        await stage.open()
+        await page.until(f"{LEGEND.format('C')} === '11.00'")
+        assert await page.evaluate("document.querySelector('#chart').dataset.count") == "40"
+        for number, close in enumerate((11.5, 12.25, 12.5)):
+            row = rows[-1:].copy()
+            row["seq"], row["close_px"], row["volume"] = 100 + number, round(close * 10**9), 1_000 + number
+            rig.put(row.view(EVENT))
+            await page.until(f"{LEGEND.format('C')} === '{close:.2f}'")
+            await page.until(f"{LEGEND.format('V')} === '{1_000 + number:,}'")
+        row["seq"], row["event_ns"], row["volume"] = 200, row["event_ns"] + MINUTE_NS, 5
+        rig.put(row.view(EVENT))
+        await page.until("document.querySelector('#chart').dataset.count === '41'")
+        await page.evaluate("document.querySelector('[data-interval=\"5m\"]').click()")
+        await page.until(f"{LEGEND.format('V')} === '12,345'")
+        await page.press("ArrowLeft")
+        await page.evaluate("document.querySelector('[aria-checked=true]').focus()")
+        await page.press("ArrowLeft")
+        await page.until("document.querySelector('#chart').dataset.count === '41'")
+
+    play(tmp_path, steps, USUAL)
+
+
+def test_scrolling_back_brings_what_is_older_without_a_seam(tmp_path: Path) -> None:
+    store = open_history(str(tmp_path / "history.db"))
+
+    async def steps(stage: Stage) -> None:
+        rig, page = stage.rig, stage.page
+        rows = minutes(rig, 1_000)
+        rows["rev"] = 1
+        store.write(["AAPL"] * rows.size, rows)
+        rig.put(rows[-30:].view(EVENT))
+        await rig.taken()
+        await page.look_like(1280, 860)
+        await stage.open()
+        count = "Number(document.querySelector('#chart').dataset.count)"
+        await page.until(f"{count} >= 400")
+        await page.evaluate("document.querySelector('#chart').focus()")
+        for _ in range(60):
+            if await page.evaluate(f"{count} === 1000"):
+                break
+            await page.press("ArrowLeft")
+            await asyncio.sleep(0.05)
+        assert await page.evaluate(count) == 1_000
+
+    play(tmp_path, steps, USUAL, history=store, candles_kept=1_000)
+
+
+def test_the_ladder_shows_the_winner_of_each_side_and_why_others_are_out(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        rig, page = stage.rig, stage.page
+        rig.put(rig.quote("AAPL", bid_size=300), rig.why("AAPL", ask_condition=venue_mask("V")))
+        await rig.taken()
+        await stage.open()
+        side = "document.querySelector('#ladder [data-side={}] li[data-venue=V]')"
+        await page.until(f"{side.format('bid')}?.dataset.standing === 'best'")
+        assert await page.evaluate(f"{side.format('ask')}.dataset.standing") == "out"
+        assert "not eligible" in await page.evaluate(f"{side.format('ask')}.querySelector('.why').textContent")
+
+    play(tmp_path, steps, USUAL)
+
+
+def test_a_publisher_that_is_lost_is_told_within_two_seconds_and_so_is_its_return(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        rig, page = stage.rig, stage.page
+        await stage.open()
+        await stage.shows("AAPL", ".bid .price", "185.50")
+        await page.until("document.querySelector('#banner').hidden")
+        await asyncio.sleep(1.1)  # the page has asked once
+        rig.put(rig.link(0))
+        begun = asyncio.get_running_loop().time()
+        await page.until("document.querySelector('#banner').textContent.includes('nbbo is down')")
+        assert asyncio.get_running_loop().time() - begun < 2
+        rig.put(rig.link(1))
+        await page.until("document.querySelector('#banner').textContent.includes('was lost and is back')")
+
+    play(tmp_path, steps, USUAL)
+
+
+def test_a_busy_gateway_says_so(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        await stage.open()
+        await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
+        await stage.say({"T": "mode", "mode": "degraded", "interval_ms": 500})
+        await stage.page.until("document.querySelector('#banner').textContent.includes('500 ms')")
+        await stage.say({"T": "mode", "mode": "normal", "interval_ms": 100})
+        await stage.page.until("document.querySelector('#banner').hidden")
+
+    play(tmp_path, steps, USUAL)
+
+
+# Operations
+
+
+class Ops(RequestHandler):
+    """Plays `/v1/ops`: answers with what the test says, 503 where that is nothing."""
+
+    said: list[dict[str, Any]]
+
+    def initialize(self, said: list[dict[str, Any]]) -> None:
+        self.said = said
+
+    def get(self) -> None:
+        if not self.said:
+            self.set_status(503)
+            return
+        self.write(self.said[-1])
+
+
+def operators(time_s: int, state: str = "ready", processor: str = "ready", p99: float | None = 6.5) -> dict[str, Any]:
+    """An answer as the description of `/v1/ops` has it, of three nodes."""
+    health = "ok" if processor == "ready" else "alarm"
+    nodes = [
+        {"name": name, "role": role, "state": "ready", "health": "ok", "why": "", "rate": 4_012.0, "lag": 0}
+        for name, role in (("iex", "feed"), ("nbbo", "processor"), ("web", "gateway"))
+    ]
+    nodes[1] |= {"state": processor, "health": health, "why": "ended by signal 9" if health == "alarm" else ""}
+    links = [{"from": "iex", "to": "nbbo", "kind": "bus", "up": True, "rate": 4_012.0, "health": "ok"}]
+    links.append({"from": "nbbo", "to": "web", "kind": "bus", "up": health == "ok", "rate": None, "health": health})
+    figures = {"p50_ms": 2.25, "p99_ms": p99, "p999_ms": 9.0}
+    hop = {"name": "processor", "from": "feed out", "to": "processor out", "count": 10, "health": "ok", **figures}
+    gauge = {
+        "name": "latency_p99",
+        "title": "p99 feed to client",
+        "value": p99,
+        "warn": 200,
+        "alarm": 500,
+        "unit": "ms",
+    }
+    return {
+        "v": 1, "t": time_s + 0.5, "state": state, "uptime_s": 61.2, "nodes": nodes, "links": links, "hops": [hop],
+        "thresholds": [{**gauge, "worse": "above", "health": "ok"}],
+        "connections": {"open": 12, "max": 20_000, "refused": 0, "cut": 0},
+        "series": {"t": [time_s], "hops": {"processor": {name: [value] for name, value in figures.items()}}},
+    }  # fmt: skip
+
+
+def test_operators_see_nodes_links_thresholds_and_latencies(tmp_path: Path) -> None:
+    said = [operators(1_795_382_400)]
+
+    async def steps(stage: Stage) -> None:
+        page = stage.page
+        await page.look_like(1280, 900, dark=True)
+        await stage.open()
+        await page.evaluate("document.querySelector('a[href=\"#operations\"]').click()")
+        await page.until("document.querySelector('[data-node=nbbo]')?.dataset.state === 'ready'")
+        assert await page.evaluate("document.querySelectorAll('#operations path').length") == 2
+        await page.until("document.querySelector('[data-name=latency_p99] b').textContent === '6.5 ms'")
+        await page.until("document.querySelector('[data-hop=processor] .p99 b').textContent === '6.5 ms'")
+        await page.until("document.querySelector('[data-hop=processor] canvas') !== null")
+        said.append(operators(1_795_382_401, "degraded", "back-off", 480.0))
+        await page.until("document.querySelector('[data-node=nbbo]').dataset.health === 'alarm'")
+        await page.until(
+            "document.querySelector('#operations .state p').textContent.includes('nbbo: ended by signal 9')"
+        )
+        await page.until("document.querySelector('#operations path[data-up=no]') !== null")
+        await page.until("document.querySelector('[data-hop=processor] .p99 b').textContent === '480 ms'")
+        await page.screenshot(ARTEFACTS / "page-operations-dark.png")
+        await page.look_like(390, 844, scale=2)
+        await page.screenshot(ARTEFACTS / "page-operations-phone.png")
+        assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+    play(tmp_path, steps, USUAL, said=said)
+
+
+def test_without_the_operators_data_the_view_shows_what_the_gateway_knows(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        page = stage.page
+        await stage.open()
+        await page.evaluate("location.hash = '#operations'")
+        await page.until("document.querySelector('[data-node=nbbo]') !== null")
+        stage.rig.put(stage.rig.link(0))
+        await page.until("document.querySelector('[data-node=nbbo]').dataset.health === 'alarm'")
+        stage.page.problems[:] = [text for text in page.problems if "503" not in text]
+
+    play(tmp_path, steps, USUAL, said=[])
+
+
+def test_the_page_is_small(tmp_path: Path) -> None:
+    """All of it, both views: what a browser that unpacks gzip takes over the wire."""
+
+    async def ask(path: str) -> int:
+        async with running() as rig:
+            client = AsyncHTTPClient()
+            found = await client.fetch(
+                f"http://127.0.0.1:{rig.port}{path}", decompress_response=False, headers={"Accept-Encoding": "gzip"}
+            )
+            assert found.headers["Content-Encoding"] == "gzip"
+            return len(found.body)
+
+    assert asyncio.run(ask("/")) < 10_000
+    assert Page(PAGE).packed_bytes() < 300_000
