@@ -37,7 +37,7 @@ export class Ladder {
 
   write(answer) {
     const out = answer.flags.filter((flag) => flag !== "national");
-    const kind = answer.kind === "nbbo" ? "National best bid and offer" : `Composite of ${answer.scope.length} venues`;
+    const kind = answer.kind === "nbbo" ? "National best bid and offer" : `Composite of ${answer.scope.length} ${answer.scope.length === 1 ? "venue" : "venues"}`;
     this.facts.textContent = [kind, ...out].join(" · ");
     const largest = Math.max(1, ...answer.venues.flatMap((venue) => [venue.bid.size ?? 0, venue.ask.size ?? 0]));
     for (const side of ["bid", "ask"]) this.writeSide(answer, side, largest);

@@ -1,4 +1,4 @@
-"""Charts of whole topologies: the page on the default market, and the recorded day as candles from end to end."""
+"""The page and the history on the default market, as a user runs it."""
 
 import asyncio
 import json
@@ -51,11 +51,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     topology = default_topology(folder)
     with product(topology, folder / "run") as launcher:
         yield Market(topology, launcher, folder / ".fabric" / "history.db")
-
-
-@pytest.fixture(autouse=True)
-def _started_before_leaks_are_counted(market: Market) -> None:
-    """The market's processes are there before any test begins."""
 
 
 def test_closed_candles_reach_the_store_and_a_stopped_store_costs_none(market: Market) -> None:
