@@ -245,10 +245,13 @@ class Gateway:
             await self._turn()
         acceptor.stop()
         listening.close()
+        self._service.leaving = True
         self._clients.close_all(SERVICE_RESTART, "restarting")
         for market in self._delayed.values():
             market.fanout.close_all(SERVICE_RESTART, "restarting")
-        while self._clients.counters()["clients"] and self._clock.monotonic_ns() < until_ns:
+        while (
+            self._clients.counters()["clients"] or self._service.followers
+        ) and self._clock.monotonic_ns() < until_ns:
             await self._turn()
 
     @contextmanager

@@ -286,7 +286,7 @@ class CandlesHandler(DataHandler):
         await self._send(f"retry: 1000\n{_event('candles', found.answer(request))}")
         latest, silent_s = self.latest, 0.0
         seen = None
-        while True:
+        while not self.service.leaving:
             symbol = latest.find(request.symbol)
             state = (-1, -1) if symbol < 0 else latest.bars[request.kind][symbol][["epoch", "seq"]].item()
             changed: list[Candle] = []

@@ -406,6 +406,7 @@ class Service:
     reads: dict[str, int] = field(default_factory=lambda: dict.fromkeys(READS, 0))  # of known symbols, by `READS`
     history: "HistoryReader | None" = None
     followers: int = 0  # streams of candles that are open
+    leaving: bool = False  # the gateway stops: streams end
 
 
 def refuse_secrets_in_query(request: HTTPServerRequest, allowed: Sequence[str] = ()) -> None:

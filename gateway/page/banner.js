@@ -1,6 +1,6 @@
 // What is not as it should be, in one line at the top: the connection, a publisher, a venue's line, a busy gateway.
 
-const EVERY_MS = 1_000;
+const EVERY_MS = 500;
 const REMEMBERED_MS = 12_000; // a feed that was lost and is back at once is told for so long
 const LINES = { stale: "is silent", gap: "has a gap", recover: "is catching up" };
 

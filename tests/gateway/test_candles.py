@@ -314,6 +314,20 @@ def test_a_stream_joins_history_memory_and_what_comes_then(history: History) -> 
     play(steps, history=history)
 
 
+def test_a_gateway_that_stops_ends_its_streams(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with running(drain_ns=2_000_000_000) as rig:
+            rig.put(memory(rig, candle(90)))
+            await rig.taken()
+            stream = await Stream.open(rig, "/candles/AAPL?follow=true")
+            await stream.next()
+        assert (await stream._reader.read()).endswith(b"0\r\n\r\n"), "a whole answer"
+        await stream.close()
+
+    asyncio.run(scenario())
+    assert not caplog.records
+
+
 def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candles, "FOLLOWERS_MAX", 0)
 

@@ -95,8 +95,9 @@ def test_the_page_shows_the_market_and_a_killed_feed(market: Market, tmp_path: P
                 await page.evaluate(f"document.querySelector('[data-interval=\"{interval}\"]').click()")
                 await page.until(f"document.querySelector('#chart').ariaLabel.includes('of {interval}')")
             await page.until("document.querySelector('#banner').hidden")
+            feed = market.node("iex")["pid"]
             begun = asyncio.get_running_loop().time()
-            os.kill(market.node("iex")["pid"], signal.SIGKILL)
+            os.kill(feed, signal.SIGKILL)
             await page.until("document.querySelector('#banner').textContent.includes('IEX')")
             assert asyncio.get_running_loop().time() - begun < 2
             await page.evaluate("location.hash = '#operations'")
