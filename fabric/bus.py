@@ -38,12 +38,13 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 import zmq.utils.monitor
+from zmq.utils import z85
 
-from fabric import bus_kernel, codec, topics
+from fabric import bus_kernel, codec, keys, topics
 from fabric import sequence_kernel as sk
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, SystemClock
 from fabric.codec_kernel import DEPTH_MAX, READ_PAD
-from fabric.errors import UnavailableError
+from fabric.errors import FabricError, UnavailableError
 from fabric.journal import Cursor, Journal, Query
 from fabric.journal_kernel import J_WIDTH, PREFIX_MAX, RECORD_MAX
 from fabric.native import ZMQ_MSG_BYTES, ZMQ_POLLIN
@@ -63,7 +64,7 @@ from fabric.records import (
 )
 from fabric.snapshot import KINDS, LastValues
 from fabric.symbols import SymbolTable
-from fabric.topology import Limits, Publisher, Source
+from fabric.topology import Curve, Limits, Publisher, Source
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,10 @@ HEADS_EVERY_NS = SECOND_NS
 SUBSCRIPTION_BYTES_MAX = 256
 """All that a publisher may be sent. libzmq keeps subscriptions in a trie and walks it recursively, a level a byte: a
 subscription of a megabyte overflows the stack of whoever holds it."""
+REQUEST_BYTES_MAX = 4_096
+"""A frame of what a ROUTER may be asked."""
+CURVE_BYTES = 512
+"""What the longest command of a CURVE handshake, and its frame around a message, take beside the message."""
 EVENTS_MAX = 256
 """Rows of a batch that are kept for what happened to links; what does not fit waits for the next batch."""
 REFRESH_SCAN_NS = SECOND_NS
@@ -129,6 +134,10 @@ _MONITORED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+
+
+_ZAP = "inproc://zeromq.zap.01"
+_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 def _tune(socket: zmq.Socket[bytes], limits: Limits) -> None:
@@ -160,6 +169,60 @@ def local_endpoint(endpoint: str) -> str:
     prefix = "tcp://127.0.0.1:"
     port = endpoint.removeprefix(prefix)
     return f"ipc://@fabric-{port}" if endpoint.startswith(prefix) and port.isdecimal() else ""
+
+
+def _serve_curve(socket: zmq.Socket[bytes], curve: Curve, message_bytes_max: int) -> None:
+    """Let in only those whose key `_Gate` knows, and messages of that length; must come before bind."""
+    _, secret = keys.read_curve(curve)
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # nobody comes in while nobody is asked
+    socket.setsockopt(zmq.MAXMSGSIZE, message_bytes_max + CURVE_BYTES)
+
+
+class _Gate:
+    """Who may come in at the sockets of one publisher: asked by libzmq for each connection (ZAP, RFC 27), and counting
+    those that were refused: another key than one of ours, none at all, or a wrong idea of which is ours.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], curve: Curve) -> None:
+        """One for a context: the name under which libzmq asks is that of the context."""
+        self.refused = 0
+        self._known = {z85.decode(key) for key in curve.clients}
+        self._monitors: list[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = []
+        self._asked = context.socket(zmq.REP)
+        self._asked.setsockopt(zmq.LINGER, 0)
+        self._asked.bind(_ZAP)
+
+    def watch(self, socket: zmq.Socket[bytes]) -> None:
+        """Count the connections that this socket refuses."""
+        self._monitors.append((socket, socket.get_monitor_socket(_REFUSALS)))
+
+    def register(self, poller: zmq.Poller) -> None:
+        poller.register(self._asked, zmq.POLLIN)
+        for _, monitor in self._monitors:
+            poller.register(monitor, zmq.POLLIN)
+
+    def turn(self, ready: Mapping[Any, int]) -> None:
+        """Answer and count what is ``ready``."""
+        if self._asked in ready:
+            version, number, _, _, _, mechanism, *credentials = self._asked.recv_multipart()
+            # without keys are only our own readers of publishers that have none, for which libzmq asks too
+            known = mechanism == b"NULL" or (mechanism == b"CURVE" and credentials[0] in self._known)
+            code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
+            self._asked.send_multipart([version, number, code, text, b"", b""])
+        for _, monitor in self._monitors:
+            if monitor in ready:
+                monitor.recv_multipart()
+                self.refused += 1
+
+    def close(self) -> None:
+        for socket, monitor in self._monitors:
+            if not socket.closed:
+                socket.disable_monitor()
+            monitor.close(linger=0)
+        self._asked.unbind(_ZAP)  # at once: whoever comes after this publisher may bind it
+        self._asked.close()
 
 
 def _bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
@@ -221,17 +284,23 @@ class Outbox:
         if lossless:
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._journal: Journal | None = None
+        self._gate = None if publisher.curve is None else _Gate(context, publisher.curve)
         try:
+            if self._gate is not None and publisher.curve is not None:
+                _serve_curve(self._socket, publisher.curve, SUBSCRIPTION_BYTES_MAX)
+                self._gate.watch(self._socket)
             _bind(self._socket, publisher.bind or publisher.endpoint, publisher.name)
             if local := local_endpoint(publisher.endpoint):
                 _bind(self._socket, local, publisher.name)
             if settings := publisher.journal:
                 self._journal = Journal(Path(settings.folder) / publisher.name, settings, clock, epoch)
                 self._counters[bus_kernel.OUT_POSITION] = self._journal.position
-            self._service = _Service(context, publisher, self.values, self._journal, limits, self._head)
-        except UnavailableError:
+            self._service = _Service(context, publisher, self.values, self._journal, limits, self._head, self._gate)
+        except FabricError:
             if self._journal is not None:
                 self._journal.close()
+            if self._gate is not None:
+                self._gate.close()
             self._socket.close()
             raise
         self._log = np.zeros(J_WIDTH, np.int64) if self._journal is None else self._journal.state
@@ -287,6 +356,7 @@ class Outbox:
             "position": int(c[bus_kernel.OUT_POSITION]),
             "waived": self._dropped_waiting,
             **({} if self._journal is None else self._journal.counters()),
+            **({} if self._gate is None else {"keys_refused": self._gate.refused}),
         }
 
     @property
@@ -329,6 +399,8 @@ class Outbox:
         """
         if not self._socket.closed:
             self._service.close()
+            if self._gate is not None:
+                self._gate.close()
             if self._journal is not None:
                 self._journal.close()
             self._socket.close()
@@ -440,7 +512,10 @@ class _Service:
         journal: Journal | None,
         limits: Limits,
         head: Callable[[], dict[str, Any]],
+        gate: _Gate | None,
     ) -> None:
+        """``gate`` belongs to the thread from now on."""
+        self._gate = gate
         self._name = publisher.name
         self._values = values
         self._journal = journal
@@ -453,11 +528,14 @@ class _Service:
         self._clock = SystemClock()  # the rate is of real time, also in a replay
         self._router = context.socket(zmq.ROUTER)
         _tune(self._router, limits)
-        self._router.setsockopt(zmq.MAXMSGSIZE, 4_096)
+        self._router.setsockopt(zmq.MAXMSGSIZE, REQUEST_BYTES_MAX)
         self._router.setsockopt(zmq.SNDHWM, 1_000)
         try:
+            if gate is not None and publisher.curve is not None:
+                _serve_curve(self._router, publisher.curve, REQUEST_BYTES_MAX)
+                gate.watch(self._router)
             _bind(self._router, publisher.snapshot_bind or publisher.snapshot_endpoint, publisher.name)
-        except UnavailableError:
+        except FabricError:
             self._router.close()
             raise
         self._stop_end, stop = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
@@ -478,7 +556,11 @@ class _Service:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(stop, zmq.POLLIN)
+        if self._gate is not None:
+            self._gate.register(poller)
         while stop not in (ready := dict(poller.poll(self._pause_ms()))):
+            if self._gate is not None:
+                self._gate.turn(ready)
             if self._router in ready:
                 self._answer(self._router.recv_multipart())
             if self._requests and self._may_send():
@@ -647,8 +729,11 @@ class Inbox:
         lossless: bool = False,
         same_host: bool = False,
         complete: bool = False,
+        curve: Curve | None = None,
     ) -> None:
-        """``complete``: after an outage of a link catch up all that was published meanwhile, old states too; else only
+        """``curve``: the keys to show to publishers that have some. Raises FabricError where there are none to show.
+
+        ``complete``: after an outage of a link catch up all that was published meanwhile, old states too; else only
         what is never repeated.
 
         ``linger_ns``: on a busy stream let more gather after the first message of a wait, which bounds the wake-ups
@@ -663,6 +748,10 @@ class Inbox:
         self._symbols = symbols
         self._limits = limits
         self._clock = clock
+        self._pair = None if curve is None else keys.read_curve(curve)
+        for source in self.sources:
+            if self._pair is None and source.publisher.curve is not None:
+                raise FabricError(f"{source.publisher.name} lets in known CURVE keys only, and this host has none")
         self._linger_ns = linger_ns
         self._busy_until_ns = 0
         count = len(self.sources)
@@ -913,6 +1002,7 @@ class Inbox:
         publisher = link.source.publisher
         link.socket = self._context.socket(zmq.SUB)
         _tune(link.socket, self._limits)
+        self._show_keys(link.socket, publisher)
         link.monitor = link.socket.get_monitor_socket(_MONITORED)
         for topic in link.source.topics:
             link.socket.subscribe(topic)
@@ -920,6 +1010,7 @@ class Inbox:
         link.socket.subscribe(topics.build(topics.NODE_CHANNEL, publisher.name))
         link.dealer = self._context.socket(zmq.DEALER)
         _tune(link.dealer, self._limits)
+        self._show_keys(link.dealer, publisher)
         link.dealer.setsockopt(zmq.SNDHWM, 16)
         local = local_endpoint(publisher.endpoint) if self._same_host else ""
         link.socket.connect(local or publisher.endpoint)
@@ -930,6 +1021,12 @@ class Inbox:
         for place, socket in enumerate((link.socket, link.monitor, link.dealer)):
             item = self._items[place * count + link.index]
             item["socket"], item["events"] = int(socket.underlying), ZMQ_POLLIN
+
+    def _show_keys(self, socket: zmq.Socket[bytes], publisher: Publisher) -> None:
+        if publisher.curve is not None and self._pair is not None:
+            socket.setsockopt(zmq.CURVE_SERVERKEY, publisher.curve.public_key.encode())
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._pair[0])
+            socket.setsockopt(zmq.CURVE_SECRETKEY, self._pair[1])
 
     def _shut(self, link: _Link) -> None:
         link.socket.disable_monitor()

@@ -32,7 +32,7 @@ from fabric import codec, topics, topology
 from fabric.bus import Inbox
 from fabric.clock import SECOND_NS, SystemClock
 from fabric.codec_kernel import WIRE_FLAG, WIRE_LIST, WIRE_PRICE, WIRE_TEXT
-from fabric.errors import UnavailableError, UsageError
+from fabric.errors import FabricError, UnavailableError, UsageError
 from fabric.records import (
     CHANNELS,
     DTYPES,
@@ -104,7 +104,15 @@ class Client:
         self._symbols = SymbolTable(loaded.limits.symbols_max)
         self._positions = Positions(Path(topology_file).parent / ".fabric" / "consumers", group) if group else None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._inbox = Inbox(self._context, sources, self._symbols, loaded.limits, SystemClock(), complete=True)
+        secured = any(source.publisher.curve is not None for source in sources)
+        try:
+            self._inbox = Inbox(
+                self._context, sources, self._symbols, loaded.limits, SystemClock(), complete=True,
+                curve=loaded.curve() if secured else None,
+            )  # fmt: skip
+        except FabricError:
+            self._context.term()
+            raise
         if self._positions is not None:
             self._inbox.resume(self._positions.kept)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from fabric.clock import SECOND_NS
 from fabric.errors import FabricError, UsageError
+from fabric.topology import Curve, curve_secret
 
 VERSION = 1
 SECRET_BYTES = 32
@@ -180,3 +181,19 @@ def make_curve(path: Path) -> str:
     public, secret = curve_keypair()
     _write_private(path, secret.decode() + "\n")
     return public.decode()
+
+
+def read_curve(curve: Curve) -> tuple[bytes, bytes]:
+    """The public and the secret half of a host's key pair, Z85. Raises FabricError, which names no key."""
+    from zmq import curve_public
+
+    path = Path(curve.secret_file)
+    try:
+        secret = curve_secret(path.read_text("ascii", "replace"))
+    except OSError as error:
+        raise FabricError(f"{path}: {error.strerror or error}") from error
+    if secret is None:
+        raise FabricError(f"{path} holds no CURVE secret key")
+    if curve_public(secret.encode()) != curve.public_key.encode():
+        raise FabricError(f"{path} holds the secret half of another pair than curve_public_key in the topology")
+    return curve.public_key.encode(), secret.encode()

@@ -82,6 +82,7 @@ class Runtime:
             self.context, self.spec.reads, self.symbols, limits, self.clock,
             linger_ns=limits.linger_ns if linger_ns is None else max(linger_ns, limits.linger_ns),
             lossless=self.topology.lossless, same_host=True, complete=complete,
+            curve=self.topology.curve(self.spec.host),
         )  # fmt: skip
         self._open.append(inbox)
         return inbox

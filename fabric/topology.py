@@ -131,6 +131,15 @@ class JournalSettings:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """The CURVE keys of a host (ZeroMQ RFC 26): its publishers are servers with them, its readers clients."""
+
+    secret_file: str  # read by who uses it; never part of this
+    public_key: str  # Z85
+    clients: tuple[str, ...] = ()  # public keys that its publishers let in: of every host, and of `curve_clients`
+
+
+@dataclass(frozen=True)
 class Publisher:
     """One bus publisher: who owns which (channel, first letters) and where it is reached."""
 
@@ -143,6 +152,7 @@ class Publisher:
     bind: str = ""  # address that the PUB binds; derived from the endpoint and the host's bind address
     snapshot_bind: str = ""
     journal: JournalSettings | None = None  # None: it keeps no log
+    curve: Curve | None = None  # None: it speaks to everyone, in the clear
 
 
 @dataclass(frozen=True)
@@ -356,10 +366,16 @@ class Topology:
     here: tuple[str, ...] = ()  # the machines whose nodes this launcher starts; none named: all of them
     run_folder: str = ""  # of the launcher that runs it; empty: there is none
     metrics: tuple[str, int] | None = None  # host and port where the launcher serves /metrics of all its nodes
+    curves: tuple[tuple[str, Curve], ...] = ()  # (name, keys) of each machine that has some
 
     def local_nodes(self) -> tuple[NodeSpec, ...]:
         """The nodes that this launcher starts, in start order."""
         return tuple(node for node in self.nodes if not self.here or node.host in self.here)
+
+    def curve(self, host: str = "") -> Curve | None:
+        """The keys with which readers on ``host`` read; those of the first machine here where none is named."""
+        names = [host] if host else [*self.here, *(name for name, _ in self.curves)]
+        return next((curve for name in names for owner, curve in self.curves if owner == name), None)
 
     def node(self, name: str) -> NodeSpec:
         """The node of that name; raises KeyError."""
@@ -435,7 +451,9 @@ def with_source(
 
     def moved(publisher: Publisher) -> Publisher:
         pub, router = f"tcp://127.0.0.1:{next(ports)}", f"tcp://127.0.0.1:{next(ports)}"
-        return replace(publisher, endpoint=pub, snapshot_endpoint=router, bind=pub, snapshot_bind=router, journal=None)
+        return replace(
+            publisher, endpoint=pub, snapshot_endpoint=router, bind=pub, snapshot_bind=router, journal=None, curve=None
+        )
 
     replay = moved(Publisher("replay", "", "", VENUE_CHANNELS, venues))
     publishers = {node.name: moved(node.publishes) for node in kept if node.publishes is not None}
@@ -485,6 +503,7 @@ def with_source(
         cache=cache,
         history=kept_history,
         access=Access(),  # on this machine's loopback only
+        curves=(),
         clock="event",
         lossless=True,
         metrics=None,
@@ -508,6 +527,20 @@ _REDIS_URL = r"rediss?://(?:[^\s@/]*@)?(?:\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+)(?::[
 _POSTGRES_URL = r"postgres(?:ql)?://(?:[^\s@/]*@)?[^\s@/]*(?:/[^\s@]*)?"
 _KEY = r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}"
 """A CURVE key: 32 bytes in Z85 (ZeroMQ RFC 32)."""
+
+
+def curve_secret(text: str) -> str | None:
+    """The CURVE secret key in the text of a file: alone, or in a ZeroMQ certificate; None where there is none."""
+    certificate = re.search(r'^\s*secret-key\s*=\s*"([^"\n]*)"', text, re.MULTILINE)
+    found = certificate[1] if certificate else text.strip()
+    return found if re.fullmatch(_KEY, found) else None
+
+
+def _curve(folder: Path, secret: Value | None, public: Value | None, clients: Sequence[Value]) -> Curve | None:
+    if secret is None or public is None:
+        return None
+    path = folder.resolve() / secret.text("a file name")
+    return Curve(str(path), str(public.content), tuple(str(client.content) for client in clients))
 
 
 @dataclass(frozen=True)
@@ -547,6 +580,7 @@ class _Host:
     address: str
     bind: str
     insecure: bool = False
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -618,25 +652,29 @@ class _Draft:
         address, bind = section.get("address"), section.get("bind")
         insecure = section.get("allow_insecure")
         secret, public = section.get("curve_secret_file"), section.get("curve_public_key")
+        clients = section.items("curve_clients")
         section.close()
+        for key in [*([public] if public else ()), *clients]:
+            if not (isinstance(key.content, str) and re.fullmatch(_KEY, key.content)):
+                key.problem("expected a CURVE key: 40 characters of Z85 (in quotes)")
         host = _Host(
             value.name,
             address.text("an address or host name", r"[^\s:/\[\]]+|[0-9a-fA-F:.]+") if address else "127.0.0.1",
             bind.text("an IP address, or * for all", r"\*|[0-9a-fA-F:.]+", "127.0.0.1") if bind else "127.0.0.1",
             insecure.flag() if insecure else False,
+            _curve(self._folder, secret, public, clients),
         )
         if bind and host.bind != "*" and not _is_ip(host.bind):
             bind.expected("an IP address, or * for all")
         if secret:
             self._check_secret(secret)
-        if public and not (isinstance(public.content, str) and re.fullmatch(_KEY, public.content)):
-            public.problem("expected a CURVE key: 40 characters of Z85 (in quotes)")
+        for given, missing in ((secret, "curve_public_key"), (public, "curve_secret_file")):
+            if given and host.curve is None and _is_loopback(host.bind):
+                given.problem(f"of no use without {missing}")
         if bind and not _is_loopback(host.bind):
-            if host.insecure:
+            if host.insecure and host.curve is None:
                 _log.warning("%s: the bus binds %s without encryption (allow_insecure)", value.key, host.bind)
-            elif secret and public:
-                _log.warning("%s: the bus binds %s; its keys are checked, but not used yet", value.key, host.bind)
-            else:
+            elif host.curve is None:
                 bind.problem(
                     f"{host.bind} can be reached from other machines: give curve_secret_file and curve_public_key, "
                     "or allow_insecure: true for a network that you trust"
@@ -648,8 +686,7 @@ class _Draft:
         if text is None:
             return
         path = self._folder / value.text("a file name")
-        certificate = re.search(r'^\s*secret-key\s*=\s*"([^"\n]*)"', text, re.MULTILINE)
-        if not re.fullmatch(_KEY, certificate[1] if certificate else text.strip()):
+        if curve_secret(text) is None:
             value.problem(f"{path} holds no CURVE secret key: 40 characters of Z85, or a ZeroMQ certificate")
 
     def _read_private(self, value: Value) -> str | None:
@@ -1137,7 +1174,15 @@ class _Draft:
             self.history, log_level=level, log_format=log_format,
             hosts=tuple((host.name, host.address) for host in self.hosts.values()),
             metrics=self.metrics,
+            curves=tuple((host.name, curve) for host in self.hosts.values() if (curve := self._curve_of(host))),
         )  # fmt: skip
+
+    def _curve_of(self, host: _Host) -> Curve | None:
+        """The host's keys, which let in every host of the topology."""
+        if host.curve is None:
+            return None
+        ours = [other.curve.public_key for other in self.hosts.values() if other.curve is not None]
+        return replace(host.curve, clients=tuple(dict.fromkeys([*ours, *host.curve.clients])))
 
     def _publisher(self, unit: _Unit, name: str, letters: str, host: _Host, pub: int, router: int) -> Publisher:
         venues = unit.settings.venues if isinstance(unit.settings, FeedSettings) else ""
@@ -1151,6 +1196,7 @@ class _Draft:
             f"tcp://{_bracketed(host.bind)}:{pub}",
             f"tcp://{_bracketed(host.bind)}:{router}",
             self.journal if unit.logged else None,
+            self._curve_of(host),
         )
 
     def _nodes(self, unit: _Unit, publishers: Mapping[str, Publisher]) -> Iterable[NodeSpec]:

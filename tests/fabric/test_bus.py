@@ -17,11 +17,11 @@ import pytest
 import zmq
 
 import naive_journal
-from fabric import bus_kernel, codec
+from fabric import bus_kernel, codec, keys
 from fabric import journal_kernel as jk
 from fabric.bus import Inbox, Outbox, local_endpoint
 from fabric.clock import SECOND_NS, ManualClock, SystemClock
-from fabric.errors import UnavailableError
+from fabric.errors import FabricError, UnavailableError
 from fabric.journal import Cursor, Journal, Query, records
 from fabric.journal import segments as segments_of
 from fabric.records import (
@@ -39,7 +39,7 @@ from fabric.records import (
     empty,
 )
 from fabric.symbols import SymbolTable
-from fabric.topology import JournalSettings, Limits, Publisher, Source
+from fabric.topology import Curve, JournalSettings, Limits, Publisher, Source
 from support import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +68,8 @@ class Joined:
         pub, router = free_port(), free_port()
         self.context, self.clock = context, clock
         self.same_host = False
+        self.curve: Curve | None = None
+        """Keys of the readers."""
         self.limits = limits or Limits(symbols_max=64, batch_max=4_096, queue_max=50_000)
         self.publisher = Publisher(
             "feed",
@@ -135,8 +137,9 @@ class Reader:
         self.joined = joined
         self.symbols = SymbolTable(64)
         self.inbox = Inbox(
-            joined.context, sources, self.symbols, joined.limits, joined.clock, same_host=joined.same_host
-        )
+            joined.context, sources, self.symbols, joined.limits, joined.clock, same_host=joined.same_host,
+            curve=joined.curve,
+        )  # fmt: skip
         self.rows: list[np.void] = []
 
     def turn(self, step_ns: int = 1_000_000) -> None:
@@ -1138,7 +1141,7 @@ from fabric.bus import Outbox
 from fabric.clock import SystemClock
 from fabric.records import KIND_TRADE, TRADE, empty
 from fabric.symbols import SymbolTable
-from fabric.topology import JournalSettings, Limits, Publisher
+from fabric.topology import Curve, JournalSettings, Limits, Publisher
 pub, router, folder, epoch = sys.argv[1:]
 journal = JournalSettings(folder, bytes_max=1 << 30)
 publisher = Publisher("feed", pub, router, ("quote", "trade", "status"), venues="V", journal=journal)
@@ -1197,3 +1200,89 @@ def test_over_kills_of_its_publisher_a_reader_has_each_logged_trade_once_and_in_
     assert (reader.counters()["lost"], reader.counters()["gaps"]) == (0, 0)
     reader.close()
     final.close()
+
+
+# CURVE keys.
+
+
+@pytest.fixture
+def locked(bus: Joined, tmp_path: Path) -> Joined:
+    """A publisher that lets in its own host and one bot, whose secret key is in `bot.key`."""
+    public, bot = keys.make_curve(tmp_path / "node.key"), keys.make_curve(tmp_path / "bot.key")
+    bus.curve = Curve(str(tmp_path / "node.key"), public, (public, bot))
+    bus.publisher = replace(bus.publisher, curve=bus.curve)
+    return bus
+
+
+def raw(joined: Joined, kind: int, server: str, pair: tuple[bytes, bytes] | None) -> "zmq.Socket[bytes]":
+    """A SUB to the publisher or a DEALER to its ROUTER, with nothing but pyzmq."""
+    socket = joined.context.socket(kind)
+    if pair is not None:
+        socket.curve_serverkey = server.encode()
+        socket.curve_publickey, socket.curve_secretkey = pair
+    if kind == zmq.SUB:
+        socket.subscribe("node.")
+        socket.connect(joined.publisher.endpoint)
+    else:
+        socket.connect(joined.publisher.snapshot_endpoint)
+        socket.send_multipart([b"1", b"head"])
+    return socket
+
+
+def test_readers_with_known_keys_get_everything(locked: Joined) -> None:
+    out = locked.publish()
+    out.send(locked.quotes("AAPL"))
+    reader = locked.joined()
+    out.send(locked.trades("MSFT"))
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == reader.kinds().count(KIND_TRADE) == 1)
+    locked.die()
+    locked.publish().send(locked.quotes("X"))
+    reader.until(lambda: reader.kinds().count(KIND_QUOTE) == 2)
+    assert locked.outbox is not None
+    assert locked.outbox.counters()["keys_refused"] == 0
+
+
+def test_a_bot_with_nothing_but_pyzmq_comes_in_by_its_key(locked: Joined, tmp_path: Path) -> None:
+    out = locked.publish()
+    assert locked.curve is not None
+    secret = (tmp_path / "bot.key").read_text().strip().encode()
+    for kind in (zmq.SUB, zmq.DEALER):
+        with raw(locked, kind, locked.curve.public_key, (zmq.curve_public(secret), secret)) as bot:
+            deadline = time.monotonic() + PATIENCE_S
+            while not bot.poll(5):
+                assert time.monotonic() < deadline
+                out.tick()
+                locked.clock.advance(BEAT_STEP_NS)
+
+
+@pytest.mark.parametrize("kind", [zmq.SUB, zmq.DEALER])
+@pytest.mark.parametrize("what", ["no key", "an unknown key", "another server's key"])
+def test_who_has_no_good_key_is_refused_and_counted(locked: Joined, tmp_path: Path, kind: int, what: str) -> None:
+    out = locked.publish()
+    assert locked.curve is not None
+    secret = (tmp_path / "bot.key").read_text().strip().encode()
+    pair, server = (zmq.curve_public(secret), secret), locked.curve.public_key
+    if what == "another server's key":
+        server = zmq.curve_keypair()[0].decode()
+    with raw(locked, kind, server, {"no key": None, "an unknown key": zmq.curve_keypair()}.get(what, pair)) as stranger:
+        deadline = time.monotonic() + PATIENCE_S
+        while not out.counters()["keys_refused"]:
+            assert time.monotonic() < deadline
+            out.tick()
+            locked.clock.advance(BEAT_STEP_NS)
+        assert not stranger.poll(0)
+    reader = locked.joined()  # nobody else suffers from it
+    assert reader.inbox.ready()
+
+
+def test_keys_that_do_not_fit_are_told_before_anything_is_bound(locked: Joined, tmp_path: Path) -> None:
+    assert locked.curve is not None
+    locked.publisher = replace(locked.publisher, curve=replace(locked.curve, secret_file=str(tmp_path / "bot.key")))
+    with pytest.raises(FabricError, match=r"bot\.key holds the secret half of another pair than curve_public_key"):
+        locked.publish()
+    locked.publisher = replace(locked.publisher, curve=replace(locked.curve, secret_file=str(tmp_path / "no.key")))
+    with pytest.raises(FabricError, match=r"no\.key: No such file"):
+        locked.publish()
+    locked.curve = None
+    with pytest.raises(FabricError, match="feed lets in known CURVE keys only, and this host has none"):
+        locked.read()

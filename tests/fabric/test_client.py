@@ -1,16 +1,17 @@
 """The client for bots: what it gives, and where a group of them goes on."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import zmq
 
-from fabric import topology
+from fabric import keys, topology
 from fabric.bus import Outbox
-from fabric.client import Client, Event, Update
-from fabric.clock import SystemClock
-from fabric.errors import UnavailableError, UsageError
+from fabric.client import Client, Event, Link, Update
+from fabric.clock import SECOND_NS, SystemClock
+from fabric.errors import TopologyError, UnavailableError, UsageError
 from fabric.records import KIND_TRADE, TRADE, Rows, empty
 from fabric.symbols import SymbolTable
 from topologies import free_range
@@ -85,3 +86,23 @@ def test_a_broken_file_of_positions_and_a_bad_name_are_told(path: Path) -> None:
         Client("trade.", topology_file=path, group="bot")
     with pytest.raises(UsageError, match="expected at most 64"):
         Client("trade.", topology_file=path, group="../bot")
+
+
+def test_a_client_shows_the_keys_of_its_host(path: Path, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    public = keys.make_curve(path.parent / "node.key")
+    path.write_text(
+        path.read_text() + f"hosts: {{local: {{curve_secret_file: node.key, curve_public_key: '{public}'}}}}"
+    )
+    loaded = topology.load(path, {})
+    (publisher,) = loaded.publishers()
+    outbox = Outbox(context, publisher, SymbolTable(64), loaded.limits, SystemClock(), epoch=1, stamp="feed_ns")
+    with closing(outbox), Client("trade.", topology_file=path) as client:
+        heard: list[Event] = []
+        deadline = SystemClock().monotonic_ns() + 10 * SECOND_NS
+        while Link("feed", up=True) not in heard:
+            assert SystemClock().monotonic_ns() < deadline
+            outbox.tick()
+            heard += client.poll(5)
+    (path.parent / "node.key").unlink()
+    with pytest.raises(TopologyError, match=r"node\.key: No such file"):
+        Client("trade.", topology_file=path)

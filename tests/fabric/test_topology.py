@@ -15,6 +15,7 @@ from fabric.errors import TopologyError, UsageError
 from fabric.topology import (
     BreakerSettings,
     CacheSettings,
+    Curve,
     ExchangeSettings,
     FaultSettings,
     FeedSettings,
@@ -430,7 +431,27 @@ def test_a_public_bus_needs_keys_or_consent(tmp_path: Path, caplog: pytest.LogCa
     assert "without encryption" in caplog.text
     for content in (KEY + "\n", f'metadata\ncurve\n    public-key = "x"\n    secret-key = "{KEY}"\n'):
         text = with_keys(tmp_path, content, 0o600)
-        assert topology.load_text(text, str(tmp_path / "t.yaml"), {}).nodes
+        loaded = topology.load_text(text, str(tmp_path / "t.yaml"), {})
+        assert loaded.publishers()[0].curve == loaded.curve() == Curve(str(tmp_path / "node.key"), KEY, (KEY,))
+
+
+def test_the_publishers_of_a_host_let_in_every_host_and_its_own_clients(tmp_path: Path) -> None:
+    text = with_keys(tmp_path, KEY, 0o600).replace(f"'{KEY}'", f"'{KEY}', curve_clients: ['{KEY[::-1]}']")
+    other = KEY[1:] + KEY[0]
+    text += f"  b: {{curve_secret_file: node.key, curve_public_key: '{other}'}}\n  c: {{}}\n"
+    loaded = topology.load_text(text, str(tmp_path / "t.yaml"), {})
+    secret = str(tmp_path / "node.key")
+    assert loaded.publishers()[0].curve == Curve(secret, KEY, (KEY, other, KEY[::-1]))
+    assert loaded.curve("b") == Curve(secret, other, (KEY, other))
+    assert loaded.curve("c") is None
+
+
+def test_half_a_pair_and_what_is_no_key_are_told(tmp_path: Path) -> None:
+    text = with_keys(tmp_path, KEY, 0o600)
+    half = problems(text.replace("bind: 0.0.0.0, ", "").replace("curve_secret_file: node.key, ", ""))
+    assert half == ["t.yaml:6:25: hosts.a.curve_public_key: of no use without curve_secret_file"]
+    (no_key,) = problems(text.replace(f"'{KEY}'", f"'{KEY}', curve_clients: [short]"), str(tmp_path / "t.yaml"))
+    assert no_key.endswith("hosts.a.curve_clients[0]: expected a CURVE key: 40 characters of Z85 (in quotes)")
 
 
 def test_a_secret_that_others_may_read_or_that_is_none_is_refused_and_not_shown(tmp_path: Path) -> None:
