@@ -1,7 +1,7 @@
 """The gateway: values come in from the bus, clients are served over HTTP and WebSocket. One thread, one loop.
 
-The loop's own coroutine is the pump: every `TURN_S` it takes what the bus has brought, updates the memory
-and the fan-out, and lets the fan-out write to whoever is due. That adds at most `TURN_S` to a value's way
+The loop's own coroutine is the pump: every `TURN_NS` it takes what the bus has brought, updates the memory
+and the fan-out, and lets the fan-out write to whoever is due. That adds at most `TURN_NS` to a value's way
 and needs no further thread, no lock and no wake-up for each message; a batch costs about as much as one.
 
 On SIGTERM it drains: not ready, then no longer listening, then every client is told to come back (1012).
@@ -42,7 +42,7 @@ from gateway.shared import Shared
 from gateway.store import Store
 from gateway.watchdog import Watchdog
 
-TURN_S = 0.01
+TURN_NS = SECOND_NS // 100
 """Between two looks at the bus."""
 BATCHES_PER_TURN = 4
 """A turn takes no more than this many batches, so that clients are served however much waits on the bus."""
@@ -145,6 +145,7 @@ class Gateway:
             {delay_ns: market.latest for delay_ns, market in self._delayed.items()},
             history=None if history is None else HistoryReader(history),
         )  # fmt: skip
+        self._look_ns = 0  # when the bus is looked at next
         limits, links = runtime.topology.limits, max(1, len(runtime.spec.reads))
         self._share = limits.batch_max // links  # rows of one link in a batch: with fewer than that none has more
         self._launcher = Launcher(runtime.topology.run_folder, self._clock)
@@ -239,8 +240,26 @@ class Gateway:
             self._launcher.close()
 
     async def _turn(self) -> None:
-        """Take what the bus has brought, pass it on, and let the loop serve its sockets until the next turn."""
-        started_ns = self._clock.monotonic_ns()
+        """Take what the bus has brought, pass it on, and let the loop serve its sockets until the next turn.
+
+        While a flush needs several slices the bus is looked at no more often: each look costs as much as fifty frames.
+        """
+        now_ns = self._clock.monotonic_ns()
+        more = False
+        if now_ns >= self._look_ns:
+            more = self._take_from_bus()
+            self._clients.time_since(NEVER_NS if self._runtime.latency is None else self._inbox.since_ns)
+            self._look_ns = now_ns if more else now_ns + TURN_NS
+            self._report_state()
+        more |= self._clients.flush(self._clock.monotonic_ns())
+        for market in self._delayed.values():
+            more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
+        self._watchdog.turned()
+        left_ns = self._look_ns - self._clock.monotonic_ns()
+        await asyncio.sleep(0 if more else max(0.0, left_ns / SECOND_NS))
+
+    def _take_from_bus(self) -> bool:
+        """Take some batches; return whether more may be there."""
         for _ in range(BATCHES_PER_TURN):
             batch = self._inbox.recv_batch(0)
             if batch.size:
@@ -249,21 +268,17 @@ class Gateway:
                 for market in self._delayed.values():
                     market.take(batch, self._clock.monotonic_ns())
             if batch.size < self._share:
-                break
-        more = batch.size >= self._share
-        self._clients.time_since(NEVER_NS if self._runtime.latency is None else self._inbox.since_ns)
-        more |= self._clients.flush(self._clock.monotonic_ns())
-        for market in self._delayed.values():
-            more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
+                return False
+        return True
+
+    def _report_state(self) -> None:
+        """What is due by time, and how things stand."""
         self._door.turn()
-        now_ns = self._clock.monotonic_ns()
-        self._watchdog.turned()
         suspended = self._inbox.logs_suspended()
-        self.health.turned(now_ns, self._latest.links(), self._inbox.ready(), suspended)
+        self.health.turned(self._clock.monotonic_ns(), self._latest.links(), self._inbox.ready(), suspended)
         if self.health.ready:
             self._runtime.ready()
         self._runtime.report(self._report)
-        await asyncio.sleep(0 if more else max(0.0, TURN_S - (now_ns - started_ns) / SECOND_NS))
 
     async def _drain(self, acceptor: Acceptor, listening: Listening) -> None:
         """Not ready; then not listening; then tell the clients and wait for them to go, while there is time."""
