@@ -25,6 +25,8 @@ SPARK = 40
 """Seconds that a sparkline shows, one character each."""
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {"ok": "green", "warn": "yellow", "alarm": "bold red"}
+_MIDDLE = 100
+"""One of so many has room for where hops begin and end."""
 _WIDE = 130
 """A terminal of so many columns has room for sparklines and what each node uses."""
 
@@ -90,7 +92,7 @@ def _thresholds(document: dict[str, Any]) -> Text:
 
 
 def _hops(document: dict[str, Any], width: int) -> Table:
-    table = _table("hop", "from", "to")
+    table = _table("hop", *(("from", "to") if width >= _MIDDLE else ()))
     for heading in ("messages/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     if width >= _WIDE:
@@ -100,7 +102,7 @@ def _hops(document: dict[str, Any], width: int) -> Table:
         rate = hop["count"] / max(1.0, min(document["uptime_s"], WINDOW_NS / SECOND_NS))
         figures = _milliseconds(hop[key] for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
         table.add_row(
-            hop["name"], hop["from"], hop["to"], f"{rate:,.0f}", *figures,
+            hop["name"], *((hop["from"], hop["to"]) if width >= _MIDDLE else ()), f"{rate:,.0f}", *figures,
             *([spark(series[hop["name"]]["p99_ms"])] if width >= _WIDE else []),
             style=None if hop["health"] == "ok" else _STYLES[hop["health"]],
         )  # fmt: skip
