@@ -42,6 +42,7 @@ export class Graph {
     const height = BOX.top + tallest * (BOX.height + BOX.gap);
     const width = (used.length - 1) * BOX.column + BOX.width;
     this.svg.setAttribute("viewBox", `-2 0 ${width + 4} ${height}`);
+    this.svg.style.maxWidth = `${width * 1.1}px`; // the words of a small topology are no larger than those of a large one
     const back = this.svg.appendChild(node("g", { class: "lines" }));
     used.forEach((group, x) => {
       const title = this.svg.appendChild(node("text", { x: x * BOX.column, y: 14, class: "column" }));

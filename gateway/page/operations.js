@@ -157,8 +157,8 @@ export class Operations {
         width: Math.max(120, place.clientWidth), height: 132, legend: { show: false }, cursor: { y: false, points: { size: 6 } },
         scales: { x: { time: true }, y: { distr: 3, log: 10, range: (_, low, high) => [Math.max(1e-3, 10 ** Math.floor(Math.log10(low || 1))), 10 ** Math.ceil(Math.log10(high || 10))] } },
         axes: [
-          { ...scale, grid: { show: false }, space: 90, values: (_, times) => times.map((time) => new Date(time * 1000).toTimeString().slice(0, 8)) },
-          { ...scale, size: 46, values: (_, values) => values.map((value) => (value == null || !Number.isInteger(Math.round(Math.log10(value) * 1e6) / 1e6) ? "" : `${short.format(value)} ms`)) },
+          { ...scale, grid: { show: false }, space: 90, size: 26, values: (_, times) => times.map((time) => new Date(time * 1000).toTimeString().slice(0, 8)) },
+          { ...scale, size: 52, filter: (_, values) => values.map((value) => (isPowerOfTen(value) ? value : null)), values: (_, values) => values.map((value) => (value == null ? "" : `${short.format(value)} ms`)) },
         ],
         series: [{}, ...lines.map(([label, colour]) => ({ label, stroke: style(colour), width: 1.5, points: { show: false }, spanGaps: false }))],
       },
@@ -177,6 +177,11 @@ export class Operations {
       plot.chart = this.chart(plot.place, hop);
     });
   }
+}
+
+function isPowerOfTen(value) {
+  const power = Math.log10(value);
+  return Math.abs(power - Math.round(power)) < 1e-6;
 }
 
 function gauge() {
