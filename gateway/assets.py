@@ -44,7 +44,7 @@ def _read(path: Path) -> Asset:
     plain = path.read_bytes()
     kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain"
     return Asset(
-        f"{kind}; charset=utf-8",
+        kind,
         plain,
         gzip.compress(plain, 9, mtime=0),
         f'"{hashlib.blake2b(plain, digest_size=12).hexdigest()}"',
