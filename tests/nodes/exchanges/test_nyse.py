@@ -10,7 +10,7 @@ from nodes.feeds.xdp import Xdp
 
 def test_the_decoder_gives_back_every_quote_trade_and_status():
     running = market(venue="N", corrects=True)
-    events, packets = stream(running, XdpEncoder(running.names, 99), 100_000)
+    events, packets = stream(running, XdpEncoder(running.names, 99), 150_000)
     symbols = SymbolTable(1_000)
     messages = Xdp(symbols, "", orders_max=10_000, levels_max=10_000)
     rows = rows_of(
