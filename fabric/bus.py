@@ -702,6 +702,7 @@ class _Link:
     behind: dict[tuple[int, int], int] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)  # what its heartbeat last said
     rebuilds: int = 0
+    late: bool = False  # whether `lag_ns` was too much when the publisher was asked last
     refused: str = ""  # why libzmq last gave the connection up
 
     def forget_heads(self) -> None:
@@ -1328,8 +1329,10 @@ class Inbox:
             say = log.error if level == LAG_ALARM else log.warning if level else log.info
             say("%s: this reader is %d messages (%d ms) behind", name, missing, waited_ms)
         link.lag_told = level
-        if link.lag_ns > self._limits.stale_after_ns and self._gives_up_old(link):
+        was_late, link.late = link.late, link.lag_ns > self._limits.stale_after_ns
+        if was_late and link.late and self._gives_up_old(link):  # once may be a step of the publisher's clock
             self._silent(link, monotonic_ns, f"this reader is {link.lag_ns // MILLISECOND_NS} ms behind")
+            link.late = False
 
     def _gives_up_old(self, link: _Link) -> bool:
         """Whether what waits for too long on this link is wrong rather than late: prices, to who acts on the last."""

@@ -128,6 +128,8 @@ def _reported(found: _Families, report: Mapping[str, Any], labels: Mapping[str, 
             found.add("fabric_line_up", "gauge", "1 while the exchange's line is heard", _LINE[value], labels)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
+        if key.startswith("lag_") and key not in _GAUGES:  # of one publisher: it stands at the link
+            continue
         if key.startswith("reads_"):
             found.add("fabric_reads_total", "counter", "Reads of a known symbol, by where they were answered", value,
                       {"source": key.removeprefix("reads_"), **labels})  # fmt: skip

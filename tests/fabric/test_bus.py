@@ -1122,7 +1122,7 @@ def test_a_reader_that_is_too_slow_takes_no_old_price_for_a_live_one(
     reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)
     for _ in range(20):
         out.send(make(*["AAPL"] * 500))
-    for _ in range(40):  # four seconds, 64 messages in each turn
+    for _ in range(60):  # six seconds, 64 messages in each turn
         reader.turn(SECOND_NS // 10)
         time.sleep(0.005)  # for the answer of the thread that says how far the publisher is
     kind = KIND_QUOTE if gives_up else KIND_TRADE

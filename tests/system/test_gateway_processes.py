@@ -52,7 +52,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     settings = replace(web.settings, processes=2)
     gateways = tuple(replace(web, name=f"web-{i}", settings=settings) for i in (1, 2))
     cache = replace(whole.cache, mode="off")
-    topology = replace(whole, nodes=gateways, cache=cache, path=str(path))
+    topology = replace(whole, nodes=gateways, cache=cache, history=None, path=str(path))
     assert settings.port == port
     with product(topology, folder / "run") as launcher:
         yield Doors(topology, launcher)

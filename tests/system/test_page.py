@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler
 
 import chromium
@@ -84,18 +83,25 @@ def play(
     tmp_path: Path,
     steps: Callable[[Stage], Awaitable[None]],
     names: tuple[str, ...],
-    said: list[dict[str, Any]] | None = None,
+    said: Sequence[dict[str, Any]] = (),
     **options: Any,
 ) -> None:
-    """Run ``steps`` with the page not yet opened; at the end the browser must have nothing to complain about."""
+    """Run ``steps`` with the page not yet opened; at the end the browser must have nothing to complain about.
+
+    The last of ``said`` is what the launcher tells operators; of nothing, that there is none.
+    """
 
     async def stage() -> None:
         opened: list[Stream] = []
         asked: list[dict[str, Any]] = []
         routes: list[Rule] = [(r"/stream", Stream, {"opened": opened, "asked": asked})]
-        if said is not None:
-            routes.append((r"/v1/ops", Ops, {"said": said}))
+
+        async def operations() -> dict[str, Any]:
+            return said[-1]
+
         async with running(websockets=routes, **options) as rig, chromium.page(tmp_path / "profile") as page:
+            if said:
+                rig.gateway._launcher.operations = operations
             rig.put(rig.link(1), *[rig.nbbo(name, seq=10 - place) for place, name in enumerate(names)])
             await rig.taken()
             made = Stage(rig, page)
@@ -403,21 +409,6 @@ def test_a_busy_gateway_says_so(tmp_path: Path) -> None:
 # Operations
 
 
-class Ops(RequestHandler):
-    """Plays `/v1/ops`: answers with what the test says, 503 where that is nothing."""
-
-    said: list[dict[str, Any]]
-
-    def initialize(self, said: list[dict[str, Any]]) -> None:
-        self.said = said
-
-    def get(self) -> None:
-        if not self.said:
-            self.set_status(503)
-            return
-        self.write(self.said[-1])
-
-
 def operators(time_s: int, state: str = "ready", processor: str = "ready", p99: float | None = 6.5) -> dict[str, Any]:
     """An answer as the description of `/v1/ops` has it, of three nodes."""
     health = "ok" if processor == "ready" else "alarm"
@@ -484,7 +475,7 @@ def test_without_the_operators_data_the_view_shows_what_the_gateway_knows(tmp_pa
         await page.until("document.querySelector('[data-node=nbbo]').dataset.health === 'alarm'")
         stage.page.problems[:] = [text for text in page.problems if "503" not in text]
 
-    play(tmp_path, steps, USUAL, said=[])
+    play(tmp_path, steps, USUAL)
 
 
 def test_the_page_is_small(tmp_path: Path) -> None:
