@@ -23,7 +23,7 @@ from machine import describe, percentiles
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fabric.history import open_history  # noqa: E402
+from fabric.history import open_history  # noqa: E402  (after the path is set)
 from fabric.records import BAR, KIND_BAR_1M, PRICE_UNIT, Rows, empty  # noqa: E402
 
 SYMBOLS = 5_000

@@ -66,7 +66,7 @@ def main() -> None:
     print(f"turns of 256 rows brought back from the input's log: {brought_back(rows, symbols) / 1e6:.2f} M rows/s")
 
 
-def brought_back(rows: np.ndarray, symbols: SymbolTable) -> float:  # type: ignore[type-arg]
+def brought_back(rows: np.ndarray, symbols: SymbolTable) -> float:  # type: ignore[type-arg]  (rows of the bus, unnamed)
     """Rows a second."""
     best = 0.0
     with tempfile.TemporaryDirectory() as place:
