@@ -782,7 +782,7 @@ class Inbox:
         self._same_host = same_host
         self._complete = complete
         self._numbers = itertools.count(1)
-        self._called_ns = clock.monotonic_ns()
+        self._looked_ns = clock.monotonic_ns()  # when the sockets were last looked at: whatever came later may be old
         self._snapshots: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], int]] = []
         self.since_ns = 0
         """When last values were last asked for (UTC): what is stamped before then may be one, and not live."""
@@ -798,7 +798,7 @@ class Inbox:
         call.
         """
         now = self._clock.monotonic_ns()
-        if not self._came_back(now - self._called_ns, now) and now >= self._next_check_ns:
+        if not self._came_back(now - self._looked_ns, now) and now >= self._next_check_ns:
             self._check(now)
         waits = timeout_ms if not (self._events or self._snapshots or self._repairing()) else 0
         ready = bus_kernel.wait(self._items, waits, self._linger_ns // 1_000 if now < self._busy_until_ns else 0)
@@ -806,6 +806,7 @@ class Inbox:
         now += waited_ns
         if self._came_back(waited_ns - waits * MILLISECOND_NS, now):
             ready = 0  # those sockets are gone
+        self._looked_ns = now
         wall = self._clock.now_ns()
         n = self._tell(wall)
         self._given = []
@@ -825,7 +826,6 @@ class Inbox:
             self._state[:, sk.DRAINED] = 1 - self._state[:, sk.HELD]
         n = self._repair(n, now, wall)
         n = self._absorb(n, now, wall)
-        self._called_ns = self._clock.monotonic_ns()
         rows = self._rows[:n]
         if isinstance(self._clock, EventClock) and n:
             market = rows[rows[:, 0] <= KIND_TRADE]
@@ -976,7 +976,7 @@ class Inbox:
         """Go on behind what has been restored. ``whole``: all that was published since is given from the logs, so that
         nothing shows but a delay; else, and where there is no log, it was an outage, which is told as one.
         """
-        self._called_ns = now_ns = self._clock.monotonic_ns()
+        self._looked_ns = now_ns = self._clock.monotonic_ns()
         for link in self._links:
             state = self._state[link.index]
             link.heard_ns = now_ns
