@@ -144,7 +144,7 @@ def main() -> None:
         return MESSAGES / (time.perf_counter() - started) / 1e6
 
     print(describe())
-    print(f"{MESSAGES} messages of two frames a round, M/s:  bare libzmq   through bus.py   ratio")
+    print(f"{MESSAGES} messages of two frames a round, M/s:  bare libzmq   through the bus   ratio")
     pairs = [(plain(), ours()) for _ in range(ROUNDS)]
     for limit, rate in pairs:
         print(f"{'':40}{limit:12.2f}{rate:16.2f}{rate / limit:8.2f}")
