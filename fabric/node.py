@@ -185,6 +185,8 @@ def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
         runtime.report(lambda: {
             **node.counters(), **inbox.counters(), **outbox.counters(), **(recovery.counters() if recovery else {})
         })  # fmt: skip
+    if recovery is not None:
+        recovery.leave()
 
 
 def give_way(niceness: int) -> None:

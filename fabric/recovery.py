@@ -3,7 +3,8 @@
 A checkpoint is all that a turn may change, between two turns: the node's arrays, what inbox and outbox know of each
 topic, the symbols, and the position in the order log. It is copied in the loop (some milliseconds), written to a file
 of numpy's npz format by a thread, synced and put in the place of the one before. One is due after `CHECKPOINT_ROWS`
-rows or `CHECKPOINT_NS`, which bounds what a recovery has to do, and never more often than a hundred times its own cost.
+rows or `CHECKPOINT_NS`, which bounds what a recovery has to do, and never more often than a hundred times its own cost;
+and one when the processor is told to stop.
 
 A recovery restores the checkpoint and takes each turn of the order log behind it again: the same rows, from the logs of
 the inputs, at the same times. What comes of them has the positions that it had. What the processor's own log holds of
@@ -147,6 +148,13 @@ class Recovery:
             writing = self._writer is not None and self._writer.is_alive()
             if not writing and self._clock.monotonic_ns() - self._copied_ns > COST_SHARE * self._cost_ns:
                 self._checkpoint()
+
+    def leave(self) -> None:
+        """Make a last checkpoint, behind the last turn, so that the next start has nothing to take again."""
+        if self._rows:
+            if self._writer is not None:
+                self._writer.join()
+            self._checkpoint()
 
     def counters(self) -> dict[str, int]:
         """By the names that ``status`` and ``/metrics`` use."""

@@ -238,6 +238,19 @@ def test_killed_at_any_instant_it_goes_on_as_if_nothing_had_been(market: Market,
     assert (counters["lost"], counters["gaps"], counters["duplicates"]) == (0, 0, 0)
 
 
+def test_one_that_was_told_to_stop_has_nothing_to_take_again(market: Market, tmp_path: Path) -> None:
+    old = market.start()
+    old.until(lambda: old.inbox.ready() and old.outbox.position > 300)
+    old.recovery.leave()
+    old.recovery.close()
+    new = market.start(market.left_behind(old, tmp_path / "life"))
+    assert new.seamless
+    assert new.recovery.counters()["recovered_turns"] == 0
+    new.until(new.inbox.ready)
+    new.drain()
+    same(market, new)
+
+
 def test_nothing_is_given_twice_or_left_out_over_a_kill(market: Market, tmp_path: Path) -> None:
     first = market.start()
     first.until(lambda: first.inbox.ready() and first.outbox.position > 300)
