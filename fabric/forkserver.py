@@ -135,6 +135,8 @@ def child_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
         "PYTHONUNBUFFERED": "1",
         "OPENBLAS_NUM_THREADS": "1",  # it would start threads when it is imported, and a thread does not survive a fork
+        # Tables have room for all symbols and use little of it, in many places: huge pages are mostly zeroes.
+        "NUMPY_MADVISE_HUGEPAGE": os.environ.get("NUMPY_MADVISE_HUGEPAGE", "0"),
     }
 
 
