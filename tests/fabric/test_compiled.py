@@ -1,3 +1,4 @@
+import ast
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fabric import compiled, symbols_kernel
+from fabric import compiled, kernels, symbols_kernel
 from fabric.compiled import inlined, kernel, waiting_kernel
 from support import product_environment
 
@@ -97,6 +98,20 @@ def test_an_edit_moves_the_cache_of_a_module_and_of_those_that_build_on_it(tree:
     assert [old == new for old, new in zip(before, folders(), strict=True)] == [False, False, True]
     (tree / "fabric/records.py").write_text("# edited")
     assert not set(before) & set(folders())
+
+
+@pytest.mark.parametrize("module", kernels.modules())
+def test_what_a_kernel_builds_on_is_found_as_python_finds_it(module: str) -> None:
+    for path in compiled._closure(module):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert node.col_offset == 0, f"{path}:{node.lineno}: a kernel imports at the left margin"
+            if isinstance(node, ast.Import):
+                assert not [alias.name for alias in node.names if alias.name.endswith("_kernel")]
+            elif isinstance(node, ast.ImportFrom):
+                for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                    if name is not None and name.endswith("_kernel") and compiled._source(name).exists():
+                        assert compiled._source(name) in compiled._closure(module)
 
 
 def test_without_a_cache_a_module_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
