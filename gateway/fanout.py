@@ -157,6 +157,7 @@ class Fanout:
         self._fan = fanout_kernel.make(
             symbols.capacity, self._venues, topology.limits.clients_max, self._values.epochs.size
         )
+        self._fan.service[:2] = surge.LATE_NS, surge.CALM_NS
         if latency is not None:
             self._fan = self._fan._replace(latency=latency.to_clients)
         self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
@@ -179,7 +180,6 @@ class Fanout:
         self._refused = self._cut = self._stalls = self._capped = 0
         self._surge = Surge()
         self._round_left = 0  # rows that the round under way has still to look at
-        self._round_ns = 0  # when it began
         self._blocked: dict[Client, None] = {}  # whose connections hold bytes, in the order in which it began
         self._leaving: deque[tuple[Client, int, str]] = deque()  # who is to be closed, with which code and reason
 
@@ -411,7 +411,7 @@ class Fanout:
         """Take over a batch of the inbox that `latest` has applied already."""
         self._meet_symbols()
         self._batch_rows = batch.size
-        fanout_kernel.apply(self._fan, self._values, columns(batch))
+        fanout_kernel.apply(self._fan, self._values, columns(batch), self.clock.monotonic_ns())
         self._restate(batch)
 
     def _meet_symbols(self) -> None:
@@ -467,7 +467,7 @@ class Fanout:
         if self._leaving:
             self._part(deadline_ns)
         if self._round_left <= 0:
-            self._round_left, self._round_ns = self._rows, now_ns
+            self._round_left = self._rows
         more = False
         self._cut_the_stuck(now_ns)
         while self._round_left > 0:
@@ -483,14 +483,14 @@ class Fanout:
             if self._round_left > 0 and self.clock.monotonic_ns() >= deadline_ns:
                 more = True
                 break
-        self._judge(now_ns - self._round_ns, now_ns)
+        self._judge(now_ns)
         return more or bool(self._leaving)
 
-    def _judge(self, late_ns: int, now_ns: int) -> None:
-        """Begin or end a surge. Late are cohorts, and a round over all clients that takes long."""
-        late_ns = max(late_ns, int(self._fan.mode[2]))
-        self._fan.mode[2] = 0
-        if not self._surge.changed(late_ns, now_ns):
+    def _judge(self, now_ns: int) -> None:
+        """Begin or end a surge."""
+        served, late, restless = self._fan.service[2:].tolist()
+        self._fan.service[2:] = 0
+        if not self._surge.changed(served, late, restless, now_ns):
             return
         shortest_ns = surge.SHORTEST_MS * MILLISECOND_NS
         fanout_kernel.set_mode(self._fan, self._surge.on, shortest_ns, now_ns, self._streams, self._rows)
