@@ -152,6 +152,7 @@ class Fanout:
         self.subscriptions = Subscriptions()
         self._symbols = symbols
         self._known = 1  # symbols that subscriptions have been matched with; the empty one is nobody's
+        self._ids: dict[str, int] = {}  # of those: a compiled look-up costs twenty times as much as one in a dict
         self._venues = len(topology.venues)
         self._values = fanout_kernel.values_of(latest.tables)
         self._fan = fanout_kernel.make(
@@ -321,16 +322,13 @@ class Fanout:
             if pattern.endswith("*"):
                 prefix = np.frombuffer(pattern[:-1].encode("ascii"), np.uint8)
                 found.append(1 + np.flatnonzero((names[1:, : prefix.size] == prefix).all(axis=1)))
-            else:
-                exact.append(self._symbols.find(pattern))
-        ids = np.unique(np.concatenate([*found, np.array(exact, np.int64)]))
-        return ids[(ids > 0) & (ids < self._known)]
+            elif (symbol := self._ids.get(pattern)) is not None:
+                exact.append(symbol)
+        return np.unique(np.concatenate([*found, np.array(exact, np.int64)]))
 
     def _symbols_in(self, patterns: Sequence[str]) -> int:
         """How many symbols the patterns stand for, those included that are named and not known yet."""
-        unknown = {
-            name for name in patterns if not name.endswith("*") and not 0 < self._symbols.find(name) < self._known
-        }
+        unknown = {name for name in patterns if not name.endswith("*") and name not in self._ids}
         return int(self._matching(patterns).size) + len(unknown)
 
     def _slots(self, feed: Feed, channel: str, symbols: _Slots) -> _Slots:
@@ -418,7 +416,9 @@ class Fanout:
         """Give new symbols to those who asked for them before they were known."""
         for symbol in range(self._known, len(self._symbols)):
             self._known = symbol + 1
-            for row, channel in self.subscriptions.wanting(self._symbols.name(symbol)):
+            name = self._symbols.name(symbol)
+            self._ids[name] = symbol
+            for row, channel in self.subscriptions.wanting(name):
                 client = self._clients[row]
                 if client is None:  # gone when it was told of its limit in another channel
                     continue

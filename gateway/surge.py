@@ -14,7 +14,7 @@ LATE_NS: Final = 50 * MILLISECOND_NS
 CALM_NS: Final = 20 * MILLISECOND_NS
 JUDGED_NS: Final = SECOND_NS
 PAUSE_NS: Final = SECOND_NS // 4
-"""A turn that took longer counts as one of this length: everyone is late once after a pause, which is no late second."""
+"""A turn that took longer counts as one of this length: after a pause all are late once, which is no late second."""
 CALM_FOR: Final = 10
 """Calm seconds that end a surge."""
 SHORTEST_MS: Final = 500
@@ -36,8 +36,8 @@ class Surge:
     def changed(self, served: int, late: int, restless: int, now_ns: int) -> bool:
         """Take in how many clients one turn served; True when a surge begins or ends with it.
 
-        ``late`` of them were served more than `LATE_NS` after they were due, ``restless`` at least `CALM_NS` (those that
-        were late among them).
+        ``late`` of them were served more than `LATE_NS` after they were due, ``restless`` at least `CALM_NS`, late ones
+        included.
         """
         if self._turned_ns is not None:
             self._judged_ns += min(now_ns - self._turned_ns, PAUSE_NS)
