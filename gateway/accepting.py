@@ -22,8 +22,8 @@ from gateway.limits import TokenBucket
 
 ACCEPTS_PER_S: Final = 500
 """Of all processes of a gateway together."""
-ACCEPTS_BURST: Final = 5
-"""At once: some five milliseconds of work, in which nobody else is served. A loop whose turns are so long that
+ACCEPTS_BURST: Final = 10
+"""At once: some ten milliseconds of work, in which nobody else is served. A loop whose turns are so long that
 more than these gather takes fewer a second: whoever is connected already goes before newcomers.
 """
 _FULL_PAUSE_S: Final = 1.0
