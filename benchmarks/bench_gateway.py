@@ -291,8 +291,20 @@ def check_values(bus: Bus, saved: str) -> bool:
 
 
 def pids_of(launcher: Running) -> dict[str, int]:
-    status = launcher.status()
-    return {node["name"]: node["pid"] for node in status["nodes"]}
+    """All processes of a topology: its nodes, and those that have no node's name (launcher, fork server, Redis)."""
+    found = {node["name"]: node["pid"] for node in launcher.status()["nodes"]}
+    for pid in descendants(os.getpid()):
+        if pid not in found.values():
+            found[f"{Path(f'/proc/{pid}/comm').read_text().strip()} {pid}"] = pid
+    return found
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The processes below one, their own before the next."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (thread / "children").read_text().split()):
+            yield child
+            yield from descendants(child)
 
 
 def skipped_by(launcher: Running) -> int:
