@@ -9,6 +9,7 @@ Run: python benchmarks/bench_storm.py [--steady 2000] [--storm 8000] [--seconds 
 import argparse
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,18 @@ from fabric.topology import GatewaySettings
 def window(options: argparse.Namespace, port: int, processes: Processes, storm: int) -> dict[str, Any]:
     """The first clients' result of one window, and what came of those who connected in it."""
     came: dict[str, Any] = {}
-    with generator(options, port, "stream") as stages:
+    with ExitStack() as stack:
+        stages = stack.enter_context(generator(options, port, "stream"))
         for name in ("ready", "connected", "begun"):
             stage(stages, name)
         processes.begin()
         if storm:
             others = argparse.Namespace(**vars(options))
             others.clients, others.seed, others.pace = storm, options.seed + 1, 1e6
-            others.seconds = others.settle = 1.0
-            with generator(others, port, "stream") as crowd:
-                stage(crowd, "ready")
-                came = stage(crowd, "connected")
+            others.settle = options.seconds  # they stay to the end of the window
+            crowd = stack.enter_context(generator(others, port, "stream"))
+            stage(crowd, "ready")
+            came = stage(crowd, "connected")
         stage(stages, "ended")
         processes.end()
         return stage(stages, "result") | {"came": came}
