@@ -1,8 +1,9 @@
 """A gateway that cannot keep its intervals lengthens them by itself, and takes that back when it is calm (pure).
 
 Judged are seconds, each by the clients that were served in it and how late that was: a second is late when most of them
-were served more than `LATE_NS` late, and calm when nine in ten were served less than `CALM_NS` late. One late second
-begins a surge, ten calm ones in a row end it. How the gateway's turns went decides nothing: handshakes may keep a turn
+were served more than `LATE_NS` late, and calm when most were served less than `CALM_NS` late: what would begin no surge must
+not hold one, and on a busy machine one client in ten always waits for a processor. One late second begins a surge, ten
+calm ones in a row end it. How the gateway's turns went decides nothing: handshakes may keep a turn
 long while every client has its frame in time, and a short turn may be one of hundreds that a late round needs.
 """
 
@@ -47,7 +48,7 @@ class Surge:
         self._restless += restless
         if self._judged_ns < JUDGED_NS:
             return False
-        is_late, is_calm = 2 * self._late > self._served, 10 * self._restless <= self._served
+        is_late, is_calm = 2 * self._late > self._served, 2 * self._restless <= self._served
         self._judged_ns = self._served = self._late = self._restless = 0
         self._calm = self._calm + 1 if is_calm else 0
         if self._calm < CALM_FOR if self.on else not is_late:
