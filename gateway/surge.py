@@ -1,10 +1,10 @@
 """A gateway that cannot keep its intervals lengthens them by itself, and takes that back when it is calm (pure).
 
 Judged are seconds, each by the clients that were served in it and how late that was: a second is late when most of them
-were served more than `LATE_NS` late, and calm when most were served less than `CALM_NS` late: what would begin no surge must
-not hold one, and on a busy machine one client in ten always waits for a processor. One late second begins a surge, ten
-calm ones in a row end it. How the gateway's turns went decides nothing: handshakes may keep a turn
-long while every client has its frame in time, and a short turn may be one of hundreds that a late round needs.
+were served more than `LATE_NS` late, and calm when most were served less than `CALM_NS` late. One late second begins a
+surge, ten calm ones in a row end it. What would begin none must not hold one: on a busy machine some always wait for a
+processor. How the gateway's turns went decides nothing: handshakes may keep a turn long while every client has its
+frame in time, and a short turn may be one of hundreds that a late round needs.
 """
 
 from typing import Final
