@@ -107,7 +107,13 @@ class Generator:
         self.names = tickers(options.symbols)
         self.wanted = wanted_by(options.clients, options.symbols_each, options.symbols, options.spread, options.seed)
         self.sockets: list[socket.socket] = []
-        self.load = load_kernel.make([-1] * options.clients, self.wanted, self.names, options.checked_every)
+        reading = options.clients - options.stalled  # the last ``--stalled`` clients do not
+        order = np.random.default_rng(options.seed).permutation(reading)
+        self.timed = -(-reading // options.timed_every)
+        self.load = load_kernel.make(
+            [-1] * options.clients, self.wanted, self.names, options.checked_every, order, self.timed
+        )
+        self.turn = 0
         now = datetime.now(UTC)
         month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         self.month_ns = int(month.timestamp()) * 1_000_000_000
@@ -130,15 +136,24 @@ class Generator:
                 self.load.tail_sizes[row] = len(rest)
                 self.load.fds[row] = client.fileno()
             self.sockets += batch
-            self.sweep(2**62, 2**62)
+            self.sweep_all(2**62, 2**62)
             while (ahead := len(self.sockets) / options.pace - (time.monotonic() - started)) > 0:
-                time.sleep(min(ahead, 0.02))
+                time.sleep(min(ahead, 0.05))
                 self.sweep(2**62, 2**62)
 
+    def sweep_all(self, from_ns: int, to_ns: int) -> None:
+        """One round over everyone who reads."""
+        load_kernel.sweep(self.load, 0, self.load.order.size, self.month_ns, from_ns, to_ns)
+
     def sweep(self, from_ns: int, to_ns: int) -> None:
-        """One round over everyone who reads; the last ``--stalled`` clients do not."""
-        reading = min(len(self.sockets), self.options.clients - self.options.stalled)
-        load_kernel.sweep(self.load, 0, reading, self.month_ns, from_ns, to_ns)
+        """One round over the timed clients, and over one part in ``--parts`` of the others."""
+        parts, others = self.options.parts, self.load.order.size - self.timed
+        first = self.timed + others * self.turn // parts
+        self.turn += 1
+        stop = self.timed + others * self.turn // parts
+        self.turn %= parts
+        load_kernel.sweep(self.load, 0, self.timed, self.month_ns, from_ns, to_ns)
+        load_kernel.sweep(self.load, first, stop, self.month_ns, from_ns, to_ns)
 
     def run(self, until_s: float, from_ns: int, to_ns: int) -> None:
         """Rounds at ``--sweep-ms``, to a time of the monotonic clock; notes how late each begins."""
@@ -208,7 +223,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--settle", type=float, default=SETTLE_S)
     parser.add_argument("--pace", type=float, default=1_000.0, help="connections a second")
-    parser.add_argument("--sweep-ms", type=float, default=50.0)
+    parser.add_argument("--sweep-ms", type=float, default=50.0, help="between two rounds over the timed clients")
+    parser.add_argument("--timed-every", type=int, default=10, help="latency is measured on one client in so many")
+    parser.add_argument("--parts", type=int, default=4, help="a round asks one in so many of the others")
     parser.add_argument("--stalled", type=int, default=0, help="clients that never read")
     parser.add_argument("--receive-bytes", type=int, default=0, help="SO_RCVBUF of each client; 0: the system's")
     parser.add_argument("--checked-every", type=int, default=10, help="keep what one symbol in so many said")
@@ -220,7 +237,7 @@ def main() -> None:
         sys.exit(f"{options.clients} clients need {needed} file descriptors, the hard limit is {hard} (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
     generator = Generator(options)
-    generator.sweep(0, 0)  # compile
+    generator.sweep_all(0, 0)  # compile
     say("ready")
     started = time.monotonic()
     generator.open()
@@ -229,11 +246,13 @@ def main() -> None:
     gc.disable()
     generator.run(time.monotonic() + options.settle, 2**62, 2**62)
     generator.late_ns.clear()
+    generator.sweep_all(2**62, 2**62)  # what comes before the window is no part of it
     load_kernel_cpu = time.process_time()
     from_ns = time.time_ns()
     to_ns = from_ns + int(options.seconds * 1e9)
     say("begun", from_ns=from_ns, to_ns=to_ns)
     generator.run(time.monotonic() + options.seconds, from_ns, to_ns)
+    generator.sweep_all(from_ns, to_ns)
     cpu_s = time.process_time() - load_kernel_cpu
     say("ended")
     if options.save:

@@ -22,8 +22,10 @@ from gateway.limits import TokenBucket
 
 ACCEPTS_PER_S: Final = 500
 """Of all processes of a gateway together."""
-ACCEPTS_BURST: Final = 20
-"""At once: some ten milliseconds of work, in which nobody else is served."""
+ACCEPTS_BURST: Final = 10
+"""At once: some ten milliseconds of work, in which nobody else is served. A loop whose turns are so long that
+more than these gather takes fewer a second: whoever is connected already goes before newcomers.
+"""
 _FULL_PAUSE_S: Final = 1.0
 """When there is not even the reserve."""
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)

@@ -152,11 +152,13 @@ class Fanout:
         self.subscriptions = Subscriptions()
         self._symbols = symbols
         self._known = 1  # symbols that subscriptions have been matched with; the empty one is nobody's
+        self._ids: dict[str, int] = {}  # of those: a compiled look-up costs twenty times as much as one in a dict
         self._venues = len(topology.venues)
         self._values = fanout_kernel.values_of(latest.tables)
         self._fan = fanout_kernel.make(
             symbols.capacity, self._venues, topology.limits.clients_max, self._values.epochs.size
         )
+        self._fan.service[:2] = surge.LATE_NS, surge.CALM_NS
         if latency is not None:
             self._fan = self._fan._replace(latency=latency.to_clients)
         self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
@@ -179,7 +181,6 @@ class Fanout:
         self._refused = self._cut = self._stalls = self._capped = 0
         self._surge = Surge()
         self._round_left = 0  # rows that the round under way has still to look at
-        self._round_ns = 0  # when it began
         self._blocked: dict[Client, None] = {}  # whose connections hold bytes, in the order in which it began
         self._leaving: deque[tuple[Client, int, str]] = deque()  # who is to be closed, with which code and reason
 
@@ -321,16 +322,13 @@ class Fanout:
             if pattern.endswith("*"):
                 prefix = np.frombuffer(pattern[:-1].encode("ascii"), np.uint8)
                 found.append(1 + np.flatnonzero((names[1:, : prefix.size] == prefix).all(axis=1)))
-            else:
-                exact.append(self._symbols.find(pattern))
-        ids = np.unique(np.concatenate([*found, np.array(exact, np.int64)]))
-        return ids[(ids > 0) & (ids < self._known)]
+            elif (symbol := self._ids.get(pattern)) is not None:
+                exact.append(symbol)
+        return np.unique(np.concatenate([*found, np.array(exact, np.int64)]))
 
     def _symbols_in(self, patterns: Sequence[str]) -> int:
         """How many symbols the patterns stand for, those included that are named and not known yet."""
-        unknown = {
-            name for name in patterns if not name.endswith("*") and not 0 < self._symbols.find(name) < self._known
-        }
+        unknown = {name for name in patterns if not name.endswith("*") and name not in self._ids}
         return int(self._matching(patterns).size) + len(unknown)
 
     def _slots(self, feed: Feed, channel: str, symbols: _Slots) -> _Slots:
@@ -411,14 +409,16 @@ class Fanout:
         """Take over a batch of the inbox that `latest` has applied already."""
         self._meet_symbols()
         self._batch_rows = batch.size
-        fanout_kernel.apply(self._fan, self._values, columns(batch))
+        fanout_kernel.apply(self._fan, self._values, columns(batch), self.clock.monotonic_ns())
         self._restate(batch)
 
     def _meet_symbols(self) -> None:
         """Give new symbols to those who asked for them before they were known."""
         for symbol in range(self._known, len(self._symbols)):
             self._known = symbol + 1
-            for row, channel in self.subscriptions.wanting(self._symbols.name(symbol)):
+            name = self._symbols.name(symbol)
+            self._ids[name] = symbol
+            for row, channel in self.subscriptions.wanting(name):
                 client = self._clients[row]
                 if client is None:  # gone when it was told of its limit in another channel
                     continue
@@ -467,7 +467,7 @@ class Fanout:
         if self._leaving:
             self._part(deadline_ns)
         if self._round_left <= 0:
-            self._round_left, self._round_ns = self._rows, now_ns
+            self._round_left = self._rows
         more = False
         self._cut_the_stuck(now_ns)
         while self._round_left > 0:
@@ -483,14 +483,14 @@ class Fanout:
             if self._round_left > 0 and self.clock.monotonic_ns() >= deadline_ns:
                 more = True
                 break
-        self._judge(now_ns - self._round_ns, now_ns)
+        self._judge(now_ns)
         return more or bool(self._leaving)
 
-    def _judge(self, late_ns: int, now_ns: int) -> None:
-        """Begin or end a surge. Late are cohorts, and a round over all clients that takes long."""
-        late_ns = max(late_ns, int(self._fan.mode[2]))
-        self._fan.mode[2] = 0
-        if not self._surge.changed(late_ns, now_ns):
+    def _judge(self, now_ns: int) -> None:
+        """Begin or end a surge."""
+        served, late, restless = self._fan.service[2:].tolist()
+        self._fan.service[2:] = 0
+        if not self._surge.changed(served, late, restless, now_ns):
             return
         shortest_ns = surge.SHORTEST_MS * MILLISECOND_NS
         fanout_kernel.set_mode(self._fan, self._surge.on, shortest_ns, now_ns, self._streams, self._rows)

@@ -155,9 +155,17 @@ COUNTERS: Final = (
     "events",  # written into the ring
     "encoded",
     "unplaced",  # rows of a venue that the topology does not have
-    "late_ns_max",  # the latest that a cohort was served after it was due
+    "late_ns_max",  # the latest that a client was served after it was due
 )
 
+SERVICE: Final = (
+    "late_ns",  # who is served later than this after it was due ...
+    "restless_ns",  # ... or at least so late
+    "served",  # clients that were served: each as often as it was
+    "late",
+    "restless",
+)
+"""How late clients are served. Those count that became due by time or by a tick, not those that could not read."""
 NOW_DUE: Final = 0
 """In `Fan.wake`: serve at the next flush, whatever the interval."""
 _NEVER: Final = (1 << 63) - 1
@@ -178,6 +186,7 @@ STREAMS_BY_VENUE: Final = _TRADES
 (_FRAMES, _BYTES, _UPDATES, _REPLACED, _MISSED, _REFUSED, _PARTIAL, _EVENTS, _ENCODED, _UNPLACED, _LATE) = range(
     len(COUNTERS)
 )
+_LATE_NS, _RESTLESS_NS, _SERVED, _SERVED_LATE, _SERVED_RESTLESS = range(len(SERVICE))
 
 
 def _columns(dtype: np.dtype[np.void], *names: str) -> tuple[int, ...]:
@@ -223,8 +232,9 @@ class Fan(NamedTuple):
     chars: npt.NDArray[np.uint8]  # [SCRATCH] to encode with
     row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
-    mode: npt.NDArray[np.int64]  # [4] 1 in a surge; the shortest interval then; latest cohort since it was looked at;
+    mode: npt.NDArray[np.int64]  # [4] 1 in a surge; the shortest interval then; when the last batch came (monotonic);
     # when the inbox last asked for last values (UTC): what was sent before then may be one, and is not timed
+    service: npt.NDArray[np.int64]  # [5] SERVICE, since it was looked at
     restated: npt.NDArray[np.int64]  # [state slots] the version that says again what was said before, or 0
     latency: npt.NDArray[np.int64]  # [2, `histogram_kernel.WIDTH`] from the last publisher and from the feed to clients
 
@@ -284,6 +294,7 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
         mode=np.zeros(4, np.int64),
+        service=np.zeros(5, np.int64),
         restated=np.zeros(states(venues) * symbols_max, np.int64),
         latency=np.zeros((2, HISTOGRAM), np.int64),
     )
@@ -480,7 +491,7 @@ def _mark(fan: Any, slot: int) -> None:
         mine = fan.clients[owner_]
         mine["behind"] = 1
         if mine["interval_ns"] == 0:
-            fan.wake[owner_] = NOW_DUE
+            fan.wake[owner_] = min(fan.wake[owner_], fan.mode[2])
         after = fan.entries[after - 1]["next"]
 
 
@@ -511,7 +522,7 @@ def _publish(fan: Any, slot: int, message: int, row: Any) -> None:
             mine["lost"] += 1
             fan.counters[_REFUSED] += 1
         if mine["interval_ns"] == 0:
-            fan.wake[entry["owner"]] = NOW_DUE
+            fan.wake[entry["owner"]] = min(fan.wake[entry["owner"]], fan.mode[2])
         after = entry["next"]
 
 
@@ -629,8 +640,9 @@ def _route(fan: Any, values: Any, kind: int, row: Any) -> int:
 
 
 @lean_kernel
-def apply(fan: Any, values: Any, batch: Any) -> None:
-    """Take over a batch (``int64[n, WIDTH]``) that `latest` has applied already."""
+def apply(fan: Any, values: Any, batch: Any, now_ns: int) -> None:
+    """Take over a batch (``int64[n, WIDTH]``) that `latest` has applied already; ``now_ns`` is monotonic."""
+    fan.mode[2] = now_ns
     for i in range(batch.shape[0]):
         row = batch[i]
         if row[_KIND] == KIND_GAP:
@@ -1063,12 +1075,16 @@ def flush(
         if served == most:
             return -1, seen, 0, 0, 0
         served += 1
+        if wake_ns > NOW_DUE:  # not one that was unable to read until now
+            late_ns = now_ns - wake_ns
+            fan.counters[_LATE] = max(fan.counters[_LATE], late_ns)
+            fan.service[_SERVED] += 1
+            if late_ns >= fan.service[_RESTLESS_NS]:
+                fan.service[_SERVED_RESTLESS] += 1
+                if late_ns > fan.service[_LATE_NS]:
+                    fan.service[_SERVED_LATE] += 1
         if mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns:
-            late_ns = now_ns - mine["due_ns"]
-            if wake_ns > NOW_DUE:  # not one that was unable to read until now
-                fan.counters[_LATE] = max(fan.counters[_LATE], late_ns)
-                fan.mode[2] = max(fan.mode[2], late_ns)
-            mine["due_ns"] += (late_ns // mine["interval_ns"] + 1) * mine["interval_ns"]
+            mine["due_ns"] += ((now_ns - mine["due_ns"]) // mine["interval_ns"] + 1) * mine["interval_ns"]
         _rest(fan, client)
         for _ in range(FRAMES_AT_ONCE):
             at, count, more = build(fan, values, names, client, now_ns, wall_ns, frame)
@@ -1131,7 +1147,7 @@ def warm_up() -> None:
     names = symbols.arrays
     candles = np.zeros((latest_kernel.INTERVALS, 1, 1), latest_kernel.CANDLE)
     values = values_of(latest_kernel.make(1, 1, 1, candles))
-    apply(fan, values, columns(empty(0, EVENT)))
+    apply(fan, values, columns(empty(0, EVENT)), 0)
     append(fan, 0, np.zeros(0, np.int64), 0, True)
     retain(fan, 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
     move_entries(fan, 0, 0)

@@ -1,8 +1,10 @@
 """A gateway that cannot keep its intervals lengthens them by itself, and takes that back when it is calm (pure).
 
-Judged are seconds, each by its turns: a second is late when most of them were, and calm when nine in ten were. One late
-second begins a surge, ten calm ones in a row end it. A single turn decides nothing: on a busy machine some always wait
-for a processor, and a pause of the collector is no surge.
+Judged are seconds, each by the clients that were served in it and how late that was: a second is late when most of them
+were served more than `LATE_NS` late, and calm when most were served less than `CALM_NS` late. One late second begins a
+surge, ten calm ones in a row end it. What would begin none must not hold one: on a busy machine some always wait for a
+processor. How the gateway's turns went decides nothing: handshakes may keep a turn long while every client has its
+frame in time, and a short turn may be one of hundreds that a late round needs.
 """
 
 from typing import Final
@@ -12,6 +14,8 @@ from fabric.clock import MILLISECOND_NS, SECOND_NS
 LATE_NS: Final = 50 * MILLISECOND_NS
 CALM_NS: Final = 20 * MILLISECOND_NS
 JUDGED_NS: Final = SECOND_NS
+PAUSE_NS: Final = SECOND_NS // 4
+"""A turn that took longer counts as one of this length: after a pause all are late once, which is no late second."""
 CALM_FOR: Final = 10
 """Calm seconds that end a surge."""
 SHORTEST_MS: Final = 500
@@ -19,29 +23,35 @@ SHORTEST_MS: Final = 500
 
 
 class Surge:
-    """Judges from how late clients are served, turn by turn. Times are of the monotonic clock."""
+    """Judges from how late clients are served. Times are of the monotonic clock."""
 
     def __init__(self) -> None:
         self.on = False
         self.begun = 0
         """How many there were."""
-        self._from_ns: int | None = None  # when the second under way began
-        self._turns = self._late = self._restless = 0  # of it
+        self._turned_ns: int | None = None
+        self._judged_ns = 0  # of the second under way
+        self._served = self._late = self._restless = 0  # in it
         self._calm = 0  # calm seconds in a row
 
-    def changed(self, late_ns: int, now_ns: int) -> bool:
-        """Take the lateness of one turn; True when a surge begins or ends with it."""
-        if self._from_ns is None:
-            self._from_ns = now_ns
-        self._turns += 1
-        self._late += late_ns > LATE_NS
-        self._restless += late_ns >= CALM_NS
-        if now_ns - self._from_ns < JUDGED_NS:
+    def changed(self, served: int, late: int, restless: int, now_ns: int) -> bool:
+        """Take in how many clients one turn served; True when a surge begins or ends with it.
+
+        ``late`` of them were served more than `LATE_NS` after they were due, ``restless`` at least `CALM_NS`, late ones
+        included.
+        """
+        if self._turned_ns is not None:
+            self._judged_ns += min(now_ns - self._turned_ns, PAUSE_NS)
+        self._turned_ns = now_ns
+        self._served += served
+        self._late += late
+        self._restless += restless
+        if self._judged_ns < JUDGED_NS:
             return False
-        late, calm = 2 * self._late > self._turns, 10 * self._restless <= self._turns
-        self._from_ns, self._turns, self._late, self._restless = now_ns, 0, 0, 0
-        self._calm = self._calm + 1 if calm else 0
-        if self._calm < CALM_FOR if self.on else not late:
+        is_late, is_calm = 2 * self._late > self._served, 2 * self._restless <= self._served
+        self._judged_ns = self._served = self._late = self._restless = 0
+        self._calm = self._calm + 1 if is_calm else 0
+        if self._calm < CALM_FOR if self.on else not is_late:
             return False
         self.on = not self.on
         self.begun += self.on

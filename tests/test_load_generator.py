@@ -39,7 +39,9 @@ class Rig:
             client.setsockopt(socket.SOL_SOCKET, 35, 1)
             client.setblocking(False)
         wanted = np.array([[0, 2], [0, 2]])
-        self.load: Load = load_kernel.make([client.fileno() for client in self.clients], wanted, NAMES, 1)
+        self.load: Load = load_kernel.make(
+            [client.fileno() for client in self.clients], wanted, NAMES, 1, np.arange(2), timed=1
+        )
 
     def send(self, client: int, *frames: bytes) -> None:
         """Send, and sweep until it has come."""
@@ -51,7 +53,9 @@ class Rig:
 
     def counts(self) -> dict[str, int]:
         found = dict(zip(COUNTERS, self.load.counters.tolist(), strict=True))
-        return {name: count for name, count in found.items() if count and name not in ("reads", "bytes", "frames")}
+        return {
+            name: count for name, count in found.items() if count and name not in ("reads", "bytes", "frames", "timed")
+        }
 
 
 @pytest.fixture

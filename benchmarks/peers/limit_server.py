@@ -20,6 +20,8 @@ import feed
 import limit_kernel
 
 PERIOD_NS = 100_000_000
+TAKEN_IN_NS = 500_000_000
+"""Newcomers are taken in together: to copy all frames for each would take longer than to send them."""
 
 
 class Clients:
@@ -32,7 +34,7 @@ class Clients:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ, None)
         self._half: dict[socket.socket, bytes] = {}
-        self._kept: list[socket.socket] = []
+        self._kept: list[tuple[socket.socket, bytes]] = []
         self.fds = np.zeros(0, np.int64)
         self.starts = np.zeros(0, np.int64)
         self.frames = np.zeros(0, np.uint8)
@@ -48,6 +50,14 @@ class Clients:
                 self._selector.register(client, selectors.EVENT_READ, client)
             else:
                 self._read(key.data)
+
+    def take_in(self) -> None:
+        """Send to those who have come since the last call, too."""
+        if self.fds.size < len(self._kept):
+            frames = [frame for _, frame in self._kept]
+            self.fds = np.array([client.fileno() for client, _ in self._kept])
+            self.starts = np.cumsum([0, *map(len, frames)])
+            self.frames = np.frombuffer(b"".join(frames), np.uint8)
 
     def _read(self, client: socket.socket) -> None:
         piece = client.recv(65536)
@@ -68,12 +78,7 @@ class Clients:
             wanted = json.loads(data[at:])["quotes"]
             payload = b"[" + b",".join(self._messages[name] for name in wanted) + b"]"
             frame = bytes((0x81, 126)) + len(payload).to_bytes(2, "big") + payload
-            self._kept.append(client)
-            self.fds = np.append(self.fds, client.fileno())
-            self.starts = np.append(
-                self.starts if self.starts.size else np.zeros(1, np.int64), self.frames.size + len(frame)
-            )
-            self.frames = np.append(self.frames, np.frombuffer(frame, np.uint8))
+            self._kept.append((client, frame))
             return
         self._half[client] = data
 
@@ -86,12 +91,15 @@ def first_messages(symbols: list[str]) -> list[tuple[int, bytes]]:
 
 def main(port: int, names: str) -> None:
     clients = Clients(port, feed.names(names))
-    sent: Any = limit_kernel.send_share(clients.fds, np.zeros(1, np.int64), clients.frames, 0, 0)
+    sent: Any = limit_kernel.send_share(clients.fds, clients.starts, clients.frames, 0, 0)
     print("ready", flush=True)
     sent = 0
-    began_ns = time.monotonic_ns()
+    began_ns = taken_ns = time.monotonic_ns()
     while True:
         clients.look()
+        if time.monotonic_ns() - taken_ns > TAKEN_IN_NS:
+            taken_ns = time.monotonic_ns()
+            clients.take_in()
         count = clients.fds.size
         due = (time.monotonic_ns() - began_ns) * count // PERIOD_NS
         if due - sent > count:  # more than a whole round late: it cannot keep up, and says so by fewer frames

@@ -846,6 +846,24 @@ def test_a_surge_lengthens_intervals_tells_everyone_and_ends(market: Market, clo
     assert market.fanout.counters()["surges"] == 1
 
 
+@pytest.mark.parametrize(("late_ms", "surges"), [(100, 1), (50, 0)])
+def test_ticks_that_are_served_late_begin_a_surge(
+    market: Market, clock: ManualClock, late_ms: int, surges: int
+) -> None:
+    """How late is from the batch that woke the client; flushes in which nobody was due change nothing."""
+    clock.advance(SECOND_NS)
+    client, _ = market.client()
+    client.subscribe({"quotes": ["A"]}, 0, True)
+    for step in range(20):
+        market.apply(market.nbbo("A", (step + 1) * PX))
+        clock.advance(late_ms * MILLISECOND_NS)
+        for _ in range(5):
+            market.flush()
+        clock.advance(10 * MILLISECOND_NS)
+    assert market.fanout.counters()["surges"] == surges
+    assert market.fanout.counters()["late_ns_max"] == late_ms * MILLISECOND_NS
+
+
 def test_who_comes_in_a_surge_is_told(market: Market, clock: ManualClock) -> None:
     market.apply(market.nbbo("A", PX))
     first, _ = market.client()
