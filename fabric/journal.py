@@ -330,14 +330,22 @@ def records(cursor: Cursor) -> Iterator[tuple[int, int, int, bytes, bytes]]:
     """What a cursor reads, one by one: position, epoch, stamp, topic, payload. For tools; it is slow."""
     out = np.empty(BLOCK, np.uint8)
     while size := cursor.read(out):
-        raw = out[:size].tobytes()
-        at = 0
-        while at < size:
-            word, position, stamp_ns, epoch = struct.unpack_from("<Qqqq", raw, at)
-            length, topic = (word >> 32) & 0xFFFFFF, word >> 56
-            middle = at + jk.HEAD_BYTES + topic
-            yield position, epoch, stamp_ns, raw[at + jk.HEAD_BYTES : middle], raw[middle : at + length]
-            at += (length + 7) & ~7
+        yield from split(out[:size].tobytes())
+
+
+def split(raw: bytes) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    """The records, as of `records`, that stand one after the other in ``raw``. Raises ValueError where they do not."""
+    at = 0
+    while at < len(raw):
+        if at + jk.HEAD_BYTES > len(raw):
+            raise ValueError(f"a record begins at {at} of {len(raw)} bytes")
+        word, position, stamp_ns, epoch = struct.unpack_from("<Qqqq", raw, at)
+        length, topic = (word >> 32) & 0xFFFFFF, word >> 56
+        middle = at + jk.HEAD_BYTES + topic
+        if not middle <= at + length <= len(raw):
+            raise ValueError(f"a record of {length} bytes begins at {at} of {len(raw)}")
+        yield position, epoch, stamp_ns, raw[at + jk.HEAD_BYTES : middle], raw[middle : at + length]
+        at += (length + 7) & ~7
 
 
 @dataclass

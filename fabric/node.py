@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from fabric.bus import Inbox, Outbox
+from fabric.bus import Inbox, LogReader, Outbox
 from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock, TurnClock
 from fabric.errors import FabricError, UsageError
 from fabric.histogram import Latency
@@ -71,7 +71,7 @@ class Runtime:
         self._ready = False
         self._next_report_ns = 0
         self._reported: Counters = {}
-        self._open: list[Inbox | Outbox | Recovery] = []
+        self._open: list[Inbox | Outbox | LogReader | Recovery] = []
 
     def inbox(self, linger_ns: int | None = None, *, complete: bool = False) -> Inbox:
         """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
@@ -97,6 +97,14 @@ class Runtime:
         )  # fmt: skip
         self._open.append(outbox)
         return outbox
+
+    def log_reader(self) -> LogReader:
+        """The logs of what this node reads."""
+        publishers = [source.publisher for source in self.spec.reads]
+        curve = self.topology.curve(self.spec.host)
+        reader = LogReader(self.context, publishers, self.symbols, self.topology.limits, self.clock, curve)
+        self._open.append(reader)
+        return reader
 
     def recovery(self, node: Lasting, inbox: Inbox, outbox: Outbox) -> Recovery | None:
         """What makes a processor durable; None where it keeps no log."""

@@ -38,6 +38,7 @@ from gateway.latest import Latest
 from gateway.listening import Listening, listen, listen_shared
 from gateway.operators import Launcher, MergedMetricsHandler, OperationsHandler
 from gateway.rest import Answering, Service, StoreReader, SymbolIndex
+from gateway.resume import Resumer
 from gateway.shared import Shared
 from gateway.store import Store
 from gateway.watchdog import Watchdog
@@ -126,16 +127,23 @@ class Gateway:
         delayed: Mapping[int, Delayed] | None = None,
         connections: Connections | None = None,
         history: History | None = None,
+        fanout: Fanout | None = None,
     ) -> None:
         """``store``: where values are looked for that memory has not; None without a cache. ``delayed``: by their
         delay, the markets of those whose plan has one. ``connections``: the live WebSockets. ``history``: where candles
-        are that memory has no longer.
+        are that memory has no longer. ``fanout``: whose clients may go on where they left off.
         """
         self._runtime = runtime
         self._clock = runtime.clock
         self._latest = latest
         self._clients = clients
         self._inbox = runtime.inbox()
+        self._resumer: Resumer | None = None
+        if fanout is not None:
+            self._resumer = fanout.resumer = Resumer(
+                fanout, runtime.log_reader(), self._inbox.positions, runtime.spec.reads, runtime.symbols,
+                runtime.topology.limits, self._clock,
+            )  # fmt: skip
         self._store = None if store is None else StoreReader(store, runtime.topology.limits.stale_after_ns)
         self._door = door
         self._delayed = delayed or {}
@@ -167,6 +175,8 @@ class Gateway:
             "access": self._door.counters,
             "connections": self._connection_counters,
         }
+        if self._resumer is not None:
+            parts["resume"] = self._resumer.counters
         if self._delayed:
             parts["delayed"] = self._delayed_counters
         labelled = {
@@ -252,6 +262,8 @@ class Gateway:
             self._look_ns = now_ns if more else now_ns + TURN_NS
             self._report_state()
         more |= self._clients.flush(self._clock.monotonic_ns())
+        if self._resumer is not None:
+            more |= self._resumer.turn(self._clock.monotonic_ns())
         for market in self._delayed.values():
             more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
         self._watchdog.turned()
@@ -382,7 +394,7 @@ def main(runtime: Runtime) -> None:
         for delay_ns in sorted(delays)
     }
     connections = Connections()
-    gateway = Gateway(runtime, latest, fanout, store, door, delayed, connections, history)
+    gateway = Gateway(runtime, latest, fanout, store, door, delayed, connections, history, fanout)
     fanouts = {delay_ns: market.fanout for delay_ns, market in delayed.items()}
     rules = websocket.handlers(fanout, symbols, door, fanouts, lambda: fanout.degraded, connections)
     asyncio.run(gateway.serve(rules))

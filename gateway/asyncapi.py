@@ -22,6 +22,15 @@ _SYMBOLS: Final[Json] = {
     "type": "array",
     "items": {"type": "string", "description": "a symbol, a prefix that ends in *, or *"},
 }
+_PLACE: Final[Json] = {
+    "type": "array",
+    "prefixItems": [
+        {"type": ["string", "integer"], "description": "epoch"},
+        {"type": "integer", "description": "position"},
+    ],
+    "minItems": 2,
+    "maxItems": 2,
+}
 _CLIENT: Final[dict[str, Json]] = {
     "key": _TEXT | {"description": f"a key's name; {OAUTH!r} with a token, {TICKET!r} with a ticket as the secret"},
     "secret": _TEXT,
@@ -30,6 +39,8 @@ _CLIENT: Final[dict[str, Json]] = {
     "snapshot": {"type": "boolean", "default": True, "description": "each value that exists comes first"},
     "fields": {"type": "array", "items": _TEXT, "description": "the keys of quotes that it wants; none: all"},
     "hb": {"type": "boolean", "description": "a heartbeat each second"},
+    "trace": {"type": "boolean", "description": "messages say when each hop had them"},
+    "resume": {"type": "object", "additionalProperties": _PLACE, "description": "the `at` of the last mark, or {}"},
     **dict.fromkeys(protocol.CHANNELS, _SYMBOLS),
 }
 _HOW: Final[dict[str, str]] = {
@@ -58,6 +69,20 @@ _STATE: Final[Json] = {
 }
 _REPLACED: Final[Json] = {"k": {"type": "integer", "description": "updates that this one replaced; not there for none"}}
 _SOMETIMES: Final[dict[str, Json]] = {"q": _STATE | _REPLACED, "vq": _STATE | _REPLACED, "now": _STATE | _REPLACED}
+_STAMPS: Final[Json] = {
+    **{
+        key: {"description": f"with `trace`: when {who} had it"}
+        for key, who in {
+            "t1": "a feed",
+            "t2": "the bus",
+            "t3": "the bus behind a processor",
+            "t4": "this gateway",
+        }.items()
+    },
+    "E": {"type": ["string", "null"], "description": "with `resume`: epoch of the publisher"},
+    "N": {"type": ["integer", "null"], "description": "with `resume`: number on its topic"},
+    "O": {"type": ["integer", "null"], "description": "with `resume`: position in the publisher's log"},
+}
 """Keys that no table holds: the flush adds them where they say something."""
 SAID: Final[dict[str, tuple[str, dict[str, Json]]]] = {
     "success": ("connected, or authenticated", {"msg": {"enum": ["connected", "authenticated"]}}),
@@ -67,6 +92,11 @@ SAID: Final[dict[str, tuple[str, dict[str, Json]]]] = {
         | {"interval_ms": {"enum": list(protocol.INTERVALS_MS)}},
     ),
     "error": ("a mistake, or a limit", {"code": {"enum": list(protocol.WORDS)}, "msg": _TEXT}),
+    "mark": (
+        "each second after `resume`: up to where everything has come",
+        {"at": {"type": "object", "additionalProperties": _PLACE}},
+    ),
+    "resumed": ("what was missed has come; what follows is live", {"messages": {"type": "integer"}}),
     "expiring": ("the token ends: authenticate again", {"msg": _TEXT, "expires_in_ms": {"type": "integer"}}),
 }
 """Messages that no table of the kernels holds: what each is, and its keys besides ``T``."""
@@ -89,6 +119,8 @@ def server_messages() -> dict[str, Json]:
             found[kind]["payload"]["properties"] |= {key: {} for key in keys}
             continue
         found[kind] = _message(kind, _HOW.get(kind, ""), {"T": {"const": kind}, **{key: {} for key in keys}}, ["T"])
+    for kind, _, _ in protocol_kernel.MESSAGES[: protocol_kernel.LINE + 1]:
+        found[kind]["payload"]["properties"] |= _STAMPS
     for kind, own in _SOMETIMES.items():
         found[kind]["payload"]["properties"] |= own
     return found

@@ -25,7 +25,7 @@ from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Topology
 from gateway import fanout_kernel, protocol, protocol_kernel, surge
 from gateway.latest import Latest
-from gateway.protocol import Feed, ProtocolError
+from gateway.protocol import STREAM_CHANNELS, Feed, Places, ProtocolError
 from gateway.subscriptions import Subscriptions
 from gateway.surge import Surge
 
@@ -87,6 +87,7 @@ class Client:
     busy: bool = False  # its connection holds bytes that the socket has not taken
     busy_since_ns: int = 0
     capped: bool = False  # it was told that a new symbol exceeded its limit
+    held: bool = False  # it is given what it missed first: until then nothing new
 
     def blocked(self) -> None:
         """Its connection holds bytes: nothing is sent to its descriptor until `freed`."""
@@ -100,25 +101,39 @@ class Client:
         if self.fanout is not None:
             self.fanout.free(self)
 
-    def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
+    def subscribe(
+        self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool, resume: Places | None = None
+    ) -> None:
         """See `Fanout.subscribe`."""
         assert self.fanout is not None
-        self.fanout.subscribe(self, channels, interval_ms, snapshot)
+        self.fanout.subscribe(self, channels, interval_ms, snapshot, resume)
 
     def unsubscribe(self, channels: Mapping[str, Sequence[str]]) -> None:
         """See `Fanout.unsubscribe`."""
         assert self.fanout is not None
         self.fanout.unsubscribe(self, channels)
 
-    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
+    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None, trace: bool | None = None) -> None:
         """See `Fanout.choose`."""
         assert self.fanout is not None
-        self.fanout.choose(self, fields, heartbeat)
+        self.fanout.choose(self, fields, heartbeat, trace)
 
     def subscribed(self) -> dict[str, list[str]]:
         """Its patterns by channel."""
         assert self.fanout is not None
         return self.fanout.subscriptions.of(self.row)
+
+
+class Resumes(Protocol):
+    """Who gives a client what it missed (`resume.Resumer`)."""
+
+    def begin(self, client: Client, channels: Mapping[str, Sequence[str]], places: Places, before: _Slots) -> None:
+        """Go on with ``channels`` behind ``places``, but for the slots that the client had ``before``."""
+        ...
+
+    def drop(self, client: Client) -> None:
+        """Forget a client."""
+        ...
 
 
 class _Blocks:
@@ -155,6 +170,7 @@ class Fanout:
         self._ids: dict[str, int] = {}  # of those: a compiled look-up costs twenty times as much as one in a dict
         self._venues = len(topology.venues)
         self._values = fanout_kernel.values_of(latest.tables)
+        self.resumer: Resumes | None = None  # None: what was missed cannot be had
         self._fan = fanout_kernel.make(
             symbols.capacity, self._venues, topology.limits.clients_max, self._values.epochs.size
         )
@@ -204,7 +220,7 @@ class Fanout:
         mine["fd"] = client.fd
         for name in ("start", "count", "scan", "queue_start", "queue_size", "queue_first", "queue_count"):
             mine[name] = 0
-        for name in ("busy", "lost", "slow_ms", "mode", "mask", "beat_due_ns", "beats", "sent"):
+        for name in ("busy", "lost", "slow_ms", "mode", "mask", "stamps", "beat_due_ns", "beats", "sent"):
             mine[name] = 0
         self._set_interval(client, 0 if client.feed.alpaca else self.settings.interval_ms)
         if client.busy:
@@ -218,6 +234,8 @@ class Fanout:
             return
         client.row = -1
         self._blocked.pop(client, None)
+        if self.resumer is not None:
+            self.resumer.drop(client)
         self.subscriptions.drop(row)
         mine = self._fan.clients[row]
         if row in self._entry_sizes:
@@ -242,11 +260,57 @@ class Fanout:
             return
         del self._blocked[client]
         mine = self._fan.clients[client.row]
-        mine["busy"] = 0
+        mine["busy"] = int(client.held)
         self._fan.wake[client.row] = fanout_kernel.NOW_DUE
         busy_ns = self.clock.monotonic_ns() - client.busy_since_ns
         if busy_ns >= TELL_AFTER_NS or mine["lost"]:
             mine["slow_ms"] = max(1, busy_ns // MILLISECOND_NS)
+
+    def hold(self, client: Client) -> None:
+        """Send nothing new to a client until `release`: what comes meanwhile waits in its queue."""
+        client.held = True
+        self._fan.clients["busy"][client.row] = 1
+
+    def rebase(self, client: Client, channels: Mapping[str, Sequence[str]], before: _Slots) -> None:
+        """Forget what has come for a client that is held: of ``channels`` it is given all up to now from elsewhere, but
+        for the slots that it had ``before``, of which it is told what it will not get.
+        """
+        mine = self._fan.clients[client.row]
+        mine["queue_count"] = mine["lost"] = 0
+        mine["behind"] = 1
+        entries = self._fan.entries[mine["start"] : mine["start"] + mine["count"]]
+        mended = np.isin(entries["slot"], self.stream_slots(client, channels, before))
+        entries["last"][mended] = self._fan.version[entries["slot"][mended]]
+
+    def release(self, client: Client) -> None:
+        """Go on with a client that was held."""
+        client.held = False
+        if client not in self._blocked:
+            self._fan.clients["busy"][client.row] = 0
+            self._fan.wake[client.row] = fanout_kernel.NOW_DUE
+
+    def overflowed(self, client: Client) -> bool:
+        """Whether the queue of a client that is held had no room for something."""
+        return bool(self._fan.clients[client.row]["lost"])
+
+    def stream_slots(self, client: Client, channels: Mapping[str, Sequence[str]], before: _Slots) -> _Slots:
+        """The slots of all streams among ``channels`` of a client, without those of ``before``."""
+        found = [
+            self._slots(client.feed, channel, self._matching(patterns))
+            for channel, patterns in channels.items()
+            if channel in STREAM_CHANNELS
+        ]
+        return np.setdiff1d(np.concatenate([np.empty(0, np.int64), *found]), before)
+
+    def up_to_date(self, client: Client) -> bool:
+        """Whether a client has been sent every message of its streams that has come."""
+        mine = self._fan.clients[client.row]
+        return not (mine["busy"] or mine["queue_count"] or mine["behind"])
+
+    def written_as(self, client: Client) -> tuple[int, int]:
+        """Which keys a client's messages have, and which stamps, as `protocol_kernel` takes them."""
+        mine = self._fan.clients[client.row]
+        return int(mine["mask"]), int(mine["stamps"])
 
     def close_all(self, code: int, reason: str) -> None:
         """Close every client, as before a restart: as many at once as a slice allows, the others at the next flushes.
@@ -257,24 +321,38 @@ class Fanout:
         self._part(self.clock.monotonic_ns() + SLICE_NS)
 
     def subscribe(
-        self, client: Client, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool = True
+        self,
+        client: Client,
+        channels: Mapping[str, Sequence[str]],
+        interval_ms: int,
+        snapshot: bool = True,
+        resume: Places | None = None,
     ) -> None:
-        """Add to what a client gets; with ``snapshot``, each value that exists comes first.
+        """Add to what a client gets; with ``snapshot``, each value that exists comes first. With ``resume`` messages
+        say where they stand, and the client is given what streams have had since it left off there.
 
         Raises ProtocolError (405), and changes nothing, when a channel would have more than
-        `limits.client_symbols_max` symbols. The interval is that of all its subscriptions.
+        `limits.client_symbols_max` symbols; 409 where there is nothing to resume from. The interval is that of all its
+        subscriptions.
         """
-        self._meet_symbols()
+        if resume is not None and self.resumer is None:
+            raise ProtocolError(409, "resume", "these values come late: what was missed is not kept")
+        self.meet_symbols()
         held = self.subscriptions.of(client.row)
         for channel, patterns in channels.items():
             count = self._symbols_in([*held.get(channel, ()), *patterns])
             if count > self._limit:
                 raise ProtocolError(405, channel, f"{count} symbols, at most {self._limit}")
+        before = self._held(client)
         self.subscriptions.add(client.row, channels)
         if interval_ms != client.interval_ms:
             self._set_interval(client, interval_ms)
         for channel, patterns in channels.items():
-            self._extend(client, self._slots(client.feed, channel, self._matching(patterns)), snapshot)
+            newest = snapshot and not (resume and channel in STREAM_CHANNELS)
+            self._extend(client, self._slots(client.feed, channel, self._matching(patterns)), newest)
+        if resume is not None and self.resumer is not None:
+            self._fan.clients["stamps"][client.row] |= protocol_kernel.PLACE
+            self.resumer.begin(client, channels, resume, before)
 
     def unsubscribe(self, client: Client, channels: Mapping[str, Sequence[str]]) -> None:
         """Take away from what a client gets; what other patterns of it still want stays."""
@@ -287,12 +365,17 @@ class Fanout:
         keep = np.isin(held, np.concatenate(wanted) if wanted else []).astype(np.int64)
         fanout_kernel.retain(self._fan, client.row, keep, np.empty_like(keep))
 
-    def choose(self, client: Client, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
-        """Which keys its data has (`protocol_kernel.fields`; empty: all), and whether it gets a heartbeat each second.
+    def choose(
+        self, client: Client, fields: Sequence[str] | None, heartbeat: bool | None, trace: bool | None = None
+    ) -> None:
+        """Which keys its data has (`protocol_kernel.fields`; empty: all), and whether it gets a heartbeat each second
+        and the stamps of each hop.
 
         None leaves it as it was.
         """
         mine = self._fan.clients[client.row]
+        if trace is not None:
+            mine["stamps"] = (mine["stamps"] & ~protocol_kernel.TRACE) | (protocol_kernel.TRACE if trace else 0)
         if fields is not None:
             mine["mask"] = protocol_kernel.mask_of(fields) if fields else 0
         if heartbeat is not None:
@@ -333,28 +416,36 @@ class Fanout:
 
     def _slots(self, feed: Feed, channel: str, symbols: _Slots) -> _Slots:
         """The slots that a channel of a feed has for some symbols (`fanout_kernel`)."""
-        streams = fanout_kernel.states(self._venues)
-        by_venue = streams + fanout_kernel.STREAMS_BY_VENUE
-        match channel:
-            case "quotes":
-                found = [feed.venue + 1]
-            case "venueQuotes":
-                found = list(range(1, self._venues + 1))
-            case "barsNow":
-                found = [streams - 1]
-            case "bars" | "updatedBars" | "bars5m" | "bars1h" | "dailyBars":
-                found = [streams + ("bars", "updatedBars", "bars5m", "bars1h", "dailyBars").index(channel)]
-            case "trades" | "statuses" | "lulds":
-                group = ("trades", "statuses", "lulds").index(channel)
-                found = [by_venue + group * (self._venues + 1) + feed.venue + 1]
-            case _:
-                raise AssertionError(channel)
+        found = list(range(1, self._venues + 1)) if channel == "venueQuotes" else [self._plane(feed, channel)]
         if channel == "statuses":  # and the state of the lines, which has no symbol
             symbols = np.concatenate([[0], symbols])
         if channel in protocol.BAR_CHANNELS and channel not in ("updatedBars", "barsNow") and not feed.alpaca:
             symbols = np.concatenate([[0], symbols])  # the ends of intervals
         capacity = self._symbols.capacity
         return np.concatenate([np.empty(0, np.int64), *(plane * capacity + symbols for plane in found)])
+
+    def _plane(self, feed: Feed, channel: str) -> int:
+        """The plane of a channel that has one for a feed."""
+        streams = fanout_kernel.states(self._venues)
+        match channel:
+            case "quotes":
+                return feed.venue + 1
+            case "barsNow":
+                return streams - 1
+            case "bars" | "updatedBars" | "bars5m" | "bars1h" | "dailyBars":
+                return streams + ("bars", "updatedBars", "bars5m", "bars1h", "dailyBars").index(channel)
+            case "trades" | "statuses" | "lulds":
+                group = ("trades", "statuses", "lulds").index(channel)
+                return streams + fanout_kernel.STREAMS_BY_VENUE + group * (self._venues + 1) + feed.venue + 1
+            case _:
+                raise AssertionError(channel)
+
+    def slot_of(self, client: Client, channel: str, symbol: int, venue: int) -> int:
+        """The slot of a stream in which a client gets the row of a symbol and venue letter; -1 for another venue's."""
+        mine = client.feed.venue
+        if mine >= 0 and venue and venue != ord(self.topology.venues[mine].code):
+            return -1
+        return self._plane(client.feed, channel) * self._symbols.capacity + symbol
 
     def _held(self, client: Client) -> _Slots:
         """The slots that a client has entries for."""
@@ -407,12 +498,12 @@ class Fanout:
 
     def apply(self, batch: Rows) -> None:
         """Take over a batch of the inbox that `latest` has applied already."""
-        self._meet_symbols()
+        self.meet_symbols()
         self._batch_rows = batch.size
         fanout_kernel.apply(self._fan, self._values, columns(batch), self.clock.monotonic_ns())
         self._restate(batch)
 
-    def _meet_symbols(self) -> None:
+    def meet_symbols(self) -> None:
         """Give new symbols to those who asked for them before they were known."""
         for symbol in range(self._known, len(self._symbols)):
             self._known = symbol + 1

@@ -80,6 +80,7 @@ from gateway.protocol_kernel import (
     STREAM,
     TRADED,
     append_count,
+    append_stamps,
     encode,
 )
 
@@ -102,6 +103,7 @@ CLIENT: Final = np.dtype(
         ("asked_ns", "<i8"),  # what it would be without
         ("mode", "<i8"),  # the mode that it was told last
         ("mask", "<i8"),  # keys of its messages (`protocol_kernel.mask_of`), or 0: all
+        ("stamps", "<i8"),  # what its messages say of their way: `protocol_kernel` TRACE, PLACE
         ("beat_due_ns", "<i8"),  # of its next heartbeat, or 0: it wants none
         ("beats", "<i8"),
         ("sent", "<i8"),  # messages
@@ -810,8 +812,8 @@ def _time(fan: Any, out_ns: int, way_us: int, wall_ns: int) -> None:
 
 @lean
 def _put(
-    fan: Any, values: Any, names: Any, form: int, mask: int, slot: int, event: int, skipped: int, frame: Any, at: int,
-    timed: bool, wall_ns: int,
+    fan: Any, values: Any, names: Any, form: int, mask: int, stamps: int, slot: int, event: int, skipped: int,
+    frame: Any, at: int, timed: bool, wall_ns: int,
 ) -> int:  # fmt: skip
     """Write one message at ``frame[at]``; return where it ends, ``at`` for none.
 
@@ -825,13 +827,14 @@ def _put(
     state = slot < fan.slot_cache.shape[1]
     if not state and event == 0:
         message = _load_stream(fan, values, slot) if skipped == _OWED else _load_gap(fan, values, slot, skipped)
-        return (
-            at
-            if message < 0 or _unfit(fan, form, message)
-            else encode(frame, at, form, message, fan.row, name, size, False, fan.chars, mask)
-        )
+        if message < 0 or _unfit(fan, form, message):
+            return at
+        end = encode(frame, at, form, message, fan.row, name, size, False, fan.chars, mask)
+        if stamps != 0:
+            end = append_stamps(frame, at, end, form, message, fan.row, stamps, wall_ns, fan.chars)
+        return end
     place = event % EVENTS_KEPT
-    if mask != 0:  # keys that it chose itself: what others get is of no use
+    if mask != 0 or stamps != 0:  # keys that it chose itself: what others get is of no use
         if event > 0:
             _load(fan, fan.ring[place])
             message = fan.marks[place]["message"]
@@ -844,6 +847,8 @@ def _put(
             out_ns = _sent_ns(fan)
             _time(fan, out_ns, _way_us(fan, out_ns), wall_ns)
         end = encode(frame, at, form, message, fan.row, name, size, stale, fan.chars, mask)
+        if stamps != 0:
+            end = append_stamps(frame, at, end, form, message, fan.row, stamps, wall_ns, fan.chars)
         fan.counters[_ENCODED] += 1
         if state and skipped > 0:
             fan.counters[_REPLACED] += skipped
@@ -1005,7 +1010,9 @@ def build(
             begin = at + comma
             told = missed if part == 0 else skipped
             timed = part == 1 and last != _OWED and mine["asked_ns"] <= TIMED_NS
-            end = _put(fan, values, names, form, mask, slot, event * part, told, frame, begin, timed, wall_ns)
+            end = _put(
+                fan, values, names, form, mask, mine["stamps"], slot, event * part, told, frame, begin, timed, wall_ns
+            )
             if end > begin:
                 at = end
                 count += 1

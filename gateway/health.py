@@ -6,6 +6,7 @@ that was ready ``degraded``, not unready: otherwise one fault upstream would tak
 balancer at once, while each could still answer, truthfully, with values marked as stale.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -87,19 +88,29 @@ GAUGES = frozenset(
         "inbox_links",
         "inbox_links_up",
         "inbox_symbols",
-        "inbox_lag",
-        "inbox_lag_ms",
         "latest_quoted",
         "fanout_clients",
         "fanout_entries",
-        "fanout_late_ns_max",
         "access_keys",
+        "candles_followers",
         "delayed_waiting",
         "delayed_clients",
         "fanout_degraded",
+        "resume_waiting",
     )
 )
 """The counters that may go down, as ``<part>_<name>``."""
+UNITS = {
+    "inbox_bytes_in": ("inbox_received_bytes", 1.0, True),
+    "inbox_lag": ("inbox_lag_messages", 1.0, False),
+    "inbox_lag_ms": ("inbox_lag_seconds", 1e-3, False),
+    "fanout_bytes": ("fanout_sent_bytes", 1.0, True),
+    "fanout_late_ns_max": ("fanout_late_max_seconds", 1e-9, False),
+}
+"""Those with a unit: their names as Prometheus has them, with base units at their ends, the factor to that unit, and
+whether they count up.
+"""
+_EACH_LINK = re.compile(r"inbox_lag_(ms_)?(.+)")
 
 
 class Counted(Collector):
@@ -112,15 +123,36 @@ class Counted(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("fabric_build", "The version that runs", value={"version": __version__})
+        waiting = GaugeMetricFamily(
+            "fabric_link_lag_messages", "Messages of a publisher that were not taken yet", labels=("publisher",)
+        )
+        waited = GaugeMetricFamily(
+            "fabric_link_lag_seconds", "How long the next message of a publisher has waited", labels=("publisher",)
+        )
         for part, counters in self._parts.items():
             for name, value in counters().items():
-                family = GaugeMetricFamily if f"{part}_{name}" in GAUGES else CounterMetricFamily
-                yield family(f"fabric_{part}_{name}", f"{part}: {name.replace('_', ' ')}", value=value)
+                whole = f"{part}_{name}"
+                if whole not in UNITS and (found := _EACH_LINK.fullmatch(whole)):
+                    family = waited if found[1] else waiting
+                    family.add_metric((found[2],), value * (1e-3 if found[1] else 1.0))
+                else:
+                    yield _metric(part, name, value)
+        yield from (waiting, waited)
         for (name, label), counters in self._labelled.items():
             counts = CounterMetricFamily(f"fabric_{name}", f"{name.replace('_', ' ')} by {label}", labels=(label,))
             for labelled_as, count in sorted(counters().items()):
                 counts.add_metric((labelled_as,), count)
             yield counts
+
+
+def _metric(part: str, name: str, value: float) -> Metric:
+    """A counter as Prometheus' conventions have it: ``_total`` where it only grows, base units."""
+    whole = f"{part}_{name}"
+    text = f"{part}: {name.replace('_', ' ')}"
+    shown, scale, grows = UNITS.get(whole, (whole, 1.0, whole not in GAUGES))
+    if grows:
+        return CounterMetricFamily(f"fabric_{shown}", text, value=value * scale)
+    return GaugeMetricFamily(f"fabric_{shown}", text, value=value * scale)
 
 
 def registry(parts: Mapping[str, Counters], labelled: Mapping[tuple[str, str], Counters]) -> CollectorRegistry:

@@ -27,11 +27,17 @@ OWN_CHANNELS: Final = ("venueQuotes", "bars5m", "bars1h", "barsNow")
 CHANNELS: Final = ALPACA_CHANNELS + OWN_CHANNELS
 FOLLOWING_CHANNELS: Final = ("corrections", "cancelErrors")
 """Come with the trades of a symbol; Alpaca lists them and never takes a subscription to them."""
+STREAM_CHANNELS: Final = (
+    "trades", "bars", "updatedBars", "bars5m", "bars1h", "dailyBars", "statuses", "lulds",
+)  # fmt: skip
+"""Of which every message counts: what a subscription can go on with (``resume``)."""
 BAR_CHANNELS: Final = ("bars", "updatedBars", "dailyBars", "bars5m", "bars1h", "barsNow")
 
 INTERVALS_MS: Final = (0, 100, 250, 500, 1000)
 MESSAGE_BYTES_MAX: Final = 64 << 10
 REQ_ID_MAX: Final = 64
+PLACES_MAX: Final = 64
+"""Publishers that one ``resume`` names."""
 
 WORDS: Final = {
     400: "invalid syntax",
@@ -119,6 +125,8 @@ class Subscribe:
     req_id: str | int | None = None
     fields: tuple[str, ...] | None = None  # keys of data, none: all; None: as it was
     heartbeat: bool | None = None  # None: as it was
+    trace: bool | None = None  # None: as it was
+    resume: "Places | None" = None  # where the client left off, empty: it begins; None: it does not want to know
 
 
 @dataclass(frozen=True)
@@ -127,11 +135,14 @@ class Unsubscribe:
     req_id: str | int | None = None
 
 
+Places = Mapping[str, tuple[int, int]]
+"""By publisher: its epoch, and the position in its log up to which a client has all that it wants."""
+
 Request = Auth | Subscribe | Unsubscribe
 
 FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "auth": ("key", "secret", "takeover"),
-    "subscribe": (*CHANNELS, "interval_ms", "snapshot", "fields", "hb"),
+    "subscribe": (*CHANNELS, "interval_ms", "snapshot", "fields", "hb", "trace", "resume"),
     "unsubscribe": CHANNELS,
 }
 """The keys of each action, besides ``action`` and ``req_id``."""
@@ -174,7 +185,8 @@ def parse(data: str | bytes, encoding: int) -> Request:
     snapshot = found.get("snapshot", True)
     if not isinstance(snapshot, bool):
         raise ProtocolError(400, "snapshot", _expected("snapshot", found, "true or false"))
-    return Subscribe(channels, interval_ms, snapshot, req_id, _chosen(found), _heartbeat(found))
+    heartbeat, trace = _flag(found, "hb"), _flag(found, "trace")
+    return Subscribe(channels, interval_ms, snapshot, req_id, _chosen(found), heartbeat, trace, _places(found))
 
 
 def req_id_of(data: str | bytes, encoding: int) -> str | int | None:
@@ -195,7 +207,17 @@ def encode(messages: Sequence[Message], encoding: int) -> bytes:
 
 def frame(messages: Sequence[Message], encoding: int) -> bytes:
     """Messages as one whole WebSocket frame, unmasked, as a server sends it."""
-    payload = encode(messages, encoding)
+    return _framed(encode(messages, encoding), encoding)
+
+
+def frame_encoded(messages: Sequence[bytes], encoding: int) -> bytes:
+    """Messages that are encoded already as one whole WebSocket frame."""
+    if encoding == JSON:
+        return _framed(b"[" + b",".join(messages) + b"]", encoding)
+    return _framed(msgpack.Packer().pack_array_header(len(messages)) + b"".join(messages), encoding)
+
+
+def _framed(payload: bytes, encoding: int) -> bytes:
     first = _BINARY_FRAME if encoding == MSGPACK else _TEXT_FRAME
     size = len(payload)
     if size < 126:
@@ -219,6 +241,21 @@ def subscription(channels: Mapping[str, Sequence[str]], interval_ms: int, req_id
     message |= {channel: list(channels[channel]) for channel in OWN_CHANNELS if channels.get(channel)}
     message["interval_ms"] = interval_ms
     return message if req_id is None else message | {"req_id": req_id}
+
+
+def mark(places: Places) -> Message:
+    """Everything up to here has been given: what ``resume`` takes. An epoch is more than a double holds: a text."""
+    return {"T": "mark", "at": {name: [str(epoch), position] for name, (epoch, position) in places.items()}}
+
+
+def gap(channel: str, missed: int | None) -> Message:
+    """Messages of a channel that a client will not get; None where nobody knows how many."""
+    return {"T": "gap", "channel": channel, "missed": missed}
+
+
+def resumed(count: int) -> Message:
+    """What was missed has come, so many messages; what follows is live."""
+    return {"T": "resumed", "messages": count}
 
 
 def _text(found: Message, field: str) -> str:
@@ -252,11 +289,31 @@ def _chosen(found: Message) -> tuple[str, ...] | None:
     return tuple(sorted(set(value)))
 
 
-def _heartbeat(found: Message) -> bool | None:
-    value = found.get("hb")
+def _flag(found: Message, field: str) -> bool | None:
+    value = found.get(field)
     if value is None or isinstance(value, bool):
         return value
-    raise ProtocolError(400, "hb", _expected("hb", found, "true or false"))
+    raise ProtocolError(400, field, _expected(field, found, "true or false"))
+
+
+def _places(found: Message) -> Places | None:
+    """Where a client left off: what a ``mark`` said, an epoch as a text of digits or a number."""
+    value = found.get("resume")
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) > PLACES_MAX:
+        raise ProtocolError(400, "resume", _expected("resume", found, f"a map of up to {PLACES_MAX} publishers"))
+    places: dict[str, tuple[int, int]] = {}
+    for name, place in value.items():
+        numbers = [
+            int(number) if isinstance(number, str) and re.fullmatch(r"[0-9]{1,19}", number) else number
+            for number in (place if isinstance(place, list) else ())
+        ]
+        if len(numbers) != 2 or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+            problem = 'expected [epoch, position], such as ["1795392000000000000", 1234]'
+            raise ProtocolError(400, f"resume.{str(name)[:32]}", problem)
+        places[str(name)] = numbers[0], numbers[1]
+    return places
 
 
 def _patterns(found: Message, channel: str) -> tuple[str, ...]:

@@ -28,9 +28,9 @@ VENUE: Final = 1  # /v2/<venue>: Alpaca's dialect over one venue
 STREAM: Final = 2  # /stream: our own, with nulls
 FORMS: Final = 6
 
-MESSAGE_MAX: Final = 784
+MESSAGE_MAX: Final = 1_024
 """Bytes, 16 of them to write over; no message is longer: an escaped symbol (98), nine numbers (21 each), four escaped
-texts of 8, two of 48."""
+texts of 8, two of 48; four instants (38 each), three numbers (26 each) that `append_stamps` adds."""
 
 SCRATCH: Final = 40
 """Bytes that `encode` works in: eight characters, then the text of the second that it wrote last, and which it was."""
@@ -279,7 +279,21 @@ _TEXTS, _TEXTS_SIZE = _table(
 _N_CHANNELS = len(CHANNEL_TEXTS)
 _N_STATUSES = len(STATUS_TEXTS)
 _CODES = np.array([*range(_N_CHANNELS), *map(pack, STATUS_TEXTS), *map(pack, REASON_TEXTS)], np.int64)
+_MAP_16: Final = 0xDE
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+
+
+TRACE: Final = 1
+"""Of `append_stamps`: when each hop had the message, `t1` to `t4`."""
+PLACE: Final = 2
+"""Of `append_stamps`: where the message stands in its publisher's log, `E`, `N` and `O`."""
+_TRACE_COLUMNS = tuple((EVENT.names or ()).index(name) for name in ("recv_ns", "feed_ns", "proc_ns"))
+_PLACE_COLUMNS = tuple((EVENT.names or ()).index(name) for name in ("epoch", "seq", "position"))
+_STAMP_KEYS = ("t1", "t2", "t3", "t4", "E", "N", "O")
+_N_STAMPS = len(_STAMP_KEYS)
+_STAMP_KEY, _STAMP_KEY_SIZE = _table(
+    [f',"{key}":'.encode() for key in _STAMP_KEYS] + list(map(_short, _STAMP_KEYS)), _WORD
+)
 
 
 def fields() -> list[str]:
@@ -670,11 +684,69 @@ def append_count(out: Any, start: int, at: int, form: int, replaced: int) -> int
     """Add ``k``, how many updates this one replaced, to the whole message in ``out[start:at]``."""
     encoding = form & 1
     if encoding == MSGPACK:
-        out[start] += 1  # 15 keys at most, so the count is in the first byte
+        out[start + (2 if out[start] == _MAP_16 else 0)] += 1  # 15 keys at most in a short map
     else:
         at -= 1
     at = _copy(out, at, _KEY, _KEY_SIZE, encoding * _N_KEYS + _REPLACED_KEY)
     at = _put_int(out, at, encoding, replaced)
+    if encoding == JSON:
+        out[at] = 125
+        at += 1
+    return at
+
+
+@lean_kernel
+def _put_digits(out: Any, at: int, encoding: int, value: int) -> int:
+    """Write an epoch as a text: as a number it is more than a double holds, which is what JavaScript reads."""
+    value = max(value, 0)
+    if encoding == JSON:
+        out[at] = 34
+        end = _digits(out, at + 1, value)
+        out[end] = 34
+        return end + 1
+    end = _digits(out, at + 1, value)
+    out[at] = 0xA0 | (end - at - 1)  # 19 digits at most
+    return end
+
+
+@lean_kernel
+def append_stamps(
+    out: Any, start: int, at: int, form: int, message: int, row: Any, stamps: int, now_ns: int, chars: Any
+) -> int:
+    """Add to the whole ``message`` in ``out[start:at]`` what its row says of its way: return where it ends.
+
+    ``stamps``: `TRACE`, whose ``t4`` is ``now_ns``, `PLACE` or both. Notices have no way.
+    """
+    if message > LINE:
+        return at
+    encoding = form & 1
+    if encoding == MSGPACK:  # a map of 16 or more, for which two bytes more are needed
+        for i in range(at - 1, start, -1):
+            out[i + 2] = out[i]
+        out[start + 1] = 0
+        out[start + 2] = (out[start] & 0x0F) + (4 if stamps & TRACE != 0 else 0) + (3 if stamps & PLACE != 0 else 0)
+        out[start] = _MAP_16
+        at += 2
+    else:
+        at -= 1
+    for i in range(_N_STAMPS):
+        trace = i < 4
+        if stamps & (TRACE if trace else PLACE) == 0:
+            continue
+        at = _copy(out, at, _STAMP_KEY, _STAMP_KEY_SIZE, encoding * _N_STAMPS + i)
+        value = now_ns
+        if i < 3:
+            value = row[_TRACE_COLUMNS[i]]
+        elif i > 3:
+            value = row[_PLACE_COLUMNS[i - 4]]
+        if value == NULL:
+            at = _put_null(out, at, encoding)
+        elif trace:
+            at = _put_time(out, at, encoding, value, chars)
+        elif i == 4:
+            at = _put_digits(out, at, encoding, value)
+        else:
+            at = _put_int(out, at, encoding, value)
     if encoding == JSON:
         out[at] = 125
         at += 1
@@ -687,3 +759,4 @@ def warm_up() -> None:
     row = columns(empty(1, EVENT))[0]
     at = encode(out, 0, 0, BEST, row, np.zeros(16, np.uint8), 0, False, np.zeros(SCRATCH, np.uint8), 0)
     append_count(out, 0, at, 0, 1)
+    append_stamps(out, 0, at, 0, BEST, row, PLACE, 0, np.zeros(SCRATCH, np.uint8))

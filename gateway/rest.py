@@ -29,6 +29,7 @@ from tornado.web import HTTPError, RequestHandler
 from fabric.clock import SECOND_NS, Clock
 from fabric.errors import StoreError
 from fabric.records import (
+    NBBO,
     NULL,
     STATE_HALTED,
     STATE_NAMES,
@@ -68,6 +69,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+NBBO_NAMES = NBBO.names or ()
 _SYMBOL = re.compile(rf"[!-~]{{1,{SYMBOL_MAX}}}")
 _INSTANT = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:([Zz])|([-+ ])(\d\d):(\d\d)))?", re.ASCII
@@ -116,6 +118,11 @@ def bad_parameter(parameter: str, found: str, allowed: object) -> Problem:
         f"{parameter}: {found[:64]!r} is not {allowed if isinstance(allowed, str) else 'one of the allowed values'}"
     )
     return Problem(400, "bad_parameter", detail, parameter=parameter, allowed=allowed)
+
+
+@lru_cache(256)
+def _policy(whose: str, rate: Rate) -> str:
+    return f'"{whose}";q={rate.burst};w={round(rate.burst / rate.per_second)}'
 
 
 @lru_cache(256)
@@ -184,7 +191,7 @@ def quote(latest: Latest, name: str, now_ns: int) -> JsonObject:
     row, stale = latest.shown(symbol)
     if row is None:
         raise Problem(404, "no_quote", f"{name} is known, but no quote of it has arrived yet", symbol=name)
-    value = dict(zip(row.dtype.names or (), row.item(), strict=True))
+    value = dict(zip(NBBO_NAMES, row.item(), strict=True))
     bits = max(value["state"], 0) | (STATE_STALE if stale else 0)
     return {
         "symbol": name,
@@ -534,10 +541,7 @@ class DataHandler(Handler):
         """Say what is left of a rate; raises Problem 429 when it is used up."""
         wait_ns, left, rate = taken
         reset_s = -(-wait_ns // SECOND_NS)
-        headers = {
-            "RateLimit-Policy": f'"{whose}";q={rate.burst};w={round(rate.burst / rate.per_second)}',
-            "RateLimit": f'"{whose}";r={left};t={reset_s}',
-        }
+        headers = {"RateLimit-Policy": _policy(whose, rate), "RateLimit": f'"{whose}";r={left};t={reset_s}'}
         if wait_ns:
             self.service.rate_limited += 1
             detail = f"more than {rate.per_second:.0f} requests a second of this {whose}"

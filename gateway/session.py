@@ -13,7 +13,7 @@ from gateway import protocol
 from gateway.auth import Grant
 from gateway.delayed import DELAYED_CHANNELS
 from gateway.limits import Strikes, TokenBucket
-from gateway.protocol import Auth, Feed, Message, ProtocolError, Subscribe, Unsubscribe
+from gateway.protocol import Auth, Feed, Message, Places, ProtocolError, Subscribe, Unsubscribe
 from gateway.protocol_kernel import JSON
 
 AUTH_TIMEOUT_S: Final = 10
@@ -58,16 +58,22 @@ class Subscriber(Protocol):
 
     interval_ms: int
 
-    def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
-        """Add to what the client gets; raises ProtocolError (405) and changes nothing."""
+    def subscribe(
+        self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool, resume: Places | None = None
+    ) -> None:
+        """Add to what the client gets, of streams from ``resume`` on; raises ProtocolError (405, 409) and changes
+        nothing.
+        """
         ...
 
     def unsubscribe(self, channels: Mapping[str, Sequence[str]]) -> None:
         """Take away from what the client gets."""
         ...
 
-    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
-        """Which keys its data has (empty: all), and whether it gets heartbeats; None leaves it as it was."""
+    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None, trace: bool | None) -> None:
+        """Which keys its data has (empty: all), and whether it gets heartbeats and the stamps of each hop; None leaves
+        it as it was.
+        """
         ...
 
     def subscribed(self) -> Mapping[str, Sequence[str]]:
@@ -200,9 +206,9 @@ class Session:
                 refused[channel] = [pattern for pattern in patterns if pattern not in seen]
         self._check_count(channels, grant)
         interval_ms = self._subscriber.interval_ms if request.interval_ms is None else request.interval_ms
-        self._subscriber.subscribe(channels, interval_ms, request.snapshot)
-        if request.fields is not None or request.heartbeat is not None:
-            self._subscriber.choose(request.fields, request.heartbeat)
+        self._subscriber.subscribe(channels, interval_ms, request.snapshot, request.resume)
+        if (request.fields, request.heartbeat, request.trace) != (None, None, None):
+            self._subscriber.choose(request.fields, request.heartbeat, request.trace)
         if not refused:
             return []
         named = "; ".join(f"{channel}: {' '.join(patterns[:NAMED_MAX])}" for channel, patterns in refused.items())

@@ -102,10 +102,28 @@ def message(kind: str, row: Any, symbol: str, dialect: int, stale: bool = False,
     return made
 
 
-def write(made: dict[str, Any], encoding: int) -> bytes:
-    """The message as bytes."""
+def stamped(made: dict[str, Any], row: Any, trace: bool, place: bool, now_ns: int) -> dict[str, Any]:
+    """The message with what its row says of its way; ``k`` stays the last of all."""
+    added: dict[str, Any] = {}
+    if trace:
+        columns = {"t1": "recv_ns", "t2": "feed_ns", "t3": "proc_ns"}
+        added = {key: None if int(row[name]) == NULL else Instant(row[name]) for key, name in columns.items()}
+        added["t4"] = Instant(now_ns)
+    if place:
+        epoch = None if int(row["epoch"]) == NULL else str(max(int(row["epoch"]), 0))
+        added |= {"E": epoch, "N": None if int(row["seq"]) == NULL else int(row["seq"])}
+        added["O"] = None if int(row["position"]) == NULL else int(row["position"])
+    replaced = {"k": made["k"]} if "k" in made else {}
+    return {key: value for key, value in made.items() if key != "k"} | added | replaced
+
+
+def write(made: dict[str, Any], encoding: int, long_map: bool = False) -> bytes:
+    """The message as bytes; ``long_map``: with two bytes for the number of its keys, however few there are."""
     if encoding == MSGPACK:
-        return bytes(msgpack.packb({key: _packed(value) for key, value in made.items()}))
+        fields = b"".join(msgpack.packb(key) + msgpack.packb(_packed(value)) for key, value in made.items())
+        if long_map:
+            return b"\xde" + len(made).to_bytes(2, "big") + fields
+        return bytes(msgpack.Packer().pack_map_header(len(made))) + fields
     return ("{" + ",".join(f'"{key}":{_token(value)}' for key, value in made.items()) + "}").encode()
 
 

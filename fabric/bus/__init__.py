@@ -2,7 +2,8 @@
 
 An `Outbox` is one XPUB socket, the ROUTER beside it (served by a thread of its own), the sequence numbers, the
 last row of each topic, and the log to which each message goes first. An `Inbox` is one SUB socket for each
-publisher, with a monitor and a DEALER to the ROUTER beside it: a link that must be rebuilt disturbs no other.
+publisher, with a monitor and a DEALER to the ROUTER beside it: a link that must be rebuilt disturbs no other. A
+`LogReader` asks such ROUTERs for parts of the logs.
 
 What a reader can rely on: a gap is filled from the publisher's log before anything later is given; where there is
 no log, or not any more, every loss is counted (sequence numbers of each topic; head counts in each heartbeat show
@@ -25,7 +26,8 @@ refused by ZAP) is built anew.
 """
 
 from fabric.bus.inbox import EVENTS_MAX, Inbox
+from fabric.bus.log_reader import LogReader
 from fabric.bus.outbox import Outbox
 from fabric.bus.sockets import local_endpoint
 
-__all__ = ["EVENTS_MAX", "Inbox", "Outbox", "local_endpoint"]
+__all__ = ["EVENTS_MAX", "Inbox", "LogReader", "Outbox", "local_endpoint"]

@@ -3,6 +3,7 @@
 
 import { Banner } from "./banner.js";
 import { Connection } from "./connection.js";
+import { Door } from "./door.js";
 import { Explain } from "./explain.js";
 import * as format from "./format.js";
 import { Ladder } from "./ladder.js";
@@ -20,6 +21,7 @@ const TICK_MS = 500;
 const ASK_AGAIN_MS = 15_000;
 
 const element = (id) => document.getElementById(id);
+const door = new Door({ dialog: element("door") });
 const quotes = new Map();
 const clock = new MarketClock();
 let order = [];
@@ -36,7 +38,7 @@ let operations = null; // loaded when it is looked at first
 async function ask(path, parameters = {}) {
   const url = new URL(path, location.href);
   Object.entries(parameters).forEach(([name, value]) => url.searchParams.set(name, value));
-  const response = await fetch(url);
+  const response = await door.fetch(url);
   if (!response.ok) throw new Error(`${url.pathname}: ${response.status}`);
   return response.json();
 }
@@ -271,8 +273,7 @@ function tick() {
   if (document.visibilityState === "visible") table.tick(performance.now(), clock);
 }
 
-async function showTopology() {
-  const { venues, gateway, symbols } = await ask("topology");
+function showTopology({ venues, gateway, symbols }) {
   venues.forEach(({ code, name }) => table.venues.set(code, name));
   const names = venues.map(({ name }) => name).join(", ");
   element("source").textContent = `Best bid and offer of ${names} · ${format.rate(symbols)} symbols · gateway ${gateway}`;
@@ -299,7 +300,7 @@ const banner = new Banner({
   announce: (text) => (element("announcer").textContent = text),
   ask: () => ask("topology"),
 });
-const connection = new Connection("stream", { onState: showConnection, onMessages: receive });
+const connection = new Connection("stream", { ticket: () => door.ticket(), onState: showConnection, onMessages: receive });
 new Search({
   form: element("search"),
   input: element("query"),
@@ -329,11 +330,12 @@ addEventListener("hashchange", route);
 
 loadView();
 route();
-connection.open();
+const topology = ask("topology"); // once that is answered, so is who asks
+topology.then(showTopology).catch(() => {});
+topology.catch(() => {}).then(() => connection.open());
 const stored = load();
 if (stored) watch(stored);
 if (!stored) firstList();
-showTopology().catch(() => {});
 setTimeout(loadChart, 50);
 setInterval(tick, TICK_MS);
 setInterval(() => refresh(order), ASK_AGAIN_MS);

@@ -12,10 +12,14 @@ const DEAD_AFTER_MS = 5_000;
 const INTERVAL_MS = 250;
 
 export class Connection {
-  /** `onState({name, retryAt})`, name one of connecting, live, waiting; `onMessages([message])`. */
-  constructor(path, { onState, onMessages }) {
+  /**
+   * `ticket()` gives a promise of what opens the stream once, or of null; `onState({name, retryAt})`, name one of
+   * connecting, live, waiting; `onMessages([message])`.
+   */
+  constructor(path, { ticket, onState, onMessages }) {
     this.url = new URL(path, location.href);
     this.url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    this.ticket = ticket;
     this.onState = onState;
     this.onMessages = onMessages;
     this.symbols = new Set();
@@ -29,12 +33,14 @@ export class Connection {
     setInterval(() => this.checkSilence(), 1_000);
   }
 
-  open() {
+  async open() {
     clearTimeout(this.timer);
     this.timer = 0;
     this.greeted = false;
-    this.heardAt = performance.now();
     this.onState({ name: "connecting" });
+    const ticket = await this.ticket().catch(() => null); // without one the handshake is refused, and tried again
+    this.url.search = ticket ? new URLSearchParams({ ticket }) : "";
+    this.heardAt = performance.now();
     const socket = new WebSocket(this.url);
     this.socket = socket;
     socket.onmessage = (event) => this.receive(socket, event.data);

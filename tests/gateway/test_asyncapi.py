@@ -12,7 +12,7 @@ from fabric.codec import encode
 from fabric.records import CHANNELS, DTYPES, empty
 from fabric.symbols import SymbolTable
 from fabric.topology import Topology
-from gateway import asyncapi, protocol
+from gateway import asyncapi, protocol, protocol_kernel
 from gateway.protocol_kernel import JSON
 from gateway_market import BEST, FEED, VENUES, Market, interval, messages
 from gateway_rig import ask, running
@@ -66,6 +66,7 @@ def test_market_messages_have_the_keys_that_are_described(clock: ManualClock) ->
     client = next(iter(market.fanout._each()))
     wanted = {channel: ["*"] for channel in protocol.CHANNELS if channel != "venueQuotes"}
     client.subscribe(wanted, 0, True)
+    market.fanout._fan.clients["stamps"][client.row] = protocol_kernel.TRACE | protocol_kernel.PLACE
     market.apply(
         market.nbbo("A", PX), market.trade("A", PX), market.trade("A", PX, mark="x", of=1),
         market.trade("A", PX, mark="c", of=1), market.bar("A", 0, PX, 1), market.bar("A", 0, PX, 2),
@@ -108,6 +109,8 @@ def test_answers_have_the_keys_that_are_described() -> None:
         protocol.success("connected", "r"),
         protocol.subscription({channel: ["A"] for channel in protocol.ALPACA_CHANNELS}, 0, "r"),
         protocol.ProtocolError(405, "", "").message("r"),
+        protocol.mark({"iex": (1, 2)}) | {"req_id": "r"},
+        protocol.resumed(3) | {"req_id": "r"},
     ]
     for answer in answers:
         assert set(answer) == set(properties(f"server.{answer['T']}")), answer

@@ -64,6 +64,21 @@ def test_metrics_are_the_counters_at_the_time_of_the_scrape() -> None:
     assert "fabric_inbox_received_total 6.0" in generate_latest(made).decode()
 
 
+def test_metrics_have_base_units_and_one_name_for_all_publishers() -> None:
+    """Prometheus, "Metric and label naming": seconds and bytes, a label for what differs in kind only."""
+    inbox = {"bytes_in": 7, "lag": 5, "lag_ms": 1_500, "lag_nbbo-1": 5, "lag_ms_nbbo-1": 1_500, "lag_iex": 0}
+    parts = {"inbox": lambda: inbox, "fanout": lambda: {"bytes": 9, "late_ns_max": 2_000_000}}
+    lines = generate_latest(registry(parts, {})).decode().splitlines()
+    expected = {
+        "fabric_inbox_received_bytes_total 7.0", "fabric_inbox_lag_messages 5.0", "fabric_inbox_lag_seconds 1.5",
+        'fabric_link_lag_messages{publisher="nbbo-1"} 5.0', 'fabric_link_lag_messages{publisher="iex"} 0.0',
+        'fabric_link_lag_seconds{publisher="nbbo-1"} 1.5', "fabric_fanout_sent_bytes_total 9.0",
+        "fabric_fanout_late_max_seconds 0.002",
+    }  # fmt: skip
+    ours = {line for line in lines if line.startswith("fabric_") and not line.startswith("fabric_build")}
+    assert ours == expected
+
+
 def test_a_suspended_log_is_named_and_only_degrades() -> None:
     """Fault 29."""
     health = Health(["feed"], started_ns=0)

@@ -30,9 +30,12 @@ TEXTS = ("condition", "tape", "mark", "trading", "reason", "indicator", "short_s
 LETTERS = ("venue", "bid_venue", "ask_venue")
 EXTREMES = (NULL, NULL + 1, -1, 0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**32, 2**53 + 1, 2**63 - 1)
 FAR_FUTURE_NS = 2**63 - 1
+NOW_NS = 1_795_392_000_123_456_789
 
 
-def write(message: int, form: int, row: Rows, symbol: str, stale: bool = False, k: int = 0, mask: int = 0) -> bytes:
+def write(
+    message: int, form: int, row: Rows, symbol: str, stale: bool = False, k: int = 0, mask: int = 0, stamps: int = 0
+) -> bytes:
     """What the kernel writes, checked to stay where it was allowed to."""
     out = np.full(3 * MESSAGE_MAX, 0xEE, np.uint8)
     name = np.frombuffer(symbol.encode().ljust(16, b"\0"), np.uint8).copy()
@@ -41,6 +44,9 @@ def write(message: int, form: int, row: Rows, symbol: str, stale: bool = False, 
     end = kernel.encode(
         out, start, form, message, cells, name, len(symbol), stale, np.zeros(kernel.SCRATCH, np.uint8), mask
     )
+    if stamps:
+        chars = np.zeros(kernel.SCRATCH, np.uint8)
+        end = kernel.append_stamps(out, start, end, form, message, cells, stamps, NOW_NS, chars)
     if k:
         end = kernel.append_count(out, start, end, form, k)
     assert end - start <= MESSAGE_MAX
@@ -57,7 +63,7 @@ def random_row(rng: random.Random, dtype: np.dtype) -> Rows:
             row[name] = rng.choice((NULL, pack(text), pack("H"), pack("T1"), pack("LUDP")))
         elif name in LETTERS:
             row[name] = rng.choice((0, ord("V"), ord("N"), NULL if name != "venue" else 0))
-        elif name == "event_ns":
+        elif name in ("event_ns", "recv_ns", "feed_ns", "proc_ns"):
             row[name] = rng.choice((NULL, 0, 1, -1, 10**9, FAR_FUTURE_NS, rng.randrange(2 * 10**18)))
         elif name == "state":
             row[name] = rng.choice((NULL, 0, 1, 33, 63))
@@ -80,6 +86,26 @@ def test_every_message_is_what_the_libraries_write(kind: str, form: int) -> None
         k = rng.choice((0, 1, 200, 70_000)) if kind in ("best", "own", "now") else 0
         expected = naive_protocol.write(naive_protocol.message(kind, row, symbol, form // 2, stale, k), form & 1)
         assert write(message, form, row, symbol, stale, k) == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_stamps_are_what_the_libraries_write(kind: str, form: int) -> None:
+    message, dtype = KINDS[kind]
+    for seed in range(40):
+        rng = random.Random(f"stamps {kind} {form} {seed}")
+        row = random_row(rng, dtype)
+        stamps = rng.choice((kernel.TRACE, kernel.PLACE, kernel.TRACE | kernel.PLACE))
+        k = rng.choice((0, 1, 70_000)) if kind in ("best", "own", "now") else 0
+        made = naive_protocol.message(kind, row, "BRK.B", form // 2, False, k)
+        made = naive_protocol.stamped(made, row, bool(stamps & kernel.TRACE), bool(stamps & kernel.PLACE), NOW_NS)
+        expected = naive_protocol.write(made, form & 1, long_map=True)
+        assert write(message, form, row, "BRK.B", k=k, stamps=stamps) == expected, f"seed {seed}"
+
+
+def test_a_notice_has_no_way() -> None:
+    row = empty(1, TRADE)[0]
+    assert write(kernel.LAGGED, STREAM * 2, row, "") == write(kernel.LAGGED, STREAM * 2, row, "", stamps=kernel.TRACE)
 
 
 def test_a_quote_is_what_a_stock_client_knows() -> None:

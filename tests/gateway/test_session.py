@@ -9,7 +9,7 @@ from fabric.clock import SECOND_NS
 from fabric.topology import Plan, Venue
 from gateway import protocol
 from gateway.auth import Grant
-from gateway.protocol import ProtocolError
+from gateway.protocol import Places, ProtocolError
 from gateway.protocol_kernel import JSON, MSGPACK
 from gateway.session import Answer, Refusal, Session
 
@@ -25,18 +25,20 @@ class Fake:
         self.channels: dict[str, Sequence[str]] = {}
         self.snapshot: bool | None = None
 
-    def subscribe(self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool) -> None:
+    def subscribe(
+        self, channels: Mapping[str, Sequence[str]], interval_ms: int, snapshot: bool, resume: Places | None = None
+    ) -> None:
         if any(len(patterns) > 3 for patterns in channels.values()):
             raise ProtocolError(405, "quotes", "4 symbols, at most 3")
         self.channels |= channels
-        self.interval_ms, self.snapshot = interval_ms, snapshot
+        self.interval_ms, self.snapshot, self.resume = interval_ms, snapshot, resume
 
     def unsubscribe(self, channels: Mapping[str, Sequence[str]]) -> None:
         for channel in channels:
             self.channels.pop(channel, None)
 
-    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None) -> None:
-        self.chosen = (fields, heartbeat)
+    def choose(self, fields: Sequence[str] | None, heartbeat: bool | None, trace: bool | None = None) -> None:
+        self.chosen = (fields, heartbeat, trace)
 
     def subscribed(self) -> Mapping[str, Sequence[str]]:
         return self.channels
@@ -283,6 +285,31 @@ def test_what_a_client_chose_reaches_the_fan_out_and_nothing_else_changes_it() -
     talk.handle('{"action":"subscribe","quotes":["A"]}', 1)
     assert not hasattr(fake, "chosen")
     talk.handle('{"action":"subscribe","fields":["bp"]}', 2)
-    assert fake.chosen == (("bp",), None)
+    assert fake.chosen == (("bp",), None, None)
     talk.handle('{"action":"subscribe","hb":true}', 3)
-    assert fake.chosen == (None, True)
+    assert fake.chosen == (None, True, None)
+    talk.handle('{"action":"subscribe","trace":true}', 4)
+    assert fake.chosen == (None, None, True)
+
+
+def test_a_client_says_where_it_left_off() -> None:
+    fake = Fake()
+    talk = session(fake=fake)
+    talk.handle('{"action":"subscribe","trades":["A"]}', 1)
+    assert fake.resume is None
+    talk.handle('{"action":"subscribe","trades":["A"],"resume":{}}', 2)
+    assert fake.resume == {}
+    talk.handle('{"action":"subscribe","resume":{"iex":["1795392000123456789",7],"nbbo":[3,0]}}', 3)
+    assert fake.resume == {"iex": (1795392000123456789, 7), "nbbo": (3, 0)}
+    for wrong in (
+        '{"iex":7}',
+        '{"iex":["x",7]}',
+        '{"iex":[1]}',
+        '{"iex":[1,-1]}',
+        '{"iex":[1,true]}',
+        '{"iex":[1.0,2]}',
+    ):
+        (answer,) = talk.handle(f'{{"action":"subscribe","resume":{wrong}}}', 4).messages
+        assert (answer["code"], answer["field"]) == (400, "resume.iex"), wrong
+    (answer,) = talk.handle('{"action":"subscribe","resume":[1]}', 10**10).messages
+    assert (answer["code"], answer["field"]) == (400, "resume")

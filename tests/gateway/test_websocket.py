@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import contextlib
+import ctypes
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,7 +24,7 @@ from fabric import keys
 from fabric.clock import MILLISECOND_NS, SECOND_NS, ManualClock, SystemClock
 from fabric.records import EVENT
 from fabric.topology import Access, Limits, Plan
-from gateway import connection, websocket
+from gateway import connection, surge, websocket
 from gateway.auth import Credentials, Door
 from gateway.connection import Connections
 from gateway.delayed import Delayed
@@ -414,6 +416,120 @@ def test_who_does_not_authenticate_in_time_is_sent_away(monkeypatch: pytest.Monk
             code, words, found = await closing(ws)
             assert (code, words) == (4408, "auth timeout")
             assert found[-1]["code"] == 404
+
+    run(test)
+
+
+def test_what_is_refused_in_a_session_changes_nothing_else(tmp_path: Path) -> None:
+    """Bad input 38, 40, 42, 45 and 46: each has its code, and the session goes on with what it had."""
+    path = tmp_path / "keys.json"
+    key, secret = keys.make("u", "few", 0)
+    keys.add(path, key)
+    plan = Plan("few", symbols=("A*", "MSFT"), wildcards=False, symbols_max=3)
+    access = Access(str(path), plans=(plan,))
+
+    async def test() -> None:
+        async with served(access=access) as running, websockets.connect(running.url("/v2/sip")) as ws:
+            await hear(ws)
+            await say(ws, action="auth", key=key.id, secret=secret)
+            assert (await hear(ws))[0]["msg"] == "authenticated"
+            await say(ws, action="auth", key=key.id, secret=secret)
+            assert (await hear(ws))[0]["msg"] == "already authenticated"
+            await say(ws, action="subscribe", quotes=["AAPL", "IBM", "MSFT"])
+            refused, listing = await hear(ws)
+            assert (refused["code"], refused["field"], "IBM" in refused["detail"]) == (409, "quotes", True)
+            assert listing["quotes"] == ["AAPL", "MSFT"], "the others are subscribed"
+            for pattern in ("*", "A*"):
+                await say(ws, action="subscribe", quotes=[pattern])
+                refused, listing = await hear(ws)
+                assert (refused["code"], listing["quotes"]) == (409, ["AAPL", "MSFT"])
+            await say(ws, action="subscribe", quotes=["AA", "AB"])
+            (refused,) = await hear(ws)
+            assert (refused["code"], refused["msg"]) == (405, "symbol limit exceeded")
+            await say(ws, action="subscribe", quotes=["MSFT", "AAPL"])
+            assert (await hear(ws))[0]["quotes"] == ["AAPL", "MSFT"], "as it was, and twice is once"
+            await say(ws, action="unsubscribe", quotes=["AB", "IBM"], trades=["AAPL"])
+            assert (await hear(ws))[0]["quotes"] == ["AAPL", "MSFT"]
+
+    run(test)
+
+
+def vanish(sock: socket.socket) -> None:
+    """Be a host without power: whatever comes for this socket is thrown away, and nothing is answered, not even by TCP.
+
+    A filter of one instruction, "keep 0 bytes" (socket(7), SO_ATTACH_FILTER).
+    """
+    code = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+    sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(code)))
+
+
+@pytest.mark.parametrize("found_by", ["ping", "tcp"])
+def test_a_host_that_vanishes_without_a_word_is_let_go(monkeypatch: pytest.MonkeyPatch, found_by: str) -> None:
+    """Fault 22: by a ping that nobody answers where nothing is sent, by TCP where nobody acknowledges."""
+    never_s = 1_000
+    lost_ms = 300 if found_by == "tcp" else never_s * 1_000
+    options = [(level, name, lost_ms if name == socket.TCP_USER_TIMEOUT else value)
+               for level, name, value in connection._OPTIONS]  # fmt: skip
+    monkeypatch.setattr(connection, "_OPTIONS", options)
+    monkeypatch.setattr(connection, "PING_S", 0.2 if found_by == "ping" else never_s)
+
+    async def test() -> None:
+        async with served() as running:
+            raw, other = [await Raw.connect(running.port) for _ in range(2)]
+            for each in (raw, other):
+                await each.upgraded()
+                each.say(action="subscribe", quotes=["A"])
+                await each.quotes()
+            vanish(raw.writer.get_extra_info("socket"))
+            answering = asyncio.create_task(other.quotes())  # answers pings
+            if found_by == "tcp":
+                running.market.apply(running.market.nbbo("A", PX))
+            await until(lambda: running.market.fanout.counters()["clients"] == 1)
+            running.market.apply(running.market.nbbo("A", 2 * PX))
+            assert (await answering)[-1]["T"] == "q"
+            for each in (raw, other):
+                await each.close()
+
+    run(test)
+
+
+def test_a_surge_is_announced_lengthens_intervals_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 37 at its smallest: turns that come late, on a real clock and a real socket."""
+    monkeypatch.setattr(surge, "JUDGED_NS", 200 * MILLISECOND_NS)
+    monkeypatch.setattr(surge, "CALM_FOR", 2)
+    monkeypatch.setattr(surge, "CALM_NS", 5 * SECOND_NS)  # a busy machine is calm too
+
+    async def test() -> None:
+        async with served() as running, websockets.connect(running.url("/stream")) as ws:
+            await hear(ws)
+            await say(ws, action="subscribe", quotes=["A"], interval_ms=100, hb=True)
+            assert (await hear(ws))[0]["interval_ms"] == 100
+            late = True
+
+            def step() -> None:
+                running.market.apply(running.market.nbbo("A", PX))
+                if late:
+                    time.sleep(0.16)  # the loop itself is held up
+
+            running.step = step
+            modes: list[tuple[str, int]] = []
+            gaps: list[float] = []
+            before = 0.0
+            while len(modes) < 2:
+                for message in await hear(ws):
+                    if message["T"] == "mode":
+                        modes.append((message["mode"], message["interval_ms"]))
+                        before = 0.0
+                        if late:
+                            monkeypatch.setattr(surge, "CALM_FOR", 10)  # time for a few frames
+                        late = False
+                    elif message["T"] == "q" and modes:
+                        now = time.monotonic()
+                        gaps += [now - before] if before else []
+                        before = now
+            assert modes == [("degraded", 500), ("normal", 100)]
+            assert gaps
+            assert min(gaps) > 0.25, "every 500 ms"
 
     run(test)
 

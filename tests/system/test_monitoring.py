@@ -56,6 +56,9 @@ class Rig:
     def metrics(self) -> str:
         return _get(f"http://127.0.0.1:{self._metrics}/metrics")
 
+    def own(self) -> str:
+        return _get(f"http://127.0.0.1:{self._web}/metrics")
+
     def merged(self) -> str:
         return _get(f"http://127.0.0.1:{self._web}/v1/ops/metrics")
 
@@ -197,6 +200,14 @@ class TestMetrics:
             [_promtool(), "check", "metrics"], input=rig.metrics(), capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+    def test_a_gateways_own_metrics_follow_the_conventions(self, rig: Rig) -> None:
+        text = rig.own()
+        checked = subprocess.run(
+            [_promtool(), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+        assert re.search(r"^fabric_inbox_received_bytes_total [1-9]", text, re.MULTILINE)
 
     def test_the_gateway_gives_the_same_metrics(self, rig: Rig) -> None:
         assert _names(rig.merged()) == _names(rig.metrics())

@@ -11,10 +11,13 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import WebSocketHandler
 
 import chromium
+from fabric import keys
 from fabric.history import open_history
 from fabric.records import BAR, EVENT, KIND_BAR_5M, Rows, venue_mask
+from fabric.topology import Access
 from gateway.app import PAGE, Rule
 from gateway.assets import Page
+from gateway.auth import AuthError, Credentials
 from gateway_rig import Rig, running
 
 pytestmark = [
@@ -476,6 +479,42 @@ def test_without_the_operators_data_the_view_shows_what_the_gateway_knows(tmp_pa
         stage.page.problems[:] = [text for text in page.problems if "503" not in text]
 
     play(tmp_path, steps, USUAL)
+
+
+def test_a_gateway_with_keys_asks_for_one_and_the_stream_gets_a_ticket(tmp_path: Path) -> None:
+    """The key goes out in a header only, survives a reload of the tab, and a wrong one is told; a ticket opens once."""
+    path = tmp_path / "keys.json"
+    key, secret = keys.make("page", "full", 0)
+    keys.add(path, key)
+    access = Access(str(path))
+
+    async def steps(stage: Stage) -> None:
+        await stage.open()
+        await stage.page.until("document.querySelector('#door').open")
+        await stage.page.type("FKWRONG.wrong")
+        await stage.page.press("Enter")
+        await stage.page.until("document.querySelector('#door .note').textContent.includes('not one that is let in')")
+        assert not stage.opened, "no handshake without a ticket"
+        await stage.page.type(f"{key.id}.{secret}")
+        await stage.page.press("Enter")
+        await stage.shows("AAPL", ".bid .price", "185.50")
+        await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
+        assert not await stage.page.evaluate("document.querySelector('#door').open")
+        await stage.page.evaluate("location.reload()")
+        await stage.page.until("document.querySelector('#connection')?.dataset.state === 'live'")
+        assert not await stage.page.evaluate("document.querySelector('#door').open")
+        tickets = [stream.get_query_argument("ticket") for stream in stage.opened]
+        assert len(set(tickets)) == len(tickets) == 2
+        for ticket in tickets:
+            assert stage.rig.door.identify(Credentials(ticket, ticket=True), "").user == "key page"
+            with pytest.raises(AuthError):
+                stage.rig.door.identify(Credentials(ticket, ticket=True), "")
+        assert secret not in await stage.page.evaluate("performance.getEntries().map(entry => entry.name).join(' ')")
+        refused = [text for text in stage.page.problems if "401" in text]
+        assert refused, "the browser notes each refusal by itself"
+        stage.page.problems[:] = [text for text in stage.page.problems if text not in refused]
+
+    play(tmp_path, steps, USUAL, access=access)
 
 
 def test_the_page_is_small(tmp_path: Path) -> None:
