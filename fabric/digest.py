@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from fabric import codec, digest_kernel
 from fabric.codec_kernel import WIRE_LIST, WIRE_TEXT
-from fabric.digest_kernel import AS_IS, COUNTS, HIGH, LIMIT, LOW, PLAN_WIDTH, TEXT
+from fabric.digest_kernel import AS_IS, FIRST, HIGH, LIMIT, LOW, PLAN_WIDTH, STRIDE, TEXT
 from fabric.journal import NO_END, Cursor, Query, segments
 from fabric.logged import rows_of
-from fabric.records import BAR, CHANNELS, DTYPES, Rows, columns
+from fabric.records import BAR, CHANNELS, DTYPES, VENUE_CHANNELS, Rows, columns
+from fabric.sequence_kernel import VENUE_STRIDE
 from fabric.symbols import SymbolTable
 
 LEFT_OUT = ("seq", "epoch", "position", "recv_ns", "feed_ns", "proc_ns")
@@ -25,20 +26,24 @@ WORD = (1 << 64) - 1
 KINDS = max(CHANNELS.values()) + 1
 
 
-def _plan(channels: Iterable[str]) -> npt.NDArray[np.int64]:
+def _plan(channels: Iterable[str], symbols: int) -> tuple[npt.NDArray[np.int64], int]:
+    """What counts, by kind, and how many topics there may be."""
     plan = np.zeros((KINDS, PLAN_WIDTH), np.int64)
-    plan[:, LIMIT] = -1
+    plan[:, [LIMIT, FIRST]] = -1
+    total = 0
     for channel in channels:
         kind = CHANNELS[channel]
         names = DTYPES[kind].names
         assert names is not None
-        plan[kind, COUNTS] = 1
+        plan[kind, FIRST] = total
+        plan[kind, STRIDE] = VENUE_STRIDE if channel in VENUE_CHANNELS else 1
+        total += symbols * int(plan[kind, STRIDE])
         for _, column, wire in codec.FIELDS[kind]:
             if column not in LEFT_OUT:
                 plan[kind, names.index(column)] = TEXT if wire in (WIRE_TEXT, WIRE_LIST) else AS_IS
         if DTYPES[kind] == BAR:
             plan[kind, LIMIT] = names.index("rev")
-    return plan
+    return plan, total
 
 
 class Digest:
@@ -47,8 +52,8 @@ class Digest:
     def __init__(self, symbols: SymbolTable, channels: Iterable[str]) -> None:
         self._symbols = symbols
         self._channels = tuple(channel for channel in channels if CHANNELS[channel] in codec.FIELDS)
-        self._plan = _plan(self._channels)
-        self._chains = np.zeros((KINDS, symbols.capacity, 2), np.int64)
+        self._plan, total = _plan(self._channels, symbols.capacity)
+        self._chains = np.zeros((total, 2), np.int64)
 
     def add(self, rows: Rows) -> None:
         """Take rows in the order in which they are published; those of other channels do not count."""
@@ -56,16 +61,19 @@ class Digest:
 
     def hashes(self) -> dict[str, str]:
         """By channel, 32 hexadecimal digits; only channels of which something was said."""
-        count = len(self._symbols)
-        low, high = self._symbols.arrays.words[:count, 0], self._symbols.arrays.words[:count, 1]
+        words = self._symbols.arrays.words[: len(self._symbols), :2]
         found = {}
         for channel in self._channels:
-            chains = self._chains[CHANNELS[channel], :count]
-            said = chains.any(axis=1)
-            if said.any():
-                a = _mixed(_mixed(chains[:, 0] ^ low, LOW) ^ high, LOW)[said].sum()
-                b = _mixed(_mixed(chains[:, 1] ^ low, HIGH) ^ high, HIGH)[said].sum()
-                found[channel] = f"{int(a) & WORD:016x}{int(b) & WORD:016x}"
+            first, stride = self._plan[CHANNELS[channel], [FIRST, STRIDE]].tolist()
+            chains = self._chains[first : first + stride * words.shape[0]]
+            said = np.flatnonzero(chains.any(axis=1))
+            if said.size:
+                names, venues, chains = words[said // stride], said % stride, chains[said]
+                sums = []
+                for lane, factor in enumerate((LOW, HIGH)):
+                    mixed = _mixed(chains[:, lane] ^ names[:, 0], factor)
+                    sums.append(int(_mixed(_mixed(mixed ^ names[:, 1], factor) ^ venues, factor).sum()))
+                found[channel] = f"{sums[0] & WORD:016x}{sums[1] & WORD:016x}"
         return found
 
 

@@ -78,7 +78,7 @@ class Runtime:
         self._reported: Counters = {}
         self._open: list[Inbox | Outbox | Recovery] = []
         self.digest = Digest(self.symbols, spec.publishes.channels) if spec.publishes and self.replays else None
-        """In a replay, the hash of what a processor says."""
+        """In a replay, the hash of what this node says."""
 
     @property
     def replays(self) -> bool:
@@ -209,7 +209,7 @@ def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
             runtime.ready()
         runtime.report(lambda: {
             **node.counters(), **inbox.counters(), **outbox.counters(), **(recovery.counters() if recovery else {}),
-            **_hashed(digest),
+            **hashed(digest),
         })  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def take_again(node: Node, outbox: Outbox, runtime: Runtime, how: Following) -> 
 
     def beat() -> None:
         outbox.tick()
-        runtime.report(lambda: {**node.counters(), **outbox.counters(), **told, **_hashed(digest)})
+        runtime.report(lambda: {**node.counters(), **outbox.counters(), **told, **hashed(digest)})
 
     def rest(monotonic_ns: int) -> None:
         """Until then, unless told to stop."""
@@ -266,7 +266,8 @@ def take_again(node: Node, outbox: Outbox, runtime: Runtime, how: Following) -> 
         rest(runtime.clock.monotonic_ns() + SECOND_NS)
 
 
-def _hashed(digest: Digest | None) -> Counters:
+def hashed(digest: Digest | None) -> Counters:
+    """The hashes of what was said, as a report has them."""
     return {f"hash_{channel}": text for channel, text in digest.hashes().items()} if digest is not None else {}
 
 

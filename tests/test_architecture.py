@@ -54,7 +54,7 @@ ORDER = [
     *("histogram", "symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot"),
     *("journal", "logged", "digest", "bus", "order", "recovery", "follow", "audit", "node"),
     *("history", "history_sqlite", "history_postgres", "history_parquet"),
-    *("logs", "control", "machine", "operations", "metrics", "scrape"),
+    *("logs", "control", "recording", "machine", "operations", "metrics", "scrape"),
     *("forkserver", "launcher", "doctor", "client", "cli"),
 ]
 
