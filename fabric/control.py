@@ -56,14 +56,14 @@ class RunFolder:
         """Log of a node, or of all together under `COMBINED_LOG`; the part before it ends in ``.1``."""
         return self.path / "logs" / f"{name}.log"
 
-    def socket_path(self) -> Path:
-        """`control.sock` here, or under a short folder of this user where this path is too long for a socket."""
-        path = self.path / "control.sock"
+    def socket_path(self, name: str = "control") -> Path:
+        """`<name>.sock` here, or under a short folder of this user where this path is too long for a socket."""
+        path = self.path / f"{name}.sock"
         if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
             return path
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         folder = Path(runtime) / "fabric" if runtime else Path(tempfile.gettempdir()) / f"fabric-{os.getuid()}"
-        return folder / f"{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]}.sock"
+        return folder / f"{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]}{name.removeprefix('control')}.sock"
 
     def make(self) -> None:
         """Make the folder and what stands in it; raises FabricError where that cannot be."""

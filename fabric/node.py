@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,18 +19,22 @@ from typing import Any, Protocol
 import zmq
 
 from fabric.bus import Inbox, LogReader, Outbox
-from fabric.clock import SECOND_NS, Clock, EventClock, SystemClock, TurnClock
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, SystemClock, TurnClock
+from fabric.digest import Digest
 from fabric.errors import FabricError, UsageError
+from fabric.follow import follow
 from fabric.histogram import Latency
 from fabric.records import Rows
 from fabric.recovery import Lasting, Recovery
 from fabric.symbols import SymbolTable
-from fabric.topology import NodeSpec, Topology
+from fabric.topology import Following, NodeSpec, Topology
 
 RECEIVE_MS = 20
 """A loop's longest wait: what is due by time (heartbeat, greeting, stop) is late by this at most."""
 JOIN_MAX_NS = 3 * SECOND_NS
 """A processor that has not heard all its publishers by then works with those that it hears."""
+READERS_MAX_NS = 10 * SECOND_NS
+"""In a replay of its order log a processor waits for its readers, but no longer than this."""
 
 GIVES_WAY = {"exchange": 10}
 """Niceness by role, setpriority(2): a simulated market that is too much for its machine should itself be late."""
@@ -72,6 +77,20 @@ class Runtime:
         self._next_report_ns = 0
         self._reported: Counters = {}
         self._open: list[Inbox | Outbox | LogReader | Recovery] = []
+        self.digest = Digest(self.symbols, spec.publishes.channels) if spec.publishes and self.replays else None
+        """In a replay, the hash of what this node says."""
+
+    @property
+    def replays(self) -> bool:
+        """Whether this is a replay."""
+        return self.topology.clock == "event"
+
+    @property
+    def event_time(self) -> bool:
+        """Whether a processor has the time from the events alone: in a replay, but not in one of its own turns, which
+        have the times that they had.
+        """
+        return self.replays and self.spec.follows is None
 
     def inbox(self, linger_ns: int | None = None, *, complete: bool = False) -> Inbox:
         """What this node reads, as the topology says. ``linger_ns``: how long a node that is in no hurry lets messages
@@ -79,7 +98,7 @@ class Runtime:
         """
         limits = self.topology.limits
         inbox = Inbox(
-            self.context, self.spec.reads, self.symbols, limits, self.clock,
+            self.context, () if self.spec.follows else self.spec.reads, self.symbols, limits, self.clock,
             linger_ns=limits.linger_ns if linger_ns is None else max(linger_ns, limits.linger_ns),
             lossless=self.topology.lossless, same_host=True, complete=complete,
             curve=self.topology.curve(self.spec.host),
@@ -169,9 +188,13 @@ def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
     """Drive one processor until it is told to stop: take what is there, step once, send what came of it.
 
     One that is `Lasting` and keeps a log notes each batch before it takes it, and comes back from where it was killed.
+    In a replay of its order log it takes the turns of that.
     """
     node.warm_up()
-    latency = runtime.latency
+    if runtime.spec.follows is not None:
+        take_again(node, outbox, runtime, runtime.spec.follows)
+        return
+    latency, digest = runtime.latency, runtime.digest
     recovery = runtime.recovery(node, inbox, outbox) if isinstance(node, Lasting) else None
     if recovery is not None:
         recovery.recover()
@@ -183,6 +206,8 @@ def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
             recovery.note(batch)
         changes = node.step(batch, now_ns)
         outbox.send(changes)
+        if digest is not None:
+            digest.add(changes)
         if latency is not None and changes.size:
             latency.processed(changes, inbox.since_ns)
         outbox.tick()
@@ -191,10 +216,69 @@ def run(node: Node, inbox: Inbox, outbox: Outbox, runtime: Runtime) -> None:
         if inbox.ready() or runtime.clock.monotonic_ns() > joined_by:
             runtime.ready()
         runtime.report(lambda: {
-            **node.counters(), **inbox.counters(), **outbox.counters(), **(recovery.counters() if recovery else {})
+            **node.counters(), **inbox.counters(), **outbox.counters(), **(recovery.counters() if recovery else {}),
+            **hashed(digest),
         })  # fmt: skip
     if recovery is not None:
         recovery.leave()
+
+
+def take_again(node: Node, outbox: Outbox, runtime: Runtime, how: Following) -> None:
+    """Drive a processor through the turns of its order log, then keep its last values available until told to stop."""
+    digest = runtime.digest
+    assert digest is not None
+    told = {"done": 0, "turns": 0, "records": 0, "took_ms": 0, "hashed_first": 0, "hashed_last": 0}
+
+    def beat() -> None:
+        outbox.tick()
+        runtime.report(lambda: {**node.counters(), **outbox.counters(), **told, **hashed(digest)})
+
+    def rest(monotonic_ns: int) -> None:
+        """Until then, unless told to stop."""
+        while (left_ns := monotonic_ns - runtime.clock.monotonic_ns()) > 0 and not runtime.stopping():
+            time.sleep(min(left_ns, RECEIVE_MS * MILLISECOND_NS) / SECOND_NS)
+            beat()
+
+    runtime.ready(how.folder)
+    readers = sum(any(source.publisher.name == runtime.spec.name for source in n.reads) for n in runtime.topology.nodes)
+    until_ns = runtime.clock.monotonic_ns() + READERS_MAX_NS
+    while outbox.readers < readers and not runtime.stopping() and runtime.clock.monotonic_ns() < until_ns:
+        rest(runtime.clock.monotonic_ns() + RECEIVE_MS * MILLISECOND_NS)
+    rest(runtime.clock.monotonic_ns() + how.delay_ns)
+
+    began_ns = runtime.clock.monotonic_ns()
+    start_ns = first_ns = 0
+    for turn, rows in follow(runtime.spec, runtime.symbols, runtime.topology.limits):
+        if runtime.stopping() or (how.to_ns is not None and turn.now_ns >= how.to_ns):
+            break
+        told["turns"] += 1
+        told["records"] += rows.size
+        changes = node.step(rows, runtime.turn.begin_again(turn.now_ns, turn.monotonic_ns))
+        if how.from_ns is not None and turn.now_ns < how.from_ns:
+            outbox.send_again(changes)
+            continue
+        if how.speed:
+            if not start_ns:
+                start_ns, first_ns = runtime.clock.monotonic_ns(), turn.now_ns
+            rest(start_ns + int((turn.now_ns - first_ns) / how.speed))
+        if isinstance(runtime.clock, EventClock):
+            runtime.clock.saw(turn.now_ns)
+        before = outbox.position
+        outbox.send(changes)
+        if turn.own + 1 >= how.hash_from:
+            digest.add(changes)
+            told["hashed_first"] = told["hashed_first"] or turn.own + 1
+            told["hashed_last"] = turn.own + outbox.position - before
+        beat()
+    told["took_ms"] = (runtime.clock.monotonic_ns() - began_ns) // MILLISECOND_NS
+    told["done"] = 1
+    while not runtime.stopping():
+        rest(runtime.clock.monotonic_ns() + SECOND_NS)
+
+
+def hashed(digest: Digest | None) -> Counters:
+    """The hashes of what was said, as a report has them."""
+    return {f"hash_{channel}": text for channel, text in digest.hashes().items()} if digest is not None else {}
 
 
 def give_way(niceness: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric import codec, journal, order_kernel
-from fabric.clock import Clock
+from fabric.clock import SECOND_NS, Clock
 from fabric.codec_kernel import DEPTH_MAX, READ_PAD
 from fabric.journal import Cursor, Journal, Query, Segment
 from fabric.journal_kernel import J_POSITION, append_all
@@ -28,6 +28,10 @@ from fabric.topology import JournalSettings, Source
 
 SHARE = 8
 """The order log takes this part of the bytes that the processor's own log may take: some bytes a row suffice."""
+SYNC_NS = SECOND_NS
+"""Synced less often than what is published: a power cut that takes more of it is told as an outage all the same, and
+each sync wakes two threads.
+"""
 READ_BYTES = 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
@@ -45,7 +49,11 @@ class OrderLog:
         """Opens the log of a processor of so many inputs; raises UnavailableError."""
         self._clock = clock
         self._epoch = epoch
-        own = replace(settings, bytes_max=max(settings.bytes_max // SHARE, 4 * journal.SEGMENT_MIN))
+        own = replace(
+            settings,
+            bytes_max=max(settings.bytes_max // SHARE, 4 * journal.SEGMENT_MIN),
+            sync_ns=max(settings.sync_ns, SYNC_NS),
+        )
         self._journal = Journal(folder_of(settings, name), own, clock, epoch)
         self._known = 1  # symbols noted so far; the empty one needs none
         self._heads = np.zeros(inputs, np.int64)

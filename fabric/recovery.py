@@ -89,15 +89,12 @@ class Recovery:
         self._path = self._folder.parent / NAME
         self._signature = _signature(spec)
         hosts = {other.publishes.name: other.host for other in topology.nodes if other.publishes is not None}
-        self._how = np.array(
-            [
-                order_kernel.BY_LOG
-                if source.publisher.journal is not None and hosts.get(source.publisher.name) == spec.host
-                else order_kernel.BY_VALUE
-                for source in inbox.sources
-            ],
-            np.int64,
-        )
+        self._how = [
+            order_kernel.BY_LOG
+            if source.publisher.journal is not None and hosts.get(source.publisher.name) == spec.host
+            else order_kernel.BY_VALUE
+            for source in inbox.sources
+        ]
         self._order = OrderLog(spec.name, len(inbox.sources), settings, clock, epoch)
         self._rows = 0
         self._copied_ns = 0
@@ -135,8 +132,13 @@ class Recovery:
 
     def note(self, batch: Rows) -> None:
         """Log the batch of this turn; before it is taken."""
-        given = self._inbox.given()
-        given[:, 2] = np.where(given[:, 2] == SNAPSHOT, order_kernel.BY_SNAPSHOT, self._how[given[:, 0]])
+        given = np.array(
+            [
+                (link, count, order_kernel.BY_SNAPSHOT if whence == SNAPSHOT else self._how[link])
+                for link, count, whence in self._inbox.given()
+            ],
+            np.int64,
+        ).reshape(-1, 3)
         self._order.note(
             batch, given, self._symbols, self._turn.now_ns(), self._turn.monotonic_ns(), self._outbox.position
         )

@@ -23,7 +23,7 @@ DUPLICATES = 7
 REFRESHED = 8  # the publisher's own re-publication of silent topics
 FENCED = 9  # from an older epoch
 RESTARTS = 10  # epochs seen after the first
-MISSED = 11  # numbers of a new epoch that were sent before this reader had joined it
+MISSED = 11  # numbers of a new epoch, sent before this reader had joined it, that no log can bring
 OVERLAP = 12  # snapshot values that the live stream had overtaken
 BAD = 13
 POSITION = 14  # last O
@@ -131,7 +131,7 @@ def judge(
     arrival[slot] = now_ns
     if known == 0:
         advance[link, kind, letter] += 1
-        if state[link, RESTARTS] > 0:
+        if state[link, RESTARTS] > 0 and state[link, LOGGED] == 0:
             state[link, MISSED] += seq - 1
         return NEXT
     advance[link, kind, letter] += seq - known

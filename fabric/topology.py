@@ -335,6 +335,18 @@ Settings = FeedSettings | ExchangeSettings | ProcessorSettings | CacheSettings |
 
 
 @dataclass(frozen=True)
+class Following:
+    """In a replay of logs: a processor takes the turns of its own order log again, in place of what the bus brings."""
+
+    folder: str  # of the logs, its own and those of its inputs
+    speed: float = 0.0  # as in `FeedSettings`
+    from_ns: int | None = None  # turns before are taken, and nothing of them is told
+    to_ns: int | None = None
+    delay_ns: int = 0
+    hash_from: int = 1  # what it publishes from this position of its own log on is hashed
+
+
+@dataclass(frozen=True)
 class NodeSpec:
     """One process of the topology."""
 
@@ -345,6 +357,7 @@ class NodeSpec:
     publishes: Publisher | None = None
     reads: tuple[Source, ...] = ()
     host: str = "local"
+    follows: Following | None = None
 
 
 @dataclass(frozen=True)
@@ -433,6 +446,8 @@ def with_source(
     to_ns: int | None = None,
     delay_ns: int = 0,
     history: str = "",
+    bare: bool = False,
+    follows: Mapping[str, int] | None = None,
 ) -> Topology:
     """The same topology with one feed ``replay`` of the file ``source`` in place of its exchanges and feeds.
 
@@ -441,11 +456,17 @@ def with_source(
     that the source holds (default: the topology's own), ``market`` those of all that quoted, if it holds them all. The
     feed comes last in the start order, so that every node listens before its first packet; the clock is that of the
     events, and nothing may be lost. ``history`` is the file of its candles; without one it keeps no history.
+
+    ``follows``: the processors that take the turns of their order logs in ``source`` again, each with the position from
+    which on what it publishes is hashed. ``bare``: processors only; then no feed either, where all of them follow.
     """
+    follows = follows or {}
     venues = venues or "".join(venue.code for venue in topology.venues)
     named = {venue.code: venue for venue in topology.venues}
     kept_history = replace(topology.history, url=history, archive="") if topology.history and history else None
-    dropped = ("feed", "exchange", "cache", *(() if kept_history else ("history",)))
+    dropped = ["feed", "exchange", "cache", *(() if kept_history else ("history",))]
+    if bare:
+        dropped += ["gateway", "writer", "history"]
     kept = [node for node in topology.nodes if node.role not in dropped]
     ports = iter(range(base_port, base_port + 2 * len(kept) + 3))
 
@@ -457,7 +478,7 @@ def with_source(
 
     replay = moved(Publisher("replay", "", "", VENUE_CHANNELS, venues))
     publishers = {node.name: moved(node.publishes) for node in kept if node.publishes is not None}
-    cache = replace(topology.cache, shards=())
+    cache = replace(topology.cache, shards=(), mode="off" if bare else topology.cache.mode)
     if cache.mode != "off":
         cache = replace(cache, mode="embedded", servers=(f"redis://127.0.0.1:{next(ports)}/0",))
 
@@ -488,14 +509,26 @@ def with_source(
             case other:
                 return other
 
+    def following(node: NodeSpec) -> NodeSpec:
+        reads = []
+        for old in node.reads:
+            log = old.publisher.journal
+            there = replace(old.publisher, journal=log and replace(log, folder=source))
+            reads.append(replace(old, publisher=there))
+        how = Following(source, speed, from_ns, to_ns, delay_ns, follows[node.name])
+        return replace(node, publishes=publishers.get(node.name), reads=tuple(reads), host="local", follows=how)
+
     nodes = [
-        replace(n, settings=settings(n), publishes=publishers.get(n.name), reads=rewired(n.reads), host="local")
+        following(n)
+        if n.name in follows
+        else replace(n, settings=settings(n), publishes=publishers.get(n.name), reads=rewired(n.reads), host="local")
         for n in kept
     ]
     if cache.mode != "off":
         nodes.insert(0, NodeSpec(CACHE_NODE, "cache", "gateway.redis_server:main", cache))
     feed = FeedSettings(wire, venues, source=source, speed=speed, delay_ns=delay_ns, from_ns=from_ns, to_ns=to_ns)
-    nodes.append(NodeSpec("replay", "feed", "nodes.feeds.replay:main", feed, replay))
+    if not (bare and all(node.follows for node in nodes)):
+        nodes.append(NodeSpec("replay", "feed", "nodes.feeds.replay:main", feed, replay))
     return replace(
         topology,
         nodes=tuple(nodes),

@@ -177,7 +177,7 @@ def main(runtime: Runtime) -> None:
         tuple(source.publisher.venues for source in runtime.spec.reads),
         limits.batch_max,
         runtime.turn,
-        event_time=runtime.topology.clock == "event",
+        event_time=runtime.event_time,
         silence_ns=limits.stale_after_ns,
         channels=runtime.spec.publishes.channels,
         hours=settings.hours,

@@ -52,9 +52,9 @@ OWNERS = {
 ORDER = [
     *("bootstrap", "errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native"),
     *("histogram", "symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot"),
-    *("journal", "bus", "order", "recovery", "audit", "node"),
+    *("journal", "logged", "digest", "bus", "order", "recovery", "follow", "audit", "node"),
     *("history", "history_sqlite", "history_postgres", "history_parquet"),
-    *("logs", "control", "machine", "operations", "metrics", "scrape"),
+    *("logs", "control", "recording", "machine", "operations", "metrics", "scrape"),
     *("forkserver", "launcher", "doctor", "client", "cli"),
 ]
 

@@ -57,7 +57,7 @@ PRICE_CHANNELS = frozenset({"quote", "nbbo", "bolo"})
 """What is wrong when it is late; a late trade or bar is still true."""
 LAG_WARN = 1_000
 LAG_ALARM = 10_000
-"""Messages that a reader may be behind before the log says so."""
+"""Messages that a reader may be behind before the log says so, where it has not caught up with the look before."""
 HEADS_EVERY_NS = SECOND_NS
 """How often a reader asks how far its publishers are, past its own backlog."""
 EVENTS_MAX = 256
@@ -193,11 +193,11 @@ class Inbox:
                 self._clock.saw(int(market[:, 7].max()))
         return rows.view(EVENT).reshape(n)
 
-    def given(self) -> npt.NDArray[np.int64]:
-        """Where the market rows of the last batch came from, int64[:, 3]: index of the source, how many in a row, and
-        `bus_kernel` LIVE, SNAPSHOT or FROM_LOG.
+    def given(self) -> list[tuple[int, int, int]]:
+        """Where the market rows of the last batch came from: index of the source, how many in a row, and `bus_kernel`
+        LIVE, SNAPSHOT or FROM_LOG.
         """
-        return np.array(self._given, np.int64).reshape(-1, 3)
+        return self._given
 
     def _came_back(self, absent_ns: int, now_ns: int) -> bool:
         """Whether this reader was stopped or blocked for so long that what has queued up is old; then throw it away."""
@@ -679,11 +679,14 @@ class Inbox:
         except MALFORMED:
             self._refuse(link)
             return
-        link.lag = missing
+        # What was missing at the last look has waited since then, unless so many have come meanwhile.
+        taken = int(self._advance[link.index].sum())
+        waits = link.lag > max(0, taken - link.taken)
+        link.lag, link.taken = missing, taken
         # Of the last message that was taken; without one that could be missing, of a heartbeat that is overdue.
         since_ns = now_ns - int(state[sk.STAMP]) if missing else now_ns - link.beat_ns - 2 * BEAT_EVERY_NS
         link.lag_ns = max(0, since_ns)
-        level = LAG_ALARM if missing >= LAG_ALARM else LAG_WARN if missing >= LAG_WARN else 0
+        level = 0 if not waits else LAG_ALARM if missing >= LAG_ALARM else LAG_WARN if missing >= LAG_WARN else 0
         if level > link.lag_told or (link.lag_told and not level):
             name, waited_ms = link.source.publisher.name, link.lag_ns // MILLISECOND_NS
             say = log.error if level == LAG_ALARM else log.warning if level else log.info

@@ -52,6 +52,7 @@ class Link:
     asked_head_ns: int = 0
     lag: int = 0  # messages that it had published and this reader had not taken when it was last asked
     lag_ns: int = 0
+    taken: int = 0  # messages of this epoch that it had taken by then
     lag_told: int = 0  # 0, LAG_WARN or LAG_ALARM: what has been logged of it
     position: int = 0  # head O of its last heartbeat
     heads: dict[tuple[int, int], int] = field(default_factory=dict)  # head minus advance at the first heartbeat

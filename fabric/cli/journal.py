@@ -11,6 +11,7 @@ import numpy as np
 from fabric import audit as audits
 from fabric import codec, codec_kernel, journal, topics, topology
 from fabric.cli.instants import rfc3339
+from fabric.digest import of_log, together
 from fabric.errors import CodecError, FabricError, UnavailableError
 from fabric.journal import Query, Segment
 from fabric.records import CHANNELS, DTYPES, NULL, PRICE_UNIT, columns, unpack
@@ -81,6 +82,30 @@ def verify(publishers: tuple[str, ...], path: str, as_json: bool) -> int:
         state = "sound" if not log["holes"] and not log["missing"] else f"{log['missing']} positions are missing"
         click.echo(f"{name:<16} {log['records']:>12,} records: {state}")
     return 0 if sound else 1
+
+
+@command.command("hash")
+@_publisher
+@_topology
+@_json
+def hashed(publishers: tuple[str, ...], path: str, as_json: bool) -> None:
+    """Print the hash of what the logs of processors hold, by channel: the one that `fabric replay` of this run prints.
+
+    Of PUBLISHER, feeds too; without one of all processors together. Equal hashes stand for the same values of each
+    topic in the same order; when they were said makes no difference.
+    """
+    loaded = topology.load(path)
+    processors = tuple(spec.name for spec in loaded.nodes if spec.role == "processor")
+    channels = {publisher.name: publisher.channels for publisher in loaded.publishers()}
+    found = together(
+        of_log(folder, channels[name])
+        for name, folder in _folders(path, publishers)
+        if name in (publishers or processors)
+    )
+    if as_json:
+        click.echo(json.dumps(found))
+    for channel, text in found.items() if not as_json else ():
+        click.echo(f"{channel:<8} {text}")
 
 
 @command.command("audit")

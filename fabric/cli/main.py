@@ -32,6 +32,7 @@ COMMANDS = {
     "tail": "Print messages from the bus, decoded.",
     "journal": "Look into the durable log: ls, verify, audit, export.",
     "replay": "Run the topology on a recorded source.",
+    "record": "Record the packets that the feeds receive, as capture files.",
     "decode": "Print what a capture file holds.",
     "keys": "Make, list and revoke API keys.",
     "bench": "Run the benchmarks of this clone beside their peers.",

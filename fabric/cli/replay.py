@@ -18,7 +18,10 @@ from fabric.cli.arguments import DURATION
 from fabric.cli.instants import INSTANT, rfc3339
 from fabric.cli.progress import KernelProgress
 from fabric.control import RunFolder
+from fabric.digest import of_log, together
 from fabric.errors import CaptureError, FabricError, UnavailableError
+from fabric.follow import beginning, folder_in
+from fabric.journal import segments
 from fabric.launcher import Running
 from fabric.topology import Topology
 
@@ -58,6 +61,10 @@ class Speed(click.ParamType[float]):
 @click.option("--to", "to_ns", type=INSTANT, help="Leave out this instant and what is later.")
 @click.option("--delay", "delay_ns", type=DURATION, default=0, help="Wait before the first message (2s).")
 @click.option("--trades", is_flag=True, help="Of a folder of the recorded tape, the trades too.")
+@click.option(
+    "--by-time", is_flag=True, help="Of logs: have feeds meet by time of publication, not as processors logged it."
+)
+@click.option("--bare", is_flag=True, help="Processors only: no gateway, cache and history.")
 @click.option("--hold", is_flag=True, help="Stay up after the end, until Ctrl-C.")
 @click.option("--port-base", type=click.IntRange(1, 65_535), help="First bus port (default: a free range).")
 @click.option("--http-port", type=click.IntRange(1, 65_535), help="Port of the first gateway (default: a free one).")
@@ -70,6 +77,8 @@ def command(
     to_ns: int | None,
     delay_ns: int,
     trades: bool,
+    by_time: bool,
+    bare: bool,
     hold: bool,
     port_base: int | None,
     http_port: int | None,
@@ -79,12 +88,17 @@ def command(
 
     SOURCE is a capture file (pcap or pcapng), a daily file of ITCH, lines of ASCII PITCH (each in gzip or not), or
     recorded quotes (a CSV file, or a folder of them), or the durable logs of feeds (.fabric/journal, or one in it).
+    Of a folder of all logs each processor takes the turns of its order log again, so that it says what it said live.
     A running topology is not touched: this one has ports and a run folder of its own.
+
+    The summary has a hash of what the processors said, by channel, equal from run to run; of a logged run also the
+    hash of what they said live (`fabric journal hash`).
     """
     if trades:
         source = _with_trades(source)
     info = importlib.import_module(_REPLAY).inspect(source)
     loaded = topology.load(path)
+    follows = {} if by_time or info.wire != "log" else _followed(loaded, Path(source))
 
     with tempfile.TemporaryDirectory(prefix="fabric-replay-") as folder:
 
@@ -93,6 +107,7 @@ def command(
             return topology.with_source(
                 loaded, source, base_port=base, http_port=http, venues=info.venues, market=info.market, wire=wire,
                 speed=speed, from_ns=from_ns, to_ns=to_ns, delay_ns=delay_ns, history=str(Path(folder, "history.db")),
+                bare=bare, follows=follows,
             )  # fmt: skip
 
         replayed = _on_free_ports(placed, port_base, http_port)
@@ -103,7 +118,7 @@ def command(
             if failed:
                 raise FabricError(f"{', '.join(failed)}: did not start:\n{_last_words(running, failed[0])}")
             click.echo(tables.render(tables.endpoints(replayed, running.status()), coloured=False), err=as_json)
-            summary = _summary(_settled(running), replayed, source)
+            summary = _summary(_settled(running, replayed), replayed, source)
             click.echo(json.dumps(summary, indent=2) if as_json else _text(summary))
             if hold:
                 _hold()
@@ -112,6 +127,33 @@ def command(
     if summary["error"]:
         raise CaptureError(summary["error"])
     return 0
+
+
+def _followed(loaded: Topology, logs: Path) -> dict[str, int]:
+    """The processors whose order logs reach back to their beginning, each with the first position that both its turns
+    and its own log have; none where one of them cannot be followed.
+    """
+    found = {}
+    for node in loaded.nodes:
+        if node.role == "processor" and node.publishes is not None:
+            folder = folder_in(logs, node.name)
+            begun = beginning(segments(folder)) if folder.is_dir() else None
+            if begun is None:
+                why = "does not reach back to its beginning" if folder.is_dir() else "is not there"
+                click.echo(f"the order log of {node.name} {why}: feeds meet by time of publication", err=True)
+                return {}
+            own = segments(logs / node.name)
+            found[node.name] = max(begun[1] + 1, own[0].first if own else 1)
+    return found
+
+
+def _live(replayed: Topology, reports: dict[str, Any]) -> dict[str, str]:
+    """The hash of what the processors said live where they were replayed."""
+    return together(
+        of_log(Path(node.follows.folder, node.name), node.publishes.channels, first, report["hashed_last"])
+        for node in replayed.nodes
+        if node.follows and node.publishes and (first := (report := reports[node.name]).get("hashed_first"))
+    )
 
 
 def _with_trades(folder: str) -> str:
@@ -135,17 +177,19 @@ def _on_free_ports(placed: Callable[[int, int], Topology], base: int | None, htt
     return candidate
 
 
-def _settled(running: Running) -> dict[str, Any]:
+def _settled(running: Running, replayed: Topology) -> dict[str, Any]:
     """Wait until the recording is at its end and nothing moves in any node; return the reports by node."""
+    plays = [node.name for node in replayed.nodes if node.follows or node.name == "replay"]
     last: dict[str, Any] = {}
     quiet_since = time.monotonic()
     while True:
         nodes = {node["name"]: node for node in running.status()["nodes"]}
-        if nodes["replay"]["state"] == "failed":
-            raise FabricError(f"the replay failed:\n{_last_words(running, 'replay')}")
+        for name in plays:
+            if nodes[name]["state"] == "failed":
+                raise FabricError(f"the replay failed:\n{_last_words(running, name)}")
         reports = {name: node["report"] for name, node in nodes.items()}
         moving = {name: [report.get(key) for key in _SETTLING] for name, report in reports.items()}
-        if moving != last or not reports["replay"].get("done"):
+        if moving != last or not all(reports[name].get("done") for name in plays):
             last, quiet_since = moving, time.monotonic()
         elif time.monotonic() - quiet_since >= QUIET_S:
             return reports
@@ -158,7 +202,9 @@ def _last_words(running: Running, name: str) -> str:
 
 
 def _summary(reports: dict[str, Any], replayed: Topology, source: str) -> dict[str, Any]:
-    replay = reports["replay"]
+    replay = reports.get("replay") or {"first_ns": 0, "last_ns": 0, "symbols": 0, "error": ""}
+    followed = [reports[node.name] for node in replayed.nodes if node.follows]
+    said = [{k.removeprefix("hash_"): v for k, v in each.items() if k.startswith("hash_")} for each in reports.values()]
     composites = [n.name for n in replayed.nodes if n.publishes is not None and "nbbo" in n.publishes.channels]
     counted = {**replay, "nbbo_changes": sum(reports[name].get("changes", 0) for name in composites)}
     prefix = "message_"
@@ -169,14 +215,29 @@ def _summary(reports: dict[str, Any], replayed: Topology, source: str) -> dict[s
         **{name: counted.get(name, 0) for name in _COUNTS},
         "messages_by_type": {k.removeprefix(prefix): v for k, v in replay.items() if k.startswith(prefix)},
         "symbols": replay["symbols"],
+        "turns": sum(report["turns"] for report in followed),
+        "records": sum(report["records"] for report in followed),
+        "took_ms": max((report["took_ms"] for report in followed), default=0),
+        "hash": together(said),
+        "live": _live(replayed, reports) if followed else None,
         "error": replay["error"],
     }
 
 
 def _text(summary: dict[str, Any]) -> str:
-    lines = [f"{summary['source']}: {summary['first']} to {summary['last']}, {summary['symbols']:,} symbols"]
-    lines += [f"  {name.replace('_', ' '):<14}{summary[name]:>12,}" for name in _COUNTS]
-    lines.append("  by type: " + "  ".join(f"{name} {count:,}" for name, count in summary["messages_by_type"].items()))
+    lines = [summary["source"]]
+    if summary["first"]:
+        lines[0] += f": {summary['first']} to {summary['last']}, {summary['symbols']:,} symbols"
+        lines += [f"  {name.replace('_', ' '):<14}{summary[name]:>12,}" for name in _COUNTS]
+        types = "  ".join(f"{name} {count:,}" for name, count in summary["messages_by_type"].items())
+        lines.append(f"  by type: {types}")
+    if summary["turns"]:
+        lines.append(f"  {summary['turns']:,} turns of the processors, {summary['records']:,} records in "
+                     f"{summary['took_ms'] / 1e3:,.1f} s")  # fmt: skip
+    for channel, text in summary["hash"].items():
+        live = summary["live"] and summary["live"].get(channel)
+        same = "" if live is None else "  as live" if live == text else f"  NOT AS LIVE: {live}"
+        lines.append(f"  hash of {channel:<8} {text}{same}")
     return "\n".join(lines)
 
 

@@ -14,13 +14,16 @@ With request servers the exchange is asked for what no line has brought; the ans
 """
 
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
+from fabric.control import RunFolder
 from fabric.histogram import ClockOffset, Latency
 from fabric.node import Runtime
+from fabric.recording import Tee
 from fabric.records import EVENT, KIND_STATUS, NULL, QUOTE, STATUS, Rows, pack
 from fabric.topology import FeedSettings, Settings
 from nodes.feeds import sequencer, wires
@@ -95,11 +98,13 @@ class Feed:
         recoveries: Recoveries | None = None,
         latency: Latency | None = None,
         since_ns: int = 0,
+        tee: Tee | None = None,
     ) -> None:
         """``venues`` are the letters that the feed speaks for: all share the state of its line.
 
         ``known`` has the last quotes sent; ``recoveries`` ask the exchange for what was lost. ``latency`` counts what
-        happened after ``since_ns`` (UTC): what is older comes from an image or from the exchange's own log.
+        happened after ``since_ns`` (UTC): what is older comes from an image or from the exchange's own log. ``tee``
+        is given every packet.
         """
         self.wire = wire
         self.breaker = breaker
@@ -110,6 +115,7 @@ class Feed:
         self._venues, self._sender, self._known = venues, sender, known
         self._recoveries = recoveries or Recoveries({})
         self._latency, self._since_ns = latency, since_ns
+        self._tee = tee
         self._stale_after_ns = stale_after_ns
         self._accepted = self._gaps = self._malformed = self._skewed = self._retold = 0
         self._gap_ns = self._gap_wall_ns = self._waiting_ns = self._recover_ns = _NEVER
@@ -119,6 +125,9 @@ class Feed:
 
     def take(self, packets: Packets, now_ns: int, monotonic_ns: int) -> None:
         """Decode a batch and send what it holds; call also without packets, for silence and lost ones to be noticed."""
+        if self._tee is not None:
+            self._tee.look(monotonic_ns)
+            self._tee.give(*packets)
         noted = False
         for rows in self.wire.decode(packets, monotonic_ns):
             if not noted:
@@ -265,10 +274,6 @@ def main(runtime: Runtime) -> None:
     wakers = [*recoveries.filenos(), *([images.fileno()] if images else ())]
     gather_ns = limits.linger_ns // 2  # every path begins here, and passes several readers of the bus
     breaker = Breaker(settings.breaker, clock.monotonic_ns())
-    feed = Feed(
-        wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries, runtime.latency,
-        clock.now_ns(),
-    )  # fmt: skip
     with (
         closing(recoveries),
         closing(images) if images else nullcontext(),
@@ -276,6 +281,12 @@ def main(runtime: Runtime) -> None:
             Lines(settings.lines, settings.interfaces, settings.over_tcp, settings.login, wakers, gather_ns)
         ) as lines,
     ):
+        folder = runtime.topology.run_folder
+        tee = Tee(RunFolder(Path(folder)), runtime.spec.name, lines.names, lines.kernel_drops) if folder else None
+        feed = Feed(
+            wire, settings.venues, outbox, breaker, limits.stale_after_ns, outbox.values, recoveries, runtime.latency,
+            clock.now_ns(), tee,
+        )  # fmt: skip
         runtime.ready(", ".join(lines.names))
         while not runtime.stopping():
             lines.wait(HOLE_WAIT_MS if wire.waiting else WAIT_MS)

@@ -134,12 +134,16 @@ class Lines:
             "udp_bytes": self._bytes,
             "udp_truncated": int(self._truncated[0]),
             "udp_errors": self._errors,
-            "kernel_drops": kernel_drops(list(self._sockets.values())),
+            "kernel_drops": self.kernel_drops(),
         } | {
             f"line{line}_{name}": count
             for line, stream in self._streams.items()
             for name, count in stream.counters().items()
         }
+
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel has dropped for want of room."""
+        return kernel_drops(list(self._sockets.values()))
 
     def close(self) -> None:
         """Close every socket."""

@@ -4,24 +4,22 @@ Several feeds meet in the order of their stamps ``t2``, those of one log in its 
 the publishers' names: a function of the logs alone, so every replay of a range is the same stream.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from fabric import codec, journal
+from fabric import journal
 from fabric.errors import CaptureError, CodecError
 from fabric.journal import Cursor, Query
+from fabric.logged import rows_of
 from fabric.records import Rows
 from fabric.symbols import SymbolTable
 from fabric.topics import channel_of
 
 CHANNELS = ("quote", "trade", "status")
 PREFIXES = tuple(f"{channel}.".encode() for channel in CHANNELS)
-BLOCK_RECORDS = 8_192
-"""Records of one log that are decoded at once."""
 
 
 def folders(source: Path) -> list[Path]:
@@ -43,9 +41,8 @@ def _is_feed(folder: Path) -> bool:
 class _Log:
     """One log on its way: the rows that are decoded and not given yet."""
 
-    records: Iterator[tuple[int, int, int, bytes, bytes]]
+    blocks: Iterator[Rows]
     folder: Path
-    symbols: SymbolTable
     rows: list[Rows] = field(default_factory=list)
     ended: bool = False
 
@@ -53,13 +50,14 @@ class _Log:
         """Have rows at hand, unless the log is at its end."""
         if self.rows or self.ended:
             return
-        frames = [(topic, payload) for *_, topic, payload in itertools.islice(self.records, BLOCK_RECORDS)]
-        self.ended = not frames
-        if frames:
-            try:
-                self.rows.append(codec.decode(frames, self.symbols))
-            except CodecError as error:
-                raise CaptureError(f"{self.folder}: a logged message cannot be read: {error}") from error
+        try:
+            block = next(self.blocks, None)
+        except CodecError as error:
+            raise CaptureError(f"{self.folder}: a logged message cannot be read: {error}") from error
+        if block is None:
+            self.ended = True
+        else:
+            self.rows.append(block)
 
     def until(self, stamp_ns: int) -> Rows:
         """Take the rows that were published up to ``stamp_ns``."""
@@ -75,7 +73,7 @@ def read(paths: list[Path], symbols: SymbolTable, from_ns: int, to_ns: int) -> I
     for path in paths:
         listing = journal.segments(path)
         cursor = Cursor(lambda listing=listing: listing, Query(from_ns=max(from_ns, 0), prefixes=PREFIXES))  # type: ignore[misc]
-        logs.append(_Log(journal.records(cursor), path, symbols))
+        logs.append(_Log(rows_of(cursor, symbols), path))
     while True:
         for log in logs:
             log.fill()

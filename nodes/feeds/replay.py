@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fabric import node
 from fabric.bus import Outbox
 from fabric.clock import MILLISECOND_NS, SECOND_NS, EventClock
 from fabric.errors import CaptureError
@@ -316,6 +317,8 @@ class Replay:
             believable = np.minimum(rows["event_ns"], rows["recv_ns"] + SKEW_MAX_NS)
             self._saw(int(believable.max()))
             self._outbox.send(rows)
+            if self._runtime.digest is not None:
+                self._runtime.digest.add(rows)
         self._saw(int(section.times[start:stop].max()))  # packets without rows, as heartbeats, tell the time too
 
     def _saw(self, event_ns: int) -> None:
@@ -328,7 +331,8 @@ class Replay:
 
     def _counters(self) -> dict[str, int | float | str]:
         sent = {name: count for name, count in self._outbox.counters().items() if name in ("published", "position")}
-        return {**self._recording.counters(), **sent, "symbols": len(self._runtime.symbols) - 1}
+        counts = {**self._recording.counters(), **sent, "symbols": len(self._runtime.symbols) - 1}
+        return {**counts, **node.hashed(self._runtime.digest)}
 
     def _nap(self, nanoseconds: int) -> None:
         """Sleep so long, ticking, unless told to stop."""

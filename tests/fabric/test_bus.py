@@ -1113,6 +1113,32 @@ def test_a_reader_knows_how_far_behind_it_is(logged: Joined) -> None:
     reader.until(lambda: reader.inbox.lags()["feed"] == (0, 0), BEAT_STEP_NS)
 
 
+@pytest.mark.parametrize("catches_up", [True, False])
+def test_a_backlog_is_told_when_it_has_stood_for_two_looks(
+    logged: Joined, caplog: pytest.LogCaptureFixture, catches_up: bool
+) -> None:
+    """Who lets a burst gather and takes it whole, as the history does, is not behind."""
+    caplog.set_level("WARNING")
+    logged.limits = Limits(symbols_max=64, batch_max=64, queue_max=50_000)
+    out = logged.publish()
+    reader = logged.joined("trade.")
+    out.send(logged.trades("AAPL"))
+    reader.until(lambda: reader.counter("accepted") == 1)
+    reader.until(lambda: reader.inbox._links[0].based, BEAT_STEP_NS)
+    for wanted in (1_501, 3_001):
+        for _ in range(3):
+            out.send(logged.trades(*["AAPL"] * 500))
+        logged.clock.advance(3 * SECOND_NS // 2)
+        reader.inbox._check(logged.clock.monotonic_ns())  # asks
+        assert reader.inbox._links[0].dealer.poll(5_000)
+        reader.inbox._read_snapshot(reader.inbox._links[0], logged.clock.monotonic_ns())
+        assert reader.counter("lag") >= 1_000
+        while catches_up and reader.counter("accepted") < wanted:
+            reader.turn()
+    told = [record for record in caplog.records if "messages (" in record.getMessage()]
+    assert len(told) == (0 if catches_up else 1)
+
+
 @pytest.mark.parametrize(("topic", "gives_up"), [("quote.", True), ("trade.", False)])
 def test_a_reader_that_is_too_slow_takes_no_old_price_for_a_live_one(
     logged: Joined, topic: str, gives_up: bool
