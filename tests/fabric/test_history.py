@@ -164,7 +164,7 @@ def test_sqlite_tells_what_is_wrong_with_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_told_to_readers_and_made_anew_by_the_writer(tmp_path: Path) -> None:
-    """Fault 36. Whoever has the file open would otherwise go on with one that has no name, and lose all with its end."""
+    """Fault 36. Who has the file open would otherwise go on with one that has no name, and lose all in the end."""
     path = tmp_path / "history.db"
     writer, reader = (open_history(str(path), read_only=only) for only in (False, True))
     write(writer, candle(0))
