@@ -92,6 +92,10 @@ class History(ABC):
     def size_bytes(self) -> int:
         """What the store takes on its disk."""
 
+    def _leads_there(self, connection: Any) -> bool:
+        """Whether an idle connection still leads to the store that its address names."""
+        return True
+
     @property
     @abstractmethod
     def _errors(self) -> tuple[type[Exception], ...]:
@@ -176,6 +180,9 @@ class History(ABC):
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         try:
+            if connection is not None and not self._leads_there(connection):
+                connection.close()
+                connection = None
             connection = connection or self._connect()
             yield connection
         except BaseException as error:

@@ -2,10 +2,13 @@
 
 In WAL mode readers never wait for the writer nor it for them; with ``synchronous=NORMAL`` a killed process loses
 nothing, and a power cut at most the last seconds, which the position beside them then asks from the publishers' logs
-again. Sources: sqlite.org/wal.html, sqlite.org/pragma.html.
+again. A file that was removed or replaced meanwhile is left for the one that its path names now: SQLite itself would
+go on writing into a file that nobody finds again. Sources: sqlite.org/wal.html, sqlite.org/pragma.html,
+sqlite.org/howtocorrupt.html (section 2.5).
 """
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ _VIEW = (
     "CREATE VIEW IF NOT EXISTS candles AS SELECT symbol, interval, "
     f"strftime('%Y-%m-%dT%H:%M:%SZ', start / 1000000000, 'unixepoch') AS start, {VIEW_COLUMNS} FROM candle"
 )
+
+
+class _Connection(sqlite3.Connection):
+    file: tuple[int, int] | None = None
+    """Device and inode of what it has open."""
 
 
 class SqliteHistory(History):
@@ -42,9 +50,10 @@ class SqliteHistory(History):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, isolation_level=None,
-            check_same_thread=False,
+            check_same_thread=False, factory=_Connection,
         )  # fmt: skip
         try:
+            connection.file = self._file()
             connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             if not self._read_only:
                 self._prepare(connection)
@@ -52,6 +61,15 @@ class SqliteHistory(History):
             connection.close()
             raise
         return connection
+
+    def _leads_there(self, connection: Any) -> bool:
+        return connection.file is not None and connection.file == self._file()
+
+    def _file(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            found = self._path.stat()
+            return found.st_dev, found.st_ino
+        return None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -5,6 +5,7 @@ Pure: from the launcher's status and `Operations` to text. Every number that a n
 Latencies are histograms over `BOUNDS_S`, folded from the finer ones that nodes keep.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -39,6 +40,13 @@ _GAUGES: Final = {
     "log_suspended": _Gauge("fabric_log_suspended", "1 while messages go out unlogged"),
     "skew_ms": _Gauge("fabric_clock_ahead_seconds", "How far the exchange's clock is ahead, lately", _MS),
     "clock_offset_ms": _Gauge("fabric_clock_offset_seconds", "Least delay from the exchange in ten minutes", _MS),
+    "waiting": _Gauge("fabric_history_waiting_candles", "Closed candles that the store has not taken yet"),
+    "size_mb": _Gauge("fabric_history_size_bytes", "What the history's store takes on its disk", 2**20),
+    "recovery_missing": _Gauge("fabric_recovery_missing_messages", "Messages that were asked for and have not come"),
+    "order_suspended": _Gauge("fabric_order_log_suspended", "1 while the order of what is read goes unlogged"),
+    "checkpoint_us": _Gauge("fabric_checkpoint_seconds", "For how long the last checkpoint held the node up", 1e-6),
+    "checkpoint_bytes": _Gauge("fabric_checkpoint_bytes", "Size of the last checkpoint"),
+    "recovered_ms": _Gauge("fabric_recovered_seconds", "What the node's last way back to where it was took", _MS),
     "orders": _Gauge("fabric_orders", "Orders in the feed's book"),
     "levels": _Gauge("fabric_levels", "Price levels in the feed's book"),
     "clients": _Gauge("fabric_clients", "WebSocket clients"),
@@ -55,12 +63,16 @@ _COUNTERS: Final = {
     "bytes_in": ("fabric_received_bytes_total", "Bytes read from the bus"),
     "bytes_out": ("fabric_sent_bytes_total", "Bytes sent"),
     "udp_bytes": ("fabric_udp_received_bytes_total", "Bytes of packets from the exchange"),
+    "order_bytes": ("fabric_order_log_written_bytes_total", "Bytes appended to the log of the order of what is read"),
     "log_bytes": ("fabric_log_written_bytes_total", "Bytes appended to the log"),
     "requests": ("fabric_http_requests_total", "HTTP requests answered"),
     "requests_failed": ("fabric_http_requests_failed_total", "HTTP requests answered with 5xx, health checks aside"),
     "lost": ("fabric_lost_messages_total", "Messages that are lost for good"),
 }
 """Counters that are called otherwise than their key."""
+_UNKNOWN_CONDITION: Final = re.compile(r"unknown_condition_([a-z]+)_(.+)")
+_NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_]")
+"""A key of somebody's own node may hold anything; one wrong name would spoil the whole scrape."""
 _LINE: Final = {"live": 1.0, "gap": 1.0, "recover": 1.0, "stale": 0.0, "waiting": 0.0}
 
 
@@ -133,10 +145,15 @@ def _reported(found: _Families, report: Mapping[str, Any], labels: Mapping[str, 
         if key.startswith("reads_"):
             found.add("fabric_reads_total", "counter", "Reads of a known symbol, by where they were answered", value,
                       {"source": key.removeprefix("reads_"), **labels})  # fmt: skip
+        elif told := _UNKNOWN_CONDITION.fullmatch(key):
+            found.add("fabric_unknown_conditions_total", "counter", "Quotes and trades with a code that no table lists",
+                      value, {"plan": told[1], "code": told[2], **labels})  # fmt: skip
         elif gauge := _GAUGES.get(key):
             found.add(gauge.name, "gauge", gauge.help, value * gauge.scale, labels)
         else:
-            name, text = _COUNTERS.get(key) or (f"fabric_{key}_total", f"{key.replace('_', ' ').capitalize()}, counted")
+            name, text = _COUNTERS.get(key) or (
+                f"fabric_{_NOT_IN_NAMES.sub('_', key)}_total", f"{key.replace('_', ' ').capitalize()}, counted"
+            )  # fmt: skip
             found.add(name, "counter", text, value, labels)
 
 

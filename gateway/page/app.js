@@ -11,6 +11,7 @@ import { MarketClock, Quote } from "./quotes.js";
 import { Search } from "./search.js";
 import { Table } from "./table.js";
 import { Tape } from "./tape.js";
+import { write } from "./write.js";
 
 const DEFAULTS = ["AAPL", "MSFT", "AMZN", "NVDA", "TSLA", "GOOG", "META", "SPY", "QQQ", "IBM"];
 const ENOUGH = 5; // of the defaults; with fewer the busiest symbols fill the list
@@ -19,6 +20,7 @@ const STORAGE = "fabric.watchlist";
 const STORED_VIEW = "fabric.view"; // which symbol, and how long its candles are
 const TICK_MS = 500;
 const ASK_AGAIN_MS = 15_000;
+const CHART_AFTER_MS = 500;
 
 const element = (id) => document.getElementById(id);
 const door = new Door({ dialog: element("door") });
@@ -48,15 +50,21 @@ const askQuotes = (symbols) => ask("quotes", { symbols: symbols.join(",") });
 /** Ask for what these symbols are now; whatever fails will be asked again later. */
 async function refresh(symbols) {
   if (symbols.length === 0) return;
-  const { quotes: answers, missing } = await askQuotes(symbols).catch(() => ({ quotes: [], missing: [] }));
+  learn(await askQuotes(symbols).catch(() => ({ quotes: [], missing: [] })));
+}
+
+function learn({ quotes: answers, missing }) {
   clock.learn(answers);
   const now = performance.now();
-  for (const answer of answers) quotes.get(answer.symbol)?.takeAnswer(answer, now);
+  for (const answer of answers) {
+    quotes.get(answer.symbol)?.takeAnswer(answer, now);
+    table.changed(answer.symbol);
+  }
   for (const { symbol, code } of missing) {
     const quote = quotes.get(symbol);
     if (quote && !quote.seen) quote.problem = code;
+    table.changed(symbol);
   }
-  symbols.forEach((symbol) => table.changed(symbol));
   schedulePaint();
 }
 
@@ -88,32 +96,34 @@ function save() {
   }
 }
 
-/** The usual names, or what this market has instead. */
+/** The usual names, or what this market has instead; and what is known of them. */
 async function choose() {
-  const { quotes: known } = await askQuotes(DEFAULTS);
-  const chosen = known.map((answer) => answer.symbol);
-  if (chosen.length >= ENOUGH) return chosen;
+  const known = await askQuotes(DEFAULTS);
+  const chosen = known.quotes.map((answer) => answer.symbol);
+  if (chosen.length >= ENOUGH) return { chosen, known };
   const { symbols } = await ask("symbols", { order: "busiest", limit: DEFAULTS.length });
-  return [...new Set([...chosen, ...symbols])].slice(0, DEFAULTS.length);
+  return { chosen: [...new Set([...chosen, ...symbols])].slice(0, DEFAULTS.length), known: null };
 }
 
 async function firstList() {
   for (;;) {
-    const chosen = await choose().catch(() => []);
+    const { chosen, known } = await choose().catch(() => ({ chosen: [] }));
     if (order.length) return; // the user was quicker
-    if (chosen.length) return watch(chosen);
+    if (chosen.length) return watch(chosen, known);
     showEmpty("Waiting for the first quotes");
     await new Promise((resolve) => setTimeout(resolve, 1_000));
   }
 }
 
-function watch(symbols) {
+/** Add symbols to the list; `known` is what `/quotes` has just said of them, else it is asked. */
+function watch(symbols, known = null) {
   const fresh = [...new Set(symbols)].filter((symbol) => !quotes.has(symbol)).slice(0, LONGEST - order.length);
   fresh.forEach((symbol) => quotes.set(symbol, new Quote(symbol)));
   order.push(...fresh);
   rearrange();
   connection.add(fresh);
-  refresh(fresh);
+  if (known) learn(known);
+  else refresh(fresh);
   if (order.length && !quotes.has(selected.symbol)) select(order[0]);
   else if (quotes.has(selected.symbol)) select(selected.symbol);
 }
@@ -174,14 +184,19 @@ function select(symbol, interval = selected.interval) {
 function showNow() {
   const quote = quotes.get(selected.symbol);
   const price = quote?.last ?? quote?.mid ?? null;
-  element("now-price").textContent = format.price(price);
-  element("now-change").textContent = quote?.seen ? `${format.price(quote.bid)} × ${format.price(quote.ask)}` : "";
-  document.title = quote?.seen ? `${selected.symbol} ${format.price(price)} · Fabric` : "Market · Fabric";
+  write(element("now-price"), format.price(price));
+  write(element("now-change"), quote?.seen ? `${format.price(quote.bid)} × ${format.price(quote.ask)}` : "");
+}
+
+function showTitle() {
+  const quote = quotes.get(selected.symbol);
+  const title = quote?.seen ? `${selected.symbol} ${format.price(quote.last ?? quote.mid)} · Fabric` : "Market · Fabric";
+  if (document.title !== title) document.title = title;
 }
 
 async function loadChart() {
-  if (chart) return;
   const { CandleChart } = await import("./chart.js");
+  if (chart) return;
   chart = new CandleChart({
     container: element("chart"),
     legend: element("legend"),
@@ -232,11 +247,12 @@ function receive(messages) {
 function schedulePaint() {
   if (painting) return;
   painting = true;
-  requestAnimationFrame((now) => {
+  requestAnimationFrame(() => {
     painting = false;
-    table.paint(now);
+    table.paint();
     tape.paint();
     showNow();
+    if (!chart && quotes.get(selected.symbol)?.seen) setTimeout(loadChart);
   });
 }
 
@@ -261,22 +277,26 @@ function showConnection(state) {
 function writeConnection() {
   const { name, retryAt } = connectionState;
   const seconds = Math.ceil((retryAt - performance.now()) / 1000);
-  const text = name === "waiting" && seconds > 1 ? `Retry in ${seconds} s` : CONNECTION_TEXTS[name];
-  if (element("connection-text").textContent !== text) element("connection-text").textContent = text;
+  write(element("connection-text"), name === "waiting" && seconds > 1 ? `Retry in ${seconds} s` : CONNECTION_TEXTS[name]);
 }
 
 function tick() {
   rate = rate * 0.6 + updates * (1000 / TICK_MS) * 0.4;
   updates = 0;
-  element("rate").textContent = connectionState.name === "live" ? format.rate(rate) : format.NOTHING;
+  write(element("rate"), connectionState.name === "live" ? format.rate(rate) : format.NOTHING);
   writeConnection();
-  if (document.visibilityState === "visible") table.tick(performance.now(), clock);
+  showTitle();
+  if (document.visibilityState === "visible") table.tick(clock);
 }
 
-function showTopology({ venues, gateway, symbols }) {
+/** What the gateway reads, as the banner has just asked for. */
+async function askTopology() {
+  const answer = await ask("topology");
+  const { venues, gateway, symbols } = answer;
   venues.forEach(({ code, name }) => table.venues.set(code, name));
   const names = venues.map(({ name }) => name).join(", ");
-  element("source").textContent = `Best bid and offer of ${names} · ${format.rate(symbols)} symbols · gateway ${gateway}`;
+  write(element("source"), `Best bid and offer of ${names} · ${format.rate(symbols)} symbols · gateway ${gateway}`);
+  return answer;
 }
 
 const explain = new Explain({
@@ -298,7 +318,7 @@ const banner = new Banner({
   element: element("banner"),
   text: element("banner").firstElementChild,
   announce: (text) => (element("announcer").textContent = text),
-  ask: () => ask("topology"),
+  ask: askTopology,
 });
 const connection = new Connection("stream", { ticket: () => door.ticket(), onState: showConnection, onMessages: receive });
 new Search({
@@ -329,14 +349,11 @@ element("intervals").addEventListener("keydown", (event) => {
 addEventListener("hashchange", route);
 
 loadView();
-route();
-const topology = ask("topology"); // once that is answered, so is who asks
-topology.then(showTopology).catch(() => {});
-topology.catch(() => {}).then(() => connection.open());
 const stored = load();
 if (stored) watch(stored);
-if (!stored) firstList();
-setTimeout(loadChart, 50);
+else firstList();
+route();
+banner.watch().then(() => connection.open()); // once it has its answer, the door has let us in
+setTimeout(loadChart, CHART_AFTER_MS); // unless a price was quicker
 setInterval(tick, TICK_MS);
 setInterval(() => refresh(order), ASK_AGAIN_MS);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => table.tick(performance.now(), clock));

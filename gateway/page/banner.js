@@ -16,7 +16,6 @@ export class Banner {
     this.topology = null;
     this.losses = new Map(); // publisher -> how often its link was lost
     this.lately = new Map(); // publisher -> when that last grew
-    this.watch();
   }
 
   setConnection(state) {
@@ -29,6 +28,7 @@ export class Banner {
     this.show();
   }
 
+  /** Ask again and again, while somebody looks. */
   async watch() {
     if (document.visibilityState === "visible") {
       this.topology = await this.ask().catch(() => this.topology);

@@ -9,7 +9,7 @@ const LONGEST_DELAY_MS = 15_000;
 const SETTLED_MS = 10_000; // open for so long: the next failure starts from the shortest delay again
 const ASK_AFTER_MS = 2_000;
 const DEAD_AFTER_MS = 5_000;
-const INTERVAL_MS = 250;
+const INTERVAL_MS = 100;
 
 export class Connection {
   /**

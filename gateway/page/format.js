@@ -50,6 +50,12 @@ export function compact(value) {
   return value == null ? NOTHING : short.format(value);
 }
 
+/** A duration in milliseconds in the unit that is read at a glance: 0.41 ms, 53.5 ms, 1.2 s. */
+export function latency(milliseconds) {
+  if (milliseconds == null) return NOTHING;
+  return milliseconds < 1000 ? `${short.format(milliseconds)} ms` : `${short.format(milliseconds / 1000)} s`;
+}
+
 /** A time in seconds as 12 s, 4 min, 3 h or 2 d. */
 export function span(seconds) {
   return age(seconds == null ? null : Math.max(1, seconds) * 1000);

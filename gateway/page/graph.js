@@ -79,7 +79,7 @@ export class Graph {
     const parts = one.state && one.state !== "ready" ? [one.state] : [];
     if (one.rate != null) parts.push(`${format.compact(one.rate)}/s`);
     if (one.lag) parts.push(`lag ${format.compact(one.lag)}`);
-    if (one.latency?.p99_ms != null && parts.length < 2) parts.push(`p99 ${format.compact(one.latency.p99_ms)} ms`);
+    if (one.latency?.p99_ms != null && parts.length < 2) parts.push(`p99 ${format.latency(one.latency.p99_ms)}`);
     const text = parts.join(" · ");
     if (box.detail.textContent !== text) box.detail.textContent = text;
     box.group.setAttribute("aria-label", `${one.name}: ${one.state || "no state"}${text ? `, ${text}` : ""}`);
@@ -108,7 +108,7 @@ export class Graph {
     const words = one
       ? [
           one.name, one.role, one.why || one.state, one.letters && `symbols ${one.letters}`, one.rate != null && `${format.size(one.rate)} ${one.rate_of ?? "messages"} a second`,
-          one.lag != null && `${format.size(one.lag)} behind`, one.latency?.p50_ms != null && `p50 ${format.compact(one.latency.p50_ms)} ms, p99 ${format.compact(one.latency.p99_ms)} ms`,
+          one.lag != null && `${format.size(one.lag)} behind`, one.latency?.p50_ms != null && `p50 ${format.latency(one.latency.p50_ms)}, p99 ${format.latency(one.latency.p99_ms)}`,
           one.cpu_percent != null && `${Math.round(one.cpu_percent)} % of a core`, one.rss_bytes != null && `${Math.round(one.rss_bytes / 2 ** 20)} MB`, one.restarts && `${one.restarts} restarts`,
         ].filter(Boolean).join(" · ")
       : "Point at a node, or move to it with Tab, to see its numbers";

@@ -1,6 +1,7 @@
 // Which venue quotes what: both sides of a symbol by price, who holds the best of each, who is left out and why.
 
 import * as format from "./format.js";
+import { write } from "./write.js";
 
 const EVERY_MS = 1_000;
 const ORDER = ["best", "at_best", "ahead", "behind", "out", "none"];
@@ -83,8 +84,4 @@ function made() {
     item.append(part);
   }
   return item;
-}
-
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

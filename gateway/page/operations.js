@@ -3,6 +3,7 @@
 import uPlot from "./vendor/uplot-1.6.32.js";
 import * as format from "./format.js";
 import { Graph } from "./graph.js";
+import { write } from "./write.js";
 
 const EVERY_MS = 1_000;
 const KEPT = 300; // points of a line
@@ -85,7 +86,7 @@ export class Operations {
       item.dataset.health = found == null ? "none" : threshold.health;
       item.dataset.name = threshold.name;
       write(title, threshold.title);
-      write(value, found == null ? format.NOTHING : short.format(found) + (unit.length < 3 ? ` ${unit}` : ""));
+      write(value, figure(found, unit));
       const share = found == null ? 0 : worse === "above" ? found / alarm : (100 - found) / Math.max(100 - alarm, 1e-9);
       track.firstElementChild.style.width = `${Math.min(100, share * 100)}%`;
       const more = threshold.name === "connections" && answer.connections ? ` · ${format.size(answer.connections.open)} open` : "";
@@ -115,7 +116,7 @@ export class Operations {
       if (!HOPS[hop.name]) continue;
       const plot = this.plots.get(hop.name) ?? this.plot(list, hop);
       plot.item.dataset.health = hop.health;
-      PERCENTILES.forEach((name, place) => write(plot.values[place], hop[name] == null ? format.NOTHING : `${short.format(hop[name])} ms`));
+      PERCENTILES.forEach((name, place) => write(plot.values[place], format.latency(hop[name])));
       plot.chart.setData(this.data(hop.name));
     }
   }
@@ -158,7 +159,7 @@ export class Operations {
         scales: { x: { time: true }, y: { distr: 3, log: 10, range: (_, low, high) => [Math.max(1e-3, 10 ** Math.floor(Math.log10(low || 1))), 10 ** Math.ceil(Math.log10(high || 10))] } },
         axes: [
           { ...scale, grid: { show: false }, space: 90, size: 26, values: (_, times) => times.map((time) => new Date(time * 1000).toTimeString().slice(0, 8)) },
-          { ...scale, size: 52, filter: (_, values) => values.map((value) => (isPowerOfTen(value) ? value : null)), values: (_, values) => values.map((value) => (value == null ? "" : `${short.format(value)} ms`)) },
+          { ...scale, size: 52, filter: (_, values) => values.map((value) => (isPowerOfTen(value) ? value : null)), values: (_, values) => values.map((value) => (value == null ? "" : format.latency(value))) },
         ],
         series: [{}, ...lines.map(([label, colour]) => ({ label, stroke: style(colour), width: 1.5, points: { show: false }, spanGaps: false }))],
       },
@@ -179,6 +180,12 @@ export class Operations {
   }
 }
 
+/** A threshold's value in its unit; longer units stand below it. */
+function figure(value, unit) {
+  if (unit === "ms") return format.latency(value);
+  return value == null ? format.NOTHING : short.format(value) + (unit.length < 3 ? ` ${unit}` : "");
+}
+
 function isPowerOfTen(value) {
   const power = Math.log10(value);
   return Math.abs(power - Math.round(power)) < 1e-6;
@@ -190,8 +197,4 @@ function gauge() {
   track.append(document.createElement("i"));
   item.append(document.createElement("h3"), document.createElement("b"), track, document.createElement("p"));
   return item;
-}
-
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

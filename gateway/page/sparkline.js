@@ -1,12 +1,35 @@
 // The mid of the last minutes as a small line: each value holds until the next.
+//
+// A line is drawn in every row twice a second. What the page knows of sizes and colours is kept here: to ask it for them would
+// have it lay out everything anew, once a row.
 
 const PAD = 3;
 const SHORTEST_MS = 15_000; // a line that has just begun does not fill the width at once
 
-/** Draw `trend` ([ms, value], oldest first) so that `now` is the right edge. Colours come from the canvas's own style. */
-export function draw(canvas, trend, now) {
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
+const COLOURS = { up: "--up", down: "--down", flat: "--soft", stale: "--faint" };
+const colours = {};
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const sizes = new WeakMap(); // canvas -> [width, height] in the page's pixels
+const observer = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) sizes.set(target, [contentRect.width, contentRect.height]);
+});
+
+function learnColours() {
+  const style = getComputedStyle(document.documentElement);
+  for (const [kind, name] of Object.entries(COLOURS)) colours[kind] = style.getPropertyValue(name).trim();
+}
+
+learnColours();
+dark.addEventListener("change", learnColours);
+
+/** Know the size of a canvas from now on; until then nothing is drawn. */
+export function follow(canvas) {
+  observer.observe(canvas);
+}
+
+/** Draw `trend` ([ms, value], oldest first) so that `now` is the right edge; `kind` is up, down, flat or stale. */
+export function draw(canvas, trend, now, kind) {
+  const [width, height] = sizes.get(canvas) ?? [0, 0];
   if (!width || !height) return;
   const scale = devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
@@ -37,7 +60,7 @@ export function draw(canvas, trend, now) {
   const endY = y(values[values.length - 1]);
   context.lineTo(end, endY);
 
-  const colour = getComputedStyle(canvas).color;
+  const colour = colours[kind];
   context.strokeStyle = colour;
   context.lineWidth = 1.4;
   context.lineJoin = "round";

@@ -2,7 +2,8 @@
 
 import * as format from "./format.js";
 import { CROSSED, HALTED, LOCKED, LULD, ONE_SIDED, STALE } from "./quotes.js";
-import { draw } from "./sparkline.js";
+import { draw, follow } from "./sparkline.js";
+import { write } from "./write.js";
 
 const BADGES = [
   [STALE, "stale"],
@@ -13,6 +14,8 @@ const BADGES = [
   [ONE_SIDED, "one side"],
 ];
 const PROBLEMS = { unknown_symbol: "unknown", no_quote: "no quote yet" };
+const FRESH_MS = 400; // for so long a changed price is marked as one
+const SLICES = 4; // frames over which the lines of all rows are drawn
 
 class Row {
   constructor(template, quote, venueName) {
@@ -32,24 +35,27 @@ class Row {
     this.balance = find(".balance i");
     this.age = find(".age span");
     this.shown = new Map(); // price element -> the value it shows
+    follow(this.canvas);
     this.element.dataset.symbol = quote.symbol;
     find(".name").textContent = quote.symbol;
     find(".remove").setAttribute("aria-label", `Remove ${quote.symbol}`);
   }
 
-  /** Write what is known now; `connected` says whether any of it may be taken as live. */
-  show(connected) {
+  /** Write what is known now; `connected` says whether any of it may be taken as live. `fresh` takes the prices that
+   * have moved. Nothing is read back from the page, so that it is laid out once, after all rows. */
+  show(connected, fresh) {
     const quote = this.quote;
     const stale = !connected || (quote.state & STALE) !== 0;
-    this.price(this.last, quote.last, stale);
-    this.price(this.bid, quote.bid, stale);
-    this.price(this.ask, quote.ask, stale);
+    this.stale = stale;
+    this.price(this.last, quote.last, stale, fresh);
+    this.price(this.bid, quote.bid, stale, fresh);
+    this.price(this.ask, quote.ask, stale, fresh);
     this.size(this.bidSize, quote.bidSize, quote.bidVenue);
     this.size(this.askSize, quote.askSize, quote.askVenue);
     write(this.gap, format.spread(quote.bid, quote.ask));
     this.spreadCell.title = format.basisPoints(quote.bid, quote.ask);
     const both = (quote.bidSize ?? 0) + (quote.askSize ?? 0);
-    this.balance.style.width = both ? `${((quote.bidSize ?? 0) / both) * 100}%` : "50%";
+    this.balance.style.transform = `scaleX(${both ? ((quote.bidSize ?? 0) / both).toFixed(3) : 0.5})`;
     this.element.classList.toggle("stale", stale && quote.seen);
     this.element.classList.toggle("halted", (quote.state & HALTED) !== 0);
     this.element.classList.toggle("blank", !quote.seen);
@@ -62,27 +68,23 @@ class Row {
   showTrend(now) {
     const trend = this.quote.trend;
     const move = trend.length > 1 ? trend[trend.length - 1][1] - trend[0][1] : 0;
-    this.canvas.dataset.move = move > 0 ? "up" : move < 0 ? "down" : "flat";
-    draw(this.canvas, trend, now);
+    draw(this.canvas, trend, now, this.stale ? "stale" : move > 0 ? "up" : move < 0 ? "down" : "flat");
   }
 
   showAge(clock) {
     write(this.age, format.age(clock.age(this.quote.time)));
   }
 
-  /** A changed price says which way it went, by an arrow and for a moment by its background. */
-  price(element, value, stale) {
+  /** A changed price says which way it went, by an arrow and for a moment by its colour. */
+  price(element, value, stale, fresh) {
     const before = this.shown.get(element);
     if (before === value) return;
     this.shown.set(element, value);
     write(element, format.price(value));
     if (before == null || value == null || stale) return;
-    const move = value > before ? "up" : "down";
-    element.dataset.move = move;
-    element.getAnimations().forEach((animation) => animation.cancel());
-    element.classList.remove("flash");
-    void element.offsetWidth; // so that the animation of the class begins anew
-    element.classList.add("flash");
+    element.dataset.move = value > before ? "up" : "down";
+    element.classList.add("fresh");
+    fresh.add(element);
   }
 
   size(element, value, venue) {
@@ -91,8 +93,27 @@ class Row {
   }
 }
 
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+/** The prices that have just moved, each marked for a moment. */
+class Fresh {
+  since = new Map(); // element -> when it moved, the longest ago first
+  timer = 0;
+
+  add(element) {
+    this.since.delete(element);
+    this.since.set(element, performance.now());
+    this.timer ||= setTimeout(() => this.fade(), FRESH_MS);
+  }
+
+  fade() {
+    const before = performance.now() - FRESH_MS + 1;
+    for (const [element, moved] of this.since) {
+      if (moved > before) break;
+      element.classList.remove("fresh");
+      this.since.delete(element);
+    }
+    const [next] = this.since.values();
+    this.timer = next ? setTimeout(() => this.fade(), next - before) : 0;
+  }
 }
 
 export class Table {
@@ -106,6 +127,7 @@ export class Table {
     this.onExplain = onExplain;
     this.rows = new Map();
     this.dirty = new Set();
+    this.fresh = new Fresh();
     this.venues = new Map();
     this.connected = false;
     body.addEventListener("click", (event) => this.clicked(event));
@@ -146,20 +168,21 @@ export class Table {
   }
 
   /** Write the rows that have changed. */
-  paint(now) {
-    for (const row of this.dirty) {
-      row.show(this.connected);
-      row.showTrend(now);
-    }
+  paint() {
+    for (const row of this.dirty) row.show(this.connected, this.fresh);
     this.dirty.clear();
   }
 
-  /** Time has passed: ages grow and lines move to the left. */
-  tick(now, clock) {
-    for (const row of this.rows.values()) {
-      row.showAge(clock);
-      row.showTrend(now);
-    }
+  /** Time has passed: ages grow and lines move to the left, some rows a frame. */
+  tick(clock) {
+    const rows = [...this.rows.values()];
+    rows.forEach((row) => row.showAge(clock));
+    const each = Math.ceil(rows.length / SLICES);
+    const draw = (now) => {
+      rows.splice(0, each).forEach((row) => row.showTrend(now));
+      if (rows.length) requestAnimationFrame(draw);
+    };
+    requestAnimationFrame(draw);
   }
 
   /** Mark the row of the symbol whose chart is shown. */

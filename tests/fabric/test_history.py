@@ -163,6 +163,37 @@ def test_sqlite_tells_what_is_wrong_with_a_file(tmp_path: Path) -> None:
         open_history(str(tmp_path / "later.db")).positions()
 
 
+def test_a_file_that_is_gone_is_told_to_readers_and_made_anew_by_the_writer(tmp_path: Path) -> None:
+    """Fault 36. Who has the file open would otherwise go on with one that has no name, and lose all in the end."""
+    path = tmp_path / "history.db"
+    writer, reader = (open_history(str(path), read_only=only) for only in (False, True))
+    write(writer, candle(0))
+    assert len(reader.read("AAPL", "1m", *FOR_EVER)) == 1
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(StoreError, match="unable to open"):
+        reader.read("AAPL", "1m", *FOR_EVER)
+    write(writer, candle(1))
+    assert [one[0] for one in reader.read("AAPL", "1m", *FOR_EVER)] == [START_NS + MINUTE_NS]
+    with open_history(str(path))._connection() as fresh:
+        assert fresh.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    writer.close()
+    reader.close()
+
+
+def test_only_the_file_is_removed_and_what_it_left_beside_it_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    writer = open_history(str(path))
+    for at in range(3):
+        write(writer, candle(at))
+    path.unlink()
+    write(writer, candle(7))
+    writer.close()
+    after = open_history(str(path))
+    assert [one[0] for one in after.read("AAPL", "1m", *FOR_EVER)] == [START_NS + 7 * MINUTE_NS]
+    after.close()
+
+
 def test_readers_see_whole_transactions_while_one_writes(tmp_path: Path) -> None:
     writer, reader = (open_history(str(tmp_path / "history.db"), read_only=only) for only in (False, True))
     write(writer, candle(0))

@@ -50,6 +50,23 @@ def test_a_counter_keeps_its_name_and_a_gauge_has_its_unit() -> None:
     assert only(found, "fabric_clock_offset_seconds") == ("gauge", -0.00025)
 
 
+def test_what_waits_and_how_large_the_history_is_are_gauges() -> None:
+    found = scraped({"waiting": 12, "size_mb": 3, "written": 9})
+    assert only(found, "fabric_history_waiting_candles") == ("gauge", 12)
+    assert only(found, "fabric_history_size_bytes") == ("gauge", 3 << 20)
+    assert only(found, "fabric_written") == ("counter", 9)
+
+
+def test_a_code_of_the_market_and_a_key_of_somebody_are_no_part_of_a_name() -> None:
+    """Sale conditions are printable characters, such as ``@`` and a backslash."""
+    kind, samples = scraped({"unknown_condition_cta_@": 2, 'unknown_condition_utp_"': 3})["fabric_unknown_conditions"]
+    assert kind == "counter"
+    assert sorted((dict(key[1:])["plan"], dict(key[1:])["code"], value) for key, value in samples.items()) == [
+        ("cta", "@", 2), ("utp", '"', 3)
+    ]  # fmt: skip
+    assert only(scraped({"my own key, 99 %": 4}), "fabric_my_own_key__99__") == ("counter", 4)
+
+
 def test_words_are_no_metrics_but_a_line_is_up_or_not() -> None:
     assert only(scraped({"line": "live", "server": "valkey 9", "replaying": True}), "fabric_line_up") == ("gauge", 1)
     found = scraped({"line": "stale", "server": "valkey 9", "replaying": True})

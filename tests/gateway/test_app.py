@@ -234,7 +234,8 @@ def test_a_store_that_fails_fails_no_read_that_memory_can_answer() -> None:
         assert (empty.code, empty.headers["Retry-After"]) == (503, "1")
         rig.put(rig.nbbo())
         await rig.taken()
-        assert (await fetch(rig, "/quotes/AAPL")).code == 200
+        known = await fetch(rig, "/quotes/AAPL")
+        assert (known.code, known.headers["X-Data-Source"]) == (200, "memory")
         assert (await body(rig, "/quotes/NOPE", 404))["code"] == "unknown_symbol"
         ready = await body(rig, "/readyz?verbose")
         assert ready["status"] == "degraded"

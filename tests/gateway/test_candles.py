@@ -223,12 +223,18 @@ def test_a_symbol_that_only_the_history_knows_and_one_that_only_redis_has_in_pro
 
 
 def test_a_history_that_is_away_costs_only_what_it_alone_has() -> None:
+    """Fault 36, bad input 56."""
+
     async def steps(rig: Rig) -> None:
         rig.put(memory(rig, candle(5), candle(6)))
         await rig.taken()
         answer = await get(rig, "/candles/AAPL?limit=10")
         assert (minutes(answer), answer["partial"]) == ([5, 6], True)
         assert (await get(rig, "/candles/MSFT", 503))["code"] == "no_data"
+        for path in ("/candles/MSFT", "/v2/stocks/bars?symbols=AAPL&timeframe=1Min&start=2026-01-02"):
+            url = f"http://127.0.0.1:{rig.port}{path}"
+            refused = await AsyncHTTPClient().fetch(url, raise_error=False)
+            assert (refused.code, refused.headers["Retry-After"]) == (503, "1")
         assert "partial" not in await get(rig, "/candles/AAPL?limit=1")
 
     play(steps, history=Away())

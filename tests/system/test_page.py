@@ -127,7 +127,7 @@ def test_prices_move_and_look_good(tmp_path: Path) -> None:
         await stage.shows("AAPL", ".bid .price", "185.50")
         assert await stage.symbols() == list(USUAL)
         assert stage.asked[0] == {
-            "action": "subscribe", "quotes": list(USUAL), "trades": list(USUAL), "interval_ms": 250
+            "action": "subscribe", "quotes": list(USUAL), "trades": list(USUAL), "interval_ms": 100
         }  # fmt: skip
 
         await stage.say(quote("AAPL", 185.51, 185.53), {"T": "t", "S": "AAPL", "p": 185.52, "s": 100})
@@ -221,7 +221,7 @@ def test_a_symbol_is_found_added_moved_removed_and_remembered_by_keyboard(tmp_pa
         await page.press("Enter")
         await page.until("document.activeElement.dataset.symbol === 'ABT'")
         await stage.shows("ABT", ".bid .price", "185.50")
-        assert stage.asked[-1] == {"action": "subscribe", "quotes": ["ABT"], "trades": ["ABT"], "interval_ms": 250}
+        assert stage.asked[-1] == {"action": "subscribe", "quotes": ["ABT"], "trades": ["ABT"], "interval_ms": 100}
 
         await page.press("ArrowUp", alt=True)
         assert (await stage.symbols())[-2:] == ["ABT", "IBM"]
@@ -260,8 +260,52 @@ def test_no_motion_for_who_wants_none(tmp_path: Path) -> None:
         price = "document.querySelector('tr[data-symbol=AAPL] .bid .price')"
         assert await stage.page.evaluate(f"{price}.getAnimations({{subtree: true}}).length") == 0
         assert await stage.page.evaluate(f"getComputedStyle({price}, '::before').opacity") == "1"
+        name = "document.querySelector('tr[data-symbol=AAPL] .name')"
+        assert await stage.page.evaluate(f"getComputedStyle({price}).color === getComputedStyle({name}).color")
 
     play(tmp_path, steps, USUAL)
+
+
+def test_a_price_that_moved_is_marked_for_a_moment(tmp_path: Path) -> None:
+    async def steps(stage: Stage) -> None:
+        await stage.open()
+        await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
+        await stage.shows("AAPL", ".bid .price", "185.50")
+        price = "document.querySelector('tr[data-symbol=AAPL] .bid .price')"
+        watching = (
+            f"window.marks = []; new MutationObserver(() => marks.push({price}.className))"
+            f".observe({price}, {{attributeFilter: ['class']}})"
+        )
+        await stage.page.evaluate(watching)
+        await stage.say(quote("AAPL", 185.51, 185.52))
+        await stage.page.until("marks.join() === 'price fresh,price'")
+
+    play(tmp_path, steps, USUAL)
+
+
+def test_a_change_of_every_row_is_laid_out_once(tmp_path: Path) -> None:
+    """What is read back from the page between two writes has it laid out in between: of 50 rows, some 200 times."""
+    names = [f"S{place:02}" for place in range(50)]
+
+    async def layouts(page: chromium.Page) -> int:
+        metrics = (await page.send("Performance.getMetrics"))["metrics"]
+        return int(next(metric["value"] for metric in metrics if metric["name"] == "LayoutCount"))
+
+    async def steps(stage: Stage) -> None:
+        page = stage.page
+        await stage.open()
+        await page.evaluate(f"localStorage.setItem('fabric.watchlist', {json.dumps(json.dumps(names))})")
+        await stage.open()
+        await page.until("document.querySelector('#connection').dataset.state === 'live'")
+        await stage.shows("S49", ".bid .price", "185.50")
+        await page.send("Performance.enable")
+        before = await layouts(page)
+        for step in range(4):
+            await stage.say(*[quote(name, 186 + step, 187 + step) for name in names])
+            await stage.shows("S49", ".bid .price", f"{186 + step}.00")
+        assert await layouts(page) - before < 50  # 4 of the prices, those of ages, venues and lines
+
+    play(tmp_path, steps, tuple(names))
 
 
 def test_a_row_explains_its_best_bid_and_offer(tmp_path: Path) -> None:
