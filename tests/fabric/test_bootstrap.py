@@ -26,8 +26,11 @@ def main():
 
 
 def make_wheel(folder: Path, version: str) -> str:
-    """Write a wheel of one module; return its line in a lock."""
-    module = f"VERSION = {version!r}\n".encode()
+    """Write a wheel of one module; return its line in a lock.
+
+    The versions differ in length: Python takes bytecode for current that has the size and the second of its source.
+    """
+    module = f"VERSION = {version!r}\n{'#' * int(version)}\n".encode()
     info = f"sample_wheel-{version}.dist-info"
     files = {
         "sample_wheel.py": module,
