@@ -112,6 +112,14 @@ def test_the_command_in_the_environment_works_from_anywhere(clone: Path) -> None
     assert ran.stdout == f"{clone}/.venv 1 ['tail']\n"
 
 
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback(clone: Path) -> None:
+    (clone / "fabric" / "cli" / "main.py").write_text("raise KeyboardInterrupt\n")
+    try:
+        assert start(clone, None, "status") == (130, "", "")
+    finally:
+        (clone / "fabric" / "cli" / "main.py").write_text(COMMAND)
+
+
 def test_bytecode_is_kept_apart_where_none_may_stand_beside_the_sources(
     clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
