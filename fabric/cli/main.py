@@ -35,6 +35,7 @@ COMMANDS = {
     "journal": "Look into the durable log: ls, verify, audit, export.",
     "replay": "Run the topology on a recorded source.",
     "decode": "Print what a capture file holds.",
+    "render": "Make deployment files: compose, systemd, kubernetes.",
     "keys": "Make, list and revoke API keys.",
     "bench": "Run the benchmarks of this clone beside their peers.",
     "test": "Check and test this clone.",
