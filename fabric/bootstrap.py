@@ -36,9 +36,14 @@ PIP_SETTINGS_DROPPED = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 SCRIPT = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
-from fabric.cli.main import main
+import sys
 
-main()
+try:
+    from fabric.cli.main import main
+
+    main()
+except KeyboardInterrupt:  # while it was being imported
+    sys.exit(130)
 """
 """Shell and Python at once, as pip's own scripts are where a path is long or has spaces."""
 
@@ -53,6 +58,7 @@ class SetupError(Exception):
 
 def main(arguments: list[str]) -> None:
     """Become the ``fabric`` command with ``arguments``; returns only where there is no clone to prepare."""
+    open_streams()
     if not (ROOT / "pyproject.toml").exists():  # installed as a package: whoever did so chose the environment
         from fabric.cli.main import main as command
 
@@ -73,6 +79,20 @@ def main(arguments: list[str]) -> None:
     keep_bytecode()
     python = str(environment.python)
     os.execv(python, [python, str(environment.script), *arguments])
+
+
+def open_streams() -> None:
+    """Let standard streams that were closed (``<&-``, ``>&-``) be ``/dev/null``.
+
+    Else the next file that is opened, a socket or a log, would be stdin or stdout for whoever writes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)
+            if null != number:
+                os.close(null)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def keep_bytecode() -> None:

@@ -173,7 +173,7 @@ class Launcher:
         for spec in self.topology.local_nodes():
             log = NodeLog(spec.name, self.folder.log_path(spec.name), self._combined)
             self._resources.callback(log.close)
-            self._nodes[spec.name] = _Node(spec, _needs(spec, self.topology), log)
+            self._nodes[spec.name] = _Node(spec, needs(spec, self.topology), log)
         self._server_log = NodeLog(_SERVER_LOG, self.folder.log_path(_SERVER_LOG), self._combined)
         self._resources.callback(self._server_log.close)
         warning = machine.raise_file_limit(self.topology)
@@ -913,7 +913,7 @@ def _backoff(deaths: int) -> int:
     return 0 if deaths == 1 else min(BACKOFF_FIRST_NS << min(deaths - 2, 10), BACKOFF_MAX_NS)
 
 
-def _needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:
+def needs(spec: NodeSpec, topology: Topology) -> tuple[str, ...]:
     """The nodes that must have settled before ``spec`` starts, of those that start here.
 
     Those that it reads from, if they stand before it (two nodes may read from each other); for whoever uses the cache

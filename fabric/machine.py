@@ -121,7 +121,8 @@ def holder(number: int, udp: bool = False) -> str:
         with suppress(OSError):  # it has ended, or is another user's
             for descriptor in (process / "fd").iterdir():
                 if str(descriptor.readlink()) in inodes:
-                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+                    command = " ".join(words)  # one line, whatever its arguments are
                     return f"pid {process.name} ({command[:120]})"
     return "a process of another user" if inodes else "a process that has just let go of it"
 

@@ -21,7 +21,7 @@ from typing import Any
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.errors import UsageError
 from fabric.records import CHANNELS, VENUE_CHANNELS
-from fabric.topology_file import Problems, Section, Value, hint, parse, read
+from fabric.topology_file import Problems, Section, Value, hint, is_host, parse, read
 
 VERSION = 1
 """The schema version that this build knows."""
@@ -697,6 +697,8 @@ class _Draft:
             insecure.flag() if insecure else False,
             _curve(self._folder, secret, public, clients),
         )
+        if address and not is_host(host.address):
+            address.expected("an address or host name")
         if bind and host.bind != "*" and not _is_ip(host.bind):
             bind.expected("an IP address, or * for all")
         if secret:

@@ -7,6 +7,7 @@ returned, so that one run finds them all.
 """
 
 import difflib
+import ipaddress
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,8 +144,8 @@ class Value:
     def address(self, scheme: str, example: str) -> tuple[str, int]:
         """Host and port of ``scheme://host:port``; an IPv6 host stands in brackets."""
         match = re.fullmatch(scheme + r"://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]@]+):([0-9]+)", self._scalar())
-        if match and 1 <= int(match[2]) <= 65_535:
-            return match[1].strip("[]"), int(match[2])
+        if match and 1 <= int(match[2]) <= 65_535 and is_host(host := match[1].strip("[]")):
+            return host, int(match[2])
         self.expected(f"an address such as {example}")
         return "", 0
 
@@ -203,6 +204,17 @@ class Section:
         for key, value in self._entries.items():
             if key not in self._known:
                 value.name_problem(f"unknown key {key!r}{hint(key, self._known)}")
+
+
+def is_host(text: str) -> bool:
+    """Whether this may be an address: what looks like an IP address is one, and anything else is a name."""
+    if re.fullmatch(r"[0-9.]+|.*:.*", text) is None:
+        return True
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def hint(word: str, options: Iterable[str]) -> str:

@@ -11,14 +11,14 @@ Source: Alpaca's "Market Data API" reference, v2, stocks.
 import base64
 import binascii
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fabric.clock import SECOND_NS
 from fabric.errors import StoreError
 from fabric.history import INTERVAL_NS, Candle
-from fabric.records import KIND_BAR_1M, NULL, unpack
+from fabric.records import KIND_BAR_1D, KIND_BAR_1M, NULL, unpack
 from gateway.candles import INTERVALS, HistoryReader, joined, unbroken
 from gateway.latest import Latest
 from gateway.rest import (
@@ -40,6 +40,7 @@ TIMEFRAMES = {
     **dict.fromkeys(("1Min", "1T"), "1m"),
     **dict.fromkeys(("5Min", "5T"), "5m"),
     **dict.fromkeys(("1Hour", "1H", "60Min"), "1h"),
+    **dict.fromkeys(("1Day", "1D"), "1d"),
 }
 LIMIT_MAX = 10_000
 LIMIT_DEFAULT = 1_000
@@ -100,8 +101,12 @@ def trade(latest: Latest, symbol: int) -> JsonObject | None:
 
 def minute_bar(latest: Latest, symbol: int) -> JsonObject | None:
     """The newest bar of a minute."""
-    found = latest.candles(symbol, KIND_BAR_1M, 0, 2**63 - 1, 1)
-    return _bar(found.tolist()[0]) if found.size else None
+    return next(_newest(latest, symbol, KIND_BAR_1M, 1), None)
+
+
+def _newest(latest: Latest, symbol: int, kind: int, count: int) -> Iterator[JsonObject]:
+    """The newest bars that memory has, the latest first."""
+    return map(_bar, reversed(latest.candles(symbol, kind, 0, 2**63 - 1, count).tolist()))
 
 
 def _bar(candle: Sequence[int]) -> JsonObject:
@@ -117,15 +122,16 @@ def _bar(candle: Sequence[int]) -> JsonObject:
 
 
 def snapshot(latest: Latest, symbol: int) -> JsonObject | None:
-    """Trade, quote and minute bar together. There are no daily bars."""
+    """Trade, quote, minute bar, and the bars of the last two days that traded, as far as memory has them."""
+    days = _newest(latest, symbol, KIND_BAR_1D, 2)
     parts = {
         "latestTrade": trade(latest, symbol),
         "latestQuote": quote(latest, symbol),
         "minuteBar": minute_bar(latest, symbol),
+        "dailyBar": next(days, None),
+        "prevDailyBar": next(days, None),
     }
-    if not any(parts.values()):
-        return None
-    return {**parts, "dailyBar": None, "prevDailyBar": None}
+    return parts if any(parts.values()) else None
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,10 @@ def bars_request(parameters: Mapping[str, str], now_ns: int) -> BarsRequest:
     timeframe = parameters.get("timeframe", "")
     if timeframe not in TIMEFRAMES:
         raise bad_parameter("timeframe", timeframe, list(TIMEFRAMES))
-    start_ns = parse_instant("start", parameters["start"]) if "start" in parameters else now_ns // DAY_NS * DAY_NS
+    if "start" in parameters:
+        start_ns = parse_instant("start", parameters["start"])
+    else:  # today; a day is one of New York, and the running one began in the last 24 hours (25 when clocks go back)
+        start_ns = now_ns - DAY_NS if TIMEFRAMES[timeframe] == "1d" else now_ns // DAY_NS * DAY_NS
     end_ns = parse_instant("end", parameters["end"]) if "end" in parameters else now_ns
     if start_ns > end_ns and "start" in parameters:
         raise bad_parameter("start", parameters["start"], "an instant at or before end")

@@ -201,7 +201,7 @@ class CandlesHandler(DataHandler):
         parameters = self.parameters("interval", "start", "end", "limit", "follow")
         request = candle_request(symbol, parameters)
         self.entitle("bars", [request.symbol])
-        if request.follow:
+        if request.follow and self.request.method == "GET":
             await self._follow(request)
             return
         found = await self._find(request)

@@ -178,8 +178,6 @@ class HealthHandler(Handler):
         self.set_status(200 if report["status"] in ("ok", "degraded") else 503)
         self.answer(report if "verbose" in self.request.query_arguments else {"status": report["status"]})
 
-    head = get
-
 
 class MetricsHandler(Handler):
     """``GET /metrics``, in Prometheus' text format."""

@@ -226,9 +226,10 @@ SCHEMAS: Final[Json] = {
             "symbol": _TEXT,
             "latestTrade": {"anyOf": [_ref("AlpacaTrade"), {"type": "null"}]},
             "latestQuote": {"anyOf": [_ref("AlpacaQuote"), {"type": "null"}]},
-            "minuteBar": {"anyOf": [_ref("AlpacaBar"), {"type": "null"}]},
-            "dailyBar": {"type": "null"},
-            "prevDailyBar": {"type": "null"},
+            **{
+                name: {"anyOf": [_ref("AlpacaBar"), {"type": "null"}]}
+                for name in ("minuteBar", "dailyBar", "prevDailyBar")
+            },
         },
         ("symbol",),
     ),

@@ -469,11 +469,15 @@ class Answering(RequestHandler):
         self.finish(msgspec.json.encode(document))
 
     def _implements(self, method: str) -> bool:
-        return getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+        names = ("get", "head") if method == "HEAD" else (method.lower(),)
+        return all(getattr(type(self), name) is not getattr(RequestHandler, name) for name in names)
 
 
 class Handler(Answering):
-    """JSON out, never cached."""
+    """JSON out, never cached. HEAD is GET whose body Tornado leaves out (RFC 9110, section 9.3.2)."""
+
+    def head(self, *args: str) -> Awaitable[None] | None:
+        return self.get(*args)
 
     def initialize(self, service: Service) -> None:
         self.service = service

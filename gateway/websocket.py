@@ -6,10 +6,13 @@ same thread; what is answered to a request goes through the connection.
 """
 
 import asyncio
+from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler
 
@@ -20,7 +23,7 @@ from gateway.connection import Connection, Connections, take_over
 from gateway.fanout import Client, Fanout
 from gateway.protocol import Feed
 from gateway.protocol_kernel import JSON, MSGPACK
-from gateway.rest import Answering, Problem, refuse_secrets_in_query, unauthorized
+from gateway.rest import Answering, Problem, problem_document, refuse_secrets_in_query, unauthorized
 from gateway.session import AUTH_TIMEOUT_S, Answer, Refusal, Session
 
 RETRY_AFTER_MS = 1_000
@@ -107,6 +110,15 @@ class StreamHandler(Answering, WebSocketHandler):
         if self._grant is not None and not self._grant.sees_feed(_right(self._shop.feeds[name])):
             detail = f"the feed {_right(self._shop.feeds[name])!r} is not in the plan {self._grant.plan.name!r}"
             raise Problem(403, "forbidden", detail)
+
+    def finish(self, chunk: str | bytes | dict[Any, Any] | None = None) -> Future[None]:
+        """Tornado refuses a handshake with a line of text or none, and so do we: make it a problem document."""
+        status = self.get_status()
+        if status >= HTTPStatus.BAD_REQUEST and not isinstance(chunk, bytes):
+            self.set_header("Content-Type", "application/problem+json")
+            detail = str(chunk or "the version of the WebSocket protocol is 13")
+            chunk = msgspec.json.encode(problem_document(status, "bad_handshake", detail, self.request.path[:128], {}))
+        return super().finish(chunk)
 
     def check_origin(self, origin: str) -> bool:
         """Pages of other sites only where the topology lists their origin."""

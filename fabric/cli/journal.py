@@ -44,6 +44,9 @@ def ls(publishers: tuple[str, ...], path: str, as_json: bool) -> None:
         click.echo(json.dumps(logs))
         return
     for log in logs:
+        if not log["records"]:
+            click.echo(f"{log['publisher']:<16} {'empty':>12}")
+            continue
         holes = f", {log['holes']} holes" if log["holes"] else ""
         suspect = f", {log['suspect']} suspect" if log["suspect"] else ""
         click.echo(

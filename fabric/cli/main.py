@@ -3,13 +3,15 @@
 So ``fabric --help`` is quick, and no command waits for numba that does not compile. Each file
 ``fabric/cli/<name>.py`` holds a click command named ``command``; its line of help stands here too, because
 the list must not import it. A command that is refused or fails raises a FabricError: one line on stderr and
-its exit code, never a traceback (``FABRIC_DEBUG=1`` shows it). A command may return its exit code.
+its exit code, never a traceback (``FABRIC_DEBUG=1`` shows it); so is what click refuses. A command may return its
+exit code.
 """
 
 import importlib
 import os
 import signal
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -34,6 +36,7 @@ COMMANDS = {
     "replay": "Run the topology on a recorded source.",
     "record": "Record the packets that the feeds receive, as capture files.",
     "decode": "Print what a capture file holds.",
+    "render": "Make deployment files: compose, systemd, kubernetes.",
     "keys": "Make, list and revoke API keys.",
     "bench": "Run the benchmarks of this clone beside their peers.",
     "test": "Check and test this clone.",
@@ -51,6 +54,14 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"fabric.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            guess = get_close_matches(args[0], COMMANDS, n=1)
+            raise click.UsageError(f"no command {args[0]!r}" + (f"; did you mean {guess[0]!r}?" if guess else ""), ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -72,8 +83,11 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except click.Abort:  # Ctrl-C; click has ended the line
         return 128 + signal.SIGINT
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"fabric: error: {_refusal(error)}", err=True)
         return error.exit_code
     except BrokenPipeError:  # the reader left before our last words: `fabric tail nbbo. | head`; click sees the others
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush at exit is quiet
@@ -93,8 +107,16 @@ def run(arguments: list[str]) -> int:
     return returned if isinstance(returned, int) else 0
 
 
+def _refusal(error: click.ClickException) -> str:
+    """What click says of an argument, in one line and in our manner, with the command whose help tells more."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return said[:1].lower() + said[1:] + (f" ({context.command_path} --help)" if context is not None else "")
+
+
 def main() -> None:
     """Be the ``fabric`` command."""
+    bootstrap.open_streams()
     bootstrap.keep_bytecode()  # for whoever calls .venv/bin/fabric; `python3 -m fabric` has done so already
     sys.exit(run(sys.argv[1:]))
 

@@ -29,7 +29,7 @@ def command(environment: Environment, name: str, path: str) -> int:
         raise UsageError(f"{path} has no node {name!r}{hint} (there are {', '.join(names)})")
     machine.check_ports(port for port in machine.ports(topology) if port.node == name and not port.shared)
     warning = machine.raise_file_limit(topology)
-    if warning:
+    if warning and topology.node(name).role == "gateway":
         click.echo(f"fabric: warning: {warning}", err=True)
     folder = run_folder(environment, path)
     folder.make()

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 
 from fabric import kernels, machine
 from fabric import topology as topologies
-from fabric.cli import tables
+from fabric.cli import programs, tables
 from fabric.cli.arguments import DURATION, run_folder
 from fabric.cli.progress import KernelProgress, compile_kernels
 from fabric.control import RunFolder
@@ -46,6 +46,7 @@ def command(environment: Environment, path: str, detach: bool, for_ns: int | Non
     if detach and for_ns is not None:
         raise click.UsageError("--for and --detach exclude each other")
     topology = _here(topologies.load(path), hosts)
+    programs.check(topology)
     folder = run_folder(environment, path)
     if not kernels.complete():
         compile_kernels()

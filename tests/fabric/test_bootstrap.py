@@ -26,8 +26,11 @@ def main():
 
 
 def make_wheel(folder: Path, version: str) -> str:
-    """Write a wheel of one module; return its line in a lock."""
-    module = f"VERSION = {version!r}\n".encode()
+    """Write a wheel of one module; return its line in a lock.
+
+    The versions differ in length: Python takes bytecode for current that has the size and the second of its source.
+    """
+    module = f"VERSION = {version!r}\n{'#' * int(version)}\n".encode()
     info = f"sample_wheel-{version}.dist-info"
     files = {
         "sample_wheel.py": module,
@@ -107,6 +110,14 @@ def test_the_command_in_the_environment_works_from_anywhere(clone: Path) -> None
     script = clone / ".venv" / "bin" / "fabric"
     ran = subprocess.run([script, "tail"], cwd="/", capture_output=True, text=True, check=True)
     assert ran.stdout == f"{clone}/.venv 1 ['tail']\n"
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback(clone: Path) -> None:
+    (clone / "fabric" / "cli" / "main.py").write_text("raise KeyboardInterrupt\n")
+    try:
+        assert start(clone, None, "status") == (130, "", "")
+    finally:
+        (clone / "fabric" / "cli" / "main.py").write_text(COMMAND)
 
 
 def test_bytecode_is_kept_apart_where_none_may_stand_beside_the_sources(

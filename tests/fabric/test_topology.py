@@ -566,8 +566,8 @@ def test_check_of_a_broken_file_lists_the_problems() -> None:
     path = str(ROOT / "tests/data/topologies/cycle.yaml")
     result = CliRunner().invoke(check.command, [path])
     assert isinstance(result.exception, TopologyError)
-    result = CliRunner().invoke(check.command, [path, "--json"])
-    assert result.exit_code == 2
+    result = CliRunner().invoke(check.command, [path, "--json"], standalone_mode=False)
+    assert result.return_value == 2
     (problem,) = json.loads(result.output)["problems"]
     assert problem.startswith(f"{path}:5:3: processors.nbbo: a cycle")
 

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from fabric.clock import SECOND_NS
-from fabric.records import EVENT, KIND_QUOTE, NULL, QUOTE, Rows, empty, pack
+from fabric.records import EVENT, KIND_BAR_1D, KIND_QUOTE, NULL, QUOTE, Rows, empty, pack
 from gateway import alpaca
 from gateway.rest import Problem
 from gateway_rig import Rig, ask, running
 
 MINUTE_NS = 60 * SECOND_NS
 START_NS = 1_767_366_000 * SECOND_NS  # 2026-01-02T15:00:00Z
+NEW_YORK = datetime(2026, 1, 2, 5, tzinfo=UTC)  # midnight there
+DAY_S = 86_400
 
 
 def venue_quote(rig: Rig, name: str) -> Rows:
@@ -35,6 +37,7 @@ def scenario(steps: Callable[[Rig], Awaitable[None]], **options: Any) -> None:
                 rig.trade("AAPL", price=185_510_000_000, size=10, trade_id=3, condition=pack("@I"), tape=pack("C")),
                 venue_quote(rig, "AAPL"),
                 rig.bars("AAPL", 5, START_NS),
+                rig.bars("AAPL", 3, START_NS - 10 * 3_600 * SECOND_NS - 2 * DAY_S * SECOND_NS, KIND_BAR_1D, DAY_S),
                 rig.bars("MSFT", 3, START_NS),
             )
             await rig.taken()
@@ -80,7 +83,7 @@ def test_the_stock_client_reads_everything_with_only_its_url_changed() -> None:
             bar = client.get_stock_latest_bar(StockLatestBarRequest(symbol_or_symbols="MSFT"))["MSFT"]
             assert (bar.close, bar.volume, bar.timestamp) == (11.0, 700, since + timedelta(minutes=2))
             snapshots = client.get_stock_snapshot(StockSnapshotRequest(symbol_or_symbols=["AAPL", "MSFT", "NOPE"]))
-            assert (snapshots["AAPL"].latest_trade.price, snapshots["AAPL"].daily_bar) == (185.51, None)
+            assert snapshots["AAPL"].latest_trade.price == 185.51
             assert (snapshots["MSFT"].latest_quote, snapshots["MSFT"].minute_bar.close) == (None, 11.0)
             request = StockBarsRequest(
                 symbol_or_symbols=["MSFT", "AAPL"],
@@ -95,6 +98,14 @@ def test_the_stock_client_reads_everything_with_only_its_url_changed() -> None:
             found = client.get_stock_bars(request).data
             assert {name: len(kept) for name, kept in found.items()} == {"AAPL": 5, "MSFT": 1}
             request.timeframe = TimeFrame(1, TimeFrameUnit.Day)
+            request.start, request.end = since - timedelta(days=3), since
+            days = [NEW_YORK - timedelta(days=back) for back in (2, 1, 0)]
+            found = client.get_stock_bars(request).data
+            assert [(bar.timestamp, bar.volume) for bar in found["AAPL"]] == [(day, 700) for day in days]
+            assert snapshots["AAPL"].daily_bar.timestamp == days[2]
+            assert snapshots["AAPL"].previous_daily_bar.timestamp == days[1]
+            assert snapshots["MSFT"].daily_bar is None
+            request.timeframe = TimeFrame(1, TimeFrameUnit.Week)
             with pytest.raises(APIError) as caught:
                 client.get_stock_bars(request)
             assert caught.value.status_code == 400
@@ -164,7 +175,7 @@ def test_a_stale_quote_says_so() -> None:
     ("query", "parameter"),
     [
         ("bars?symbols=A", "timeframe"),
-        ("bars?symbols=A&timeframe=1Day", "timeframe"),
+        ("bars?symbols=A&timeframe=3Day", "timeframe"),
         ("bars?timeframe=1Min", "symbols"),
         ("bars?symbols=A&timeframe=1Min&limit=0", "limit"),
         ("bars?symbols=A&timeframe=1Min&limit=10001", "limit"),

@@ -142,11 +142,26 @@ def test_a_known_symbol_without_a_quote_is_told_so() -> None:
     scenario(steps)
 
 
+@pytest.mark.parametrize("path", ["/quotes/AAPL", "/quotes/NOPE", "/readyz", "/candles/AAPL?follow=true", "/"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    """What watches a service from outside asks so. A stream that was asked for is not begun."""
+
+    async def steps(rig: Rig) -> None:
+        rig.put(rig.nbbo("AAPL"), rig.bars("AAPL", 5, rig.runtime.clock.now_ns()))
+        await rig.taken()
+        head = await fetch(rig, path, method="HEAD")
+        got = await fetch(rig, path.partition("?")[0])
+        assert (head.code, head.body) == (got.code, b"")
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
+
+    scenario(steps)
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_a_method_that_is_not_there_is_405_with_those_that_are(method: str) -> None:
     async def steps(rig: Rig) -> None:
         response = await fetch(rig, "/quotes/AAPL", method=method, allow_nonstandard_methods=True)
-        assert (response.code, response.headers["Allow"]) == (405, "GET")
+        assert (response.code, response.headers["Allow"]) == (405, "GET, HEAD")
         page = await fetch(rig, "/", method=method, allow_nonstandard_methods=True)
         assert (page.code, page.headers["Allow"]) == (405, "GET, HEAD")
 

@@ -354,6 +354,9 @@ def test_a_handshake_is_answered_before_anything_else(path: str, headers: dict[s
             raw = await Raw.connect(running.port, path, **headers)
             head = await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), WAIT_S)
             assert head.split()[1] == str(expected).encode()
+            if expected != 101:
+                assert b"application/problem+json" in head
+                assert json.loads(await asyncio.wait_for(raw.reader.readuntil(b"}"), WAIT_S))["status"] == expected
             await raw.close()
 
     run(test)

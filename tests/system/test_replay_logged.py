@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def fabric(folder: Path, *arguments: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Recorder]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
     """The folder of a run that has ended, recorded from its first packet."""
     folder = tmp_path_factory.mktemp("logged")
     topology = default_topology(folder, only="nasdaq", rate="10000", symbols_max="6000")
@@ -46,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Record
                 assert time.monotonic() < deadline, reports
         while recorder._by_socket:  # what the feed had passed on before its end
             recorder.turn(1)
-    yield folder, recorder
+    return folder, recorder
 
 
 def test_processors_say_again_what_they_said(run: tuple[Path, Recorder]) -> None:

@@ -50,6 +50,17 @@ def test_ls_counts_what_is_there(path: Path, capsys: pytest.CaptureFixture[str])
     assert "5 records  1 to 5" in capsys.readouterr().out
 
 
+def test_ls_says_of_an_empty_log_that_it_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no first position and no time; least of all one in 1970."""
+    file = tmp_path / "topology.yaml"
+    file.write_text(TEXT)
+    assert run(["journal", "ls", "--topology", str(file)]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["iex", "empty"],
+        ["all", "0", "records", "0.0", "MB"],
+    ]
+
+
 def test_verify_finds_a_broken_record(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["journal", "verify", "--topology", str(path)]) == 0
     assert "sound" in capsys.readouterr().out

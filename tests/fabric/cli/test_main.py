@@ -74,7 +74,23 @@ def test_wrong_usage_is_2(
     said = capsys.readouterr()
     assert said.out == ""
     assert arguments[-1] in said.err
-    assert "Traceback" not in said.err
+    (line,) = said.err.splitlines()
+    assert line.startswith("fabric: error: ")
+    assert line.endswith(" --help)")
+
+
+def test_a_mistyped_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["statsu"]) == 2
+    assert capsys.readouterr().err == "fabric: error: no command 'statsu'; did you mean 'status'? (fabric --help)\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(closed: str) -> None:
+    """A scheduler may start us so. What we open next must not become our standard output."""
+    command = f"exec {sys.executable} -m fabric.cli.main check --json {closed}"
+    ran = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert bool(ran.stdout) == (">&-" not in closed.split())
 
 
 def test_a_wrong_variable_is_2_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +115,7 @@ def test_a_command_may_return_its_exit_code(returned: int | None, code: int, mon
     [
         (UnavailableError("port 8080: in use"), 69, "fabric: error: port 8080: in use\n"),
         (TopologyError(["t.yaml:1:1: a: b", "t.yaml:2:1: c: d"]), 2, "t.yaml:1:1: a: b\nt.yaml:2:1: c: d\n"),
-        (click.BadParameter("no such node"), 2, "Error: Invalid value: no such node\n"),
+        (click.BadParameter("no such node"), 2, "fabric: error: invalid value: no such node (fabric test --help)\n"),
         (KeyboardInterrupt(), 130, "\n"),
         (
             ZeroDivisionError("a\nb"),
