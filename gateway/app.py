@@ -37,6 +37,7 @@ from gateway.health import Health
 from gateway.latest import Latest
 from gateway.listening import Listening, listen, listen_shared
 from gateway.operators import Launcher, MergedMetricsHandler, OperationsHandler
+from gateway.quick import Routes
 from gateway.rest import Answering, Service, StoreReader, SymbolIndex
 from gateway.resume import Resumer
 from gateway.shared import Shared
@@ -187,7 +188,7 @@ class Gateway:
         metrics = service | {"registry": health.registry(parts, labelled)}
         operators = service | {"launcher": self._launcher}
         page = {"page": Page(PAGE)}
-        return Application(
+        return Routes(
             [
                 (r"/quotes/([^/]+)", rest.QuoteHandler, service),
                 (r"/quotes/([^/]+)/explain", rest.ExplainHandler, service),
@@ -209,6 +210,7 @@ class Gateway:
                 (r"/()", PageHandler, page),
                 (r"/page/(.+)", PageHandler, page),
             ],
+            self._service,
             default_handler_class=rest.NotFoundHandler,
             default_handler_args=service,
             log_function=self._count_request,

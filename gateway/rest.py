@@ -416,6 +416,11 @@ class Service:
     followers: int = 0  # streams of candles that are open
     leaving: bool = False  # the gateway stops: streams end
 
+    def latest_of(self, grant: Grant) -> Latest:
+        """The values that a plan has: now, or as they were."""
+        delay_ns = grant.plan.delay_ns
+        return self.delayed[delay_ns] if delay_ns else self.latest
+
 
 def refuse_secrets_in_query(request: HTTPServerRequest, allowed: Sequence[str] = ()) -> None:
     """Raise Problem 400 for a key in the query string: addresses end in logs, histories and referrers."""
@@ -433,15 +438,22 @@ def unauthorized(*, given: bool) -> Problem:
     return Problem(401, "unauthorized", detail)
 
 
+SAFE_HEADERS = {
+    "Content-Type": "application/json",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""Of every answer that says nothing else."""
+
+
 class Answering(RequestHandler):
     """What every answer has: safe headers, and errors as problem documents; 405 names the methods there are."""
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        for name, value in SAFE_HEADERS.items():
+            self.set_header(name, value)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
@@ -520,62 +532,88 @@ class Handler(Answering):
         return {name: self.get_query_argument(name) for name in self.request.query_arguments}
 
 
+@dataclass(frozen=True)
+class Admission:
+    """Who asks, and what is left of the rates."""
+
+    grant: Grant
+    headers: Mapping[str, str]
+
+
+def admit(service: Service, request: HTTPServerRequest) -> Admission:
+    """Count a request of market data against its address and user. Raises Problem 400, 401 and 429."""
+    door, address = service.door, request.remote_ip or ""
+    headers = _count(service, "address", door.take_request(address))
+    try:
+        given = from_headers(request.headers)
+    except AuthError:
+        raise unauthorized(given=True) from None
+    try:
+        grant = door.identify(given, address)
+    except AuthError:
+        refuse_secrets_in_query(request)
+        raise unauthorized(given=given is not None) from None
+    taken = door.take_user_request(grant)
+    return Admission(grant, headers if taken is None else _count(service, "user", taken))
+
+
+def _count(service: Service, whose: str, taken: tuple[int, int, Rate]) -> dict[str, str]:
+    """What is left of a rate, as headers; raises Problem 429 when it is used up."""
+    wait_ns, left, rate = taken
+    reset_s = -(-wait_ns // SECOND_NS)
+    headers = {"RateLimit-Policy": _policy(whose, rate), "RateLimit": f'"{whose}";r={left};t={reset_s}'}
+    if wait_ns:
+        service.rate_limited += 1
+        detail = f"more than {rate.per_second:.0f} requests a second of this {whose}"
+        problem = Problem(429, "too_many_requests", detail, retry_after=reset_s)
+        problem.headers = headers | {
+            "X-RateLimit-Limit": str(rate.burst),
+            "X-RateLimit-Remaining": "0",
+            "X-RateLimit-Reset": str(service.clock.now_ns() // SECOND_NS + reset_s),
+        }
+        raise problem
+    return headers
+
+
+def entitle(grant: Grant, channel: str, names: Sequence[str] = (), feed: str = "sip") -> None:
+    """Raise Problem 403 for what the user's plan has not."""
+    plan = grant.plan
+    missing = [
+        *([] if grant.sees_feed(feed) else [f"feed {feed}"]),
+        *([] if grant.sees_channel(channel) else [f"channel {channel}"]),
+        *(f"symbol {name}" for name in names if not grant.sees(name)),
+    ]
+    if missing:
+        detail = f"not in the plan {plan.name!r}: {', '.join(missing[:10])}"
+        raise Problem(403, "forbidden", detail, plan=plan.name)
+
+
 class DataHandler(Handler):
     """A handler of market data: counted against its address and user, and answered as far as the user's plan goes."""
 
     grant: Grant
 
-    def prepare(self) -> None:
-        door, address = self.service.door, self.request.remote_ip or ""
-        self._count("address", door.take_request(address))
-        try:
-            given = from_headers(self.request.headers)
-        except AuthError:
-            raise unauthorized(given=True) from None
-        try:
-            self.grant = door.identify(given, address)
-        except AuthError:
-            refuse_secrets_in_query(self.request)
-            raise unauthorized(given=given is not None) from None
-        taken = door.take_user_request(self.grant)
-        if taken is not None:
-            self._count("user", taken)
+    def initialize(self, service: Service, admitted: Admission | Problem | None = None) -> None:
+        """``admitted``: what `admit` has said already; None: it is to be asked."""
+        super().initialize(service)
+        self._admitted = admitted
 
-    def _count(self, whose: str, taken: tuple[int, int, Rate]) -> None:
-        """Say what is left of a rate; raises Problem 429 when it is used up."""
-        wait_ns, left, rate = taken
-        reset_s = -(-wait_ns // SECOND_NS)
-        headers = {"RateLimit-Policy": _policy(whose, rate), "RateLimit": f'"{whose}";r={left};t={reset_s}'}
-        if wait_ns:
-            self.service.rate_limited += 1
-            detail = f"more than {rate.per_second:.0f} requests a second of this {whose}"
-            problem = Problem(429, "too_many_requests", detail, retry_after=reset_s)
-            problem.headers = headers | {
-                "X-RateLimit-Limit": str(rate.burst),
-                "X-RateLimit-Remaining": "0",
-                "X-RateLimit-Reset": str(self.service.clock.now_ns() // SECOND_NS + reset_s),
-            }
-            raise problem
-        for name, value in headers.items():
+    def prepare(self) -> None:
+        admitted = self._admitted or admit(self.service, self.request)
+        if isinstance(admitted, Problem):
+            raise admitted
+        self.grant = admitted.grant
+        for name, value in admitted.headers.items():
             self.set_header(name, value)
 
     @property
     def latest(self) -> Latest:
         """The values that the user's plan has: now, or as they were."""
-        delay_ns = self.grant.plan.delay_ns
-        return self.service.delayed[delay_ns] if delay_ns else self.service.latest
+        return self.service.latest_of(self.grant)
 
     def entitle(self, channel: str, names: Sequence[str] = (), feed: str = "sip") -> None:
         """Raise Problem 403 for what the user's plan has not."""
-        plan = self.grant.plan
-        missing = [
-            *([] if self.grant.sees_feed(feed) else [f"feed {feed}"]),
-            *([] if self.grant.sees_channel(channel) else [f"channel {channel}"]),
-            *(f"symbol {name}" for name in names if not self.grant.sees(name)),
-        ]
-        if missing:
-            detail = f"not in the plan {plan.name!r}: {', '.join(missing[:10])}"
-            raise Problem(403, "forbidden", detail, plan=plan.name)
+        entitle(self.grant, channel, names, feed)
 
     def count_read(self, value: JsonObject, source: str) -> None:
         """Count a read of a quote by where its answer came from, unless that is stale."""
