@@ -1,4 +1,4 @@
-"""A YAML file as text with positions: what `topology.py` reads settings from, and where every mistake is noted.
+"""A YAML file as text with positions: what `topology` reads settings from, and where every mistake is noted.
 
 YAML's own types are not used: `yaml.safe_load` makes True of the ticker ON, 10 of 012 and 960 of 16:00, and lets
 a second `port:` win in silence. Every scalar stays text, each value knows its line and column, and the reader

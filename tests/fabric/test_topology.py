@@ -357,7 +357,7 @@ def test_limits_have_units() -> None:
 
 
 def test_every_field_of_limits_is_a_key() -> None:
-    keys = {f"{key}_ns" if unit == "time" else key for key, (unit, _) in topology._LIMITS.items()}
+    keys = {f"{key}_ns" if unit == "time" else key for key, (unit, _) in topology.LIMITS.items()}
     assert keys == set(Limits.__dataclass_fields__)
 
 
