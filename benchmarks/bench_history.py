@@ -2,7 +2,9 @@
 
 2,000,000 one-minute candles of 5,000 symbols are written as they close, minute by minute, through `History.write`;
 beside it the same rows by a bare `executemany` without the rule of revisions. Then queries as a chart makes them, 400
-candles of a random symbol up to a random instant, through `History.read`; beside it the same by bare SQL.
+candles of a random symbol up to a random instant, through `History.read`; beside it the same by bare SQL. Then a tenth
+of it through a PostgreSQL of its own on this machine, which does not sync, and a day as a Parquet file, read for one
+symbol as research does.
 
 Run: python benchmarks/bench_history.py [--rows 2000000] [--queries 5000]
 """
@@ -21,9 +23,11 @@ import numpy as np
 from machine import describe, percentiles
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from fabric.history import open_history  # noqa: E402  (after the path is set)
+import postgres_server  # noqa: E402  (after the path is set)
+from fabric import history_parquet  # noqa: E402
+from fabric.history import History, open_history  # noqa: E402
 from fabric.records import BAR, KIND_BAR_1M, PRICE_UNIT, Rows, empty  # noqa: E402
 
 SYMBOLS = 5_000
@@ -74,13 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.db"
         store = open_history(str(path))
-        spent = cpu = 0.0
-        for number in range(minutes):
-            rows = minute(number)
-            begun, used = time.perf_counter(), time.process_time()
-            store.write(NAMES, rows, {"candles-1": (1, number)})
-            spent += time.perf_counter() - begun
-            cpu += time.process_time() - used
+        spent, cpu = written(store, minutes)
         count = minutes * SYMBOLS
         sample = max(1, minutes // 8)
         plain = bare(Path(folder) / "bare.db", sample) / sample * minutes
@@ -88,14 +86,69 @@ def main() -> None:
               f"{store.size_bytes() / count:.0f} bytes each; a bare insert {count / plain:,.0f} a second: "
               f"ratio {plain / spent:.2f}")  # fmt: skip
         reader = open_history(str(path), read_only=True)
-        chance = random.Random(1)
-        ends = [START_NS + chance.randint(1, minutes) * MINUTE_NS for _ in range(options.queries)]
-        asked = [(chance.choice(NAMES), end) for end in ends]
+        asked = questions(options.queries, minutes)
         ours = queries(asked, lambda name, end: reader.read(name, "1m", 0, end, CANDLES))
-        show("chart query", ours)
+        show(f"chart query of {CANDLES}", ours)
         show("the same by bare SQL", queries(asked, plain_query(path)))
         reader.close()
+        fewer = max(1, minutes // 10)
+        parquet(store, Path(folder) / "archive")
         store.close()
+    if postgres_server.find_binaries() is None:
+        print("PostgreSQL: not installed")
+        return
+    with postgres_server.server() as server:
+        postgres = open_history(server.url)
+        spent, cpu = written(postgres, fewer)
+        count = fewer * SYMBOLS
+        print(f"PostgreSQL: {count:,} candles, {count / spent:,.0f} a second, {cpu / count * 1e6:.1f} us of a core, "
+              f"{postgres.size_bytes() / count:.0f} bytes each")  # fmt: skip
+        some = questions(options.queries // 5, fewer)
+        show("PostgreSQL: chart query", queries(some, lambda name, end: postgres.read(name, "1m", 0, end, CANDLES)))
+        postgres.close()
+
+
+def written(store: History, minutes: int) -> tuple[float, float]:
+    """Seconds for so many minutes of all symbols, and of them seconds of this process on a core."""
+    spent = cpu = 0.0
+    for number in range(minutes):
+        rows = minute(number)
+        begun, used = time.perf_counter(), time.process_time()
+        store.write(NAMES, rows, {"candles-1": (1, number)})
+        spent += time.perf_counter() - begun
+        cpu += time.process_time() - used
+    return spent, cpu
+
+
+def questions(count: int, minutes: int) -> list[tuple[str, int]]:
+    """Symbols, and instants up to which their chart is asked for."""
+    chance = random.Random(1)
+    ends = [START_NS + chance.randint(1, minutes) * MINUTE_NS for _ in range(count)]
+    return [(chance.choice(NAMES), end) for end in ends]
+
+
+def parquet(store: History, folder: Path) -> None:
+    """The first day of a tenth of the symbols to its file, and one of them read from it."""
+    from pyarrow import parquet as files
+
+    archive = history_parquet.Archive(str(folder))
+    day_ns = START_NS // history_parquet.DAY_NS * history_parquet.DAY_NS
+    begun = time.perf_counter()
+    archive.write(store, NAMES[: SYMBOLS // 10], "1m", day_ns)
+    spent = time.perf_counter() - begun
+    path = archive.path("1m", day_ns)
+
+    def read(name: str) -> object:
+        return files.read_table(path, filters=[("symbol", "=", name)])
+
+    count = files.read_metadata(path).num_rows
+    size = path.stat().st_size / count
+    print(f"Parquet: {count:,} candles of a day, {count / spent:,.0f} a second, {size:.1f} bytes each")
+    names = [(name, 0) for name in NAMES[: SYMBOLS // 10 : 10]]
+    show(
+        "Parquet: a symbol's day",
+        queries(names, lambda name, _: files.read_table(path, filters=[("symbol", "=", name)])),
+    )
 
 
 def plain_query(path: Path) -> Callable[[str, int], object]:
@@ -117,7 +170,7 @@ def queries(asked: list[tuple[str, int]], query: Callable[[str, int], object]) -
 
 def show(name: str, taken: list[float]) -> None:
     p50, p99, p999 = percentiles(taken)
-    print(f"{name} of {CANDLES}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, p99.9 {p999:.2f} ms")
+    print(f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, p99.9 {p999:.2f} ms")
 
 
 if __name__ == "__main__":

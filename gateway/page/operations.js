@@ -49,7 +49,9 @@ export class Operations {
 
   show(answer) {
     const away = answer.nodes.filter((node) => node.health !== "ok");
-    this.state(answer.state, STATES[answer.state] ?? answer.state, [
+    const beyond = answer.thresholds.filter((threshold) => threshold.health === "alarm").map((threshold) => threshold.title);
+    const working = answer.state === "ready" && beyond.length; // every node is, and yet it is not well
+    this.state(working ? "degraded" : answer.state, working ? `Beyond its threshold: ${beyond.join(", ")}` : (STATES[answer.state] ?? answer.state), [
       `${answer.nodes.length} nodes`, `up ${format.span(answer.uptime_s)}`, ...away.slice(0, 3).map((node) => `${node.name}: ${node.why || node.state}`),
     ]);
     this.find(".gauges").hidden = this.find(".latency").hidden = false;

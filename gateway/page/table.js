@@ -37,7 +37,7 @@ class Row {
     this.shown = new Map(); // price element -> the value it shows
     follow(this.canvas);
     this.element.dataset.symbol = quote.symbol;
-    find(".name").textContent = quote.symbol;
+    find(".name").textContent = find(".name").title = quote.symbol;
     find(".remove").setAttribute("aria-label", `Remove ${quote.symbol}`);
   }
 

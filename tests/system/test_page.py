@@ -476,9 +476,10 @@ def operators(time_s: int, state: str = "ready", processor: str = "ready", p99: 
         "alarm": 500,
         "unit": "ms",
     }
+    judged = "alarm" if p99 is not None and p99 > 500 else "ok"
     return {
         "v": 1, "t": time_s + 0.5, "state": state, "uptime_s": 61.2, "nodes": nodes, "links": links, "hops": [hop],
-        "thresholds": [{**gauge, "worse": "above", "health": "ok"}],
+        "thresholds": [{**gauge, "worse": "above", "health": judged}],
         "connections": {"open": 12, "max": 20_000, "refused": 0, "cut": 0},
         "series": {"t": [time_s], "hops": {"processor": {name: [value] for name, value in figures.items()}}},
     }  # fmt: skip
@@ -505,6 +506,10 @@ def test_operators_see_nodes_links_thresholds_and_latencies(tmp_path: Path) -> N
         await page.until("document.querySelector('#operations path[data-up=no]') !== null")
         await page.until("document.querySelector('[data-hop=processor] .p99 b').textContent === '480 ms'")
         await page.screenshot(ARTEFACTS / "page-operations-dark.png")
+        said.append(operators(1_795_382_402, p99=1_250.0))  # every node works, and yet it is not well
+        await page.until("document.querySelector('#operations .state').dataset.state === 'degraded'")
+        await page.until("document.querySelector('#operations .state h2').textContent.includes('p99 feed to client')")
+        await page.until("document.querySelector('[data-name=latency_p99] b').textContent === '1.25 s'")
         await page.look_like(390, 844, scale=2)
         await page.screenshot(ARTEFACTS / "page-operations-phone.png")
         assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
