@@ -72,7 +72,7 @@ def main() -> None:
 def taken_again(
     rows: np.ndarray, symbols: SymbolTable, size: int, node: Nbbo  # type: ignore[type-arg]  (rows of the bus, unnamed)
 ) -> tuple[float, float]:  # fmt: skip
-    """Rows a second of processor time, brought back alone and given to the NBBO, as `fabric replay` of a logged run does."""
+    """Rows a second of processor time: brought back alone, and given to the NBBO, as `fabric replay` of a log does."""
     best = {False: 0.0, True: 0.0}
     with tempfile.TemporaryDirectory() as place:
         settings = JournalSettings(place, keep_ns=2**62, bytes_max=1 << 30)
