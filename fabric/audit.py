@@ -13,8 +13,10 @@ without being the publisher's own repetition, ``twice``: both must be 0.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +86,41 @@ def hops(topology: Topology, readers: tuple[str, ...] = ()) -> list[Hop]:
         if folder.is_dir():
             found += _books(spec, folder)
     return found
+
+
+def living(topology: Topology, status: Mapping[str, Any]) -> list[Hop]:
+    """The books of the readers of a running topology that keep no order log (gateways, cache, history), from what they
+    counted themselves (`Inbox.links`) and the publishers' logs; ``status`` is the launcher's. Since the last outage of
+    a hop; one that lasts is left out.
+    """
+    logs = {publisher.name: publisher.journal for publisher in topology.publishers()}
+    ordered = {node.name for node in topology.nodes if node.publishes is not None and node.publishes.journal}
+    hops = []
+    for node in status["nodes"]:
+        for books in node["books"] if node["name"] not in ordered else ():
+            settings = logs[books["publisher"]]
+            if settings is None:
+                continue
+            folder = Path(settings.folder) / books["publisher"]
+            prefixes = tuple(topic.encode() for topic in books["topics"])
+            upto, beyond = (_count(folder, first, last, prefixes) for first, last in (
+                (books["after"] + 1, books["last"]), (books["last"] + 1, journal.NO_END)
+            ))  # fmt: skip
+            hop = Hop(books["publisher"], node["name"], upto + beyond, books["given"], books["lost"], in_flight=beyond)
+            missing = upto - hop.delivered - hop.told
+            hop.unexplained, hop.twice = max(0, missing), max(0, -missing)
+            hops.append(hop)
+    return hops
+
+
+def _count(folder: Path, first: int, last: int, prefixes: tuple[bytes, ...]) -> int:
+    """Records of a log within these positions, of topics that begin with a prefix."""
+    listing = segments(folder)
+    cursor = Cursor(lambda: listing, Query(first, last, prefixes=prefixes))
+    out = np.empty(journal.BLOCK, np.uint8)
+    while cursor.read(out):
+        pass
+    return cursor.summary()["count"]
 
 
 def _books(spec: NodeSpec, folder: Path) -> list[Hop]:

@@ -709,6 +709,7 @@ class Launcher:
             "rss_bytes": node.rss_bytes if alive else None,
             "log_lines_dropped": node.log.dropped,
             "report_age_s": round((now_ns - node.report_ns) / SECOND_NS, 1) if node.report_ns and alive else None,
+            "books": self._operations.books(node.spec.name),
             "report": node.report,
             "rates": {key: round(rate, 1) for key, rate in node.rates.items()},
         }

@@ -146,6 +146,11 @@ class Operations:
         reporter = self._reporters.get(name)
         return reporter.hops if reporter else {}
 
+    def books(self, name: str) -> list[JsonObject]:
+        """The books of a node's links, of those that have some, each with its publisher (`Inbox.links`)."""
+        found = self.links(name).values()
+        return [{"publisher": link["publisher"], **link["books"]} for link in found if link.get("books")]
+
     def links(self, name: str) -> Mapping[str, JsonObject]:
         """By publisher how the links of a node are (`Inbox.links`)."""
         reporter = self._reporters.get(name)

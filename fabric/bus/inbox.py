@@ -273,7 +273,11 @@ class Inbox:
         return {link.source.publisher.name: (link.lag, link.lag_ns) for link in self._links}
 
     def links(self) -> list[dict[str, Any]]:
-        """How each link is: its publisher, whether that is heard, and counters (see `counters`) of this link alone."""
+        """How each link is: its publisher, whether that is heard, and counters (see `counters`) of this link alone.
+
+        ``books``: how many messages were given and lost of those that the publisher's log holds of ``topics`` behind
+        position ``after`` up to ``last``, for whoever compares; since the last outage, None while one lasts.
+        """
         return [
             {
                 "publisher": link.source.publisher.name,
@@ -283,10 +287,29 @@ class Inbox:
                 "lag_ns": link.lag_ns,
                 "lost": int(state[sk.LOST]) + sum(link.behind.values()),
                 "repaired": int(state[sk.REPAIRED]),
+                "books": self._books(link),
             }
             for link in self._links
             for state in (self._state[link.index],)
         ]
+
+    def _books(self, link: Link) -> dict[str, Any] | None:
+        state = self._state[link.index]
+        if not state[sk.UP] or state[sk.HELD] or link.asked_ns or link.repair is not None:
+            return None
+        lost = int(state[sk.LOST]) + sum(link.behind.values())
+        now = int(state[sk.EPOCH]), int(state[sk.POSITION]), link.snapshots, int(state[sk.ACCEPTED]), lost
+        begun = link.books_from
+        if begun is None or begun[0] != now[0] or begun[2] != now[2]:  # other numbers, or values out of their order
+            begun = link.books_from = now
+        return {
+            "topics": link.source.topics,
+            "epoch": now[0],
+            "after": begun[1],
+            "last": now[1],
+            "given": now[3] - begun[3],
+            "lost": now[4] - begun[4],
+        }
 
     def logs_suspended(self) -> list[str]:
         """The publishers whose log was suspended when they were last heard."""
@@ -451,6 +474,7 @@ class Inbox:
     def _down(self, link: Link) -> None:
         """A publisher is silent or lost: what it said is stale from now on."""
         link.resumed = False
+        link.books_from = None
         if self._state[link.index, sk.UP]:
             self._state[link.index, sk.UP] = 0
             sk.doubt(self._layout, self._last, link.index, len(self._symbols))
@@ -567,7 +591,9 @@ class Inbox:
                 self._arrival, self._advance, self._places, self._rows, n, index, self._reasons, self._waiting,
                 now_ns, wall_ns, self._limits.refresh_every_ns,
             )  # fmt: skip
-            self._given.append((index, int(self._state[index, sk.ACCEPTED]) - before, bus_kernel.SNAPSHOT))
+            gave = int(self._state[index, sk.ACCEPTED]) - before
+            self._links[index].snapshots += gave
+            self._given.append((index, gave, bus_kernel.SNAPSHOT))
             if done < ends.shape[0]:
                 self._snapshots[0] = (index, data, ends, done)
                 break

@@ -61,6 +61,8 @@ class Link:
     counters: dict[str, Any] = field(default_factory=dict)  # what its heartbeat last said
     rebuilds: int = 0
     late: bool = False  # whether `lag_ns` was too much when the publisher was asked last
+    snapshots: int = 0  # rows that came from snapshots
+    books_from: tuple[int, int, int, int, int] | None = None  # epoch, position, `snapshots`, accepted, lost by then
     refused: str = ""  # why libzmq last gave the connection up
 
     def forget_heads(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 
 from fabric import audit as audits
 from fabric import codec, codec_kernel, journal, topics, topology
+from fabric.cli.arguments import run_folder
 from fabric.cli.instants import rfc3339
+from fabric.control import Control
 from fabric.digest import of_log, together
-from fabric.errors import CodecError, FabricError, UnavailableError
+from fabric.environment import Environment
+from fabric.errors import CodecError, FabricError, NotRunningError, UnavailableError
 from fabric.journal import Query, Segment
 from fabric.records import CHANNELS, DTYPES, NULL, PRICE_UNIT, columns, unpack
 from fabric.symbols import SymbolTable
@@ -115,9 +119,13 @@ def hashed(publishers: tuple[str, ...], path: str, as_json: bool) -> None:
 @click.argument("readers", nargs=-1, metavar="[PROCESSOR]...")
 @_topology
 @_json
-def audit(readers: tuple[str, ...], path: str, as_json: bool) -> int:
+@click.pass_obj
+def audit(environment: Environment, readers: tuple[str, ...], path: str, as_json: bool) -> int:
     """Account for every message between each publisher and each processor: delivered, told as lost, replaced by a newer
     value after an outage, or in flight. The exit code is 1 where one is none of these, or came twice.
+
+    Of a running topology also between each publisher and the gateways, the cache and the history, by their own count
+    since the last outage.
     """
     loaded = topology.load(path)
     known = [spec.name for spec in loaded.nodes if spec.role == "processor"]
@@ -125,6 +133,9 @@ def audit(readers: tuple[str, ...], path: str, as_json: bool) -> int:
         if name not in known:
             raise FabricError(f"no processor {name!r} (there are {', '.join(known) or 'none'})")
     books = audits.hops(loaded, readers)
+    if not readers:
+        with suppress(NotRunningError), Control(run_folder(environment, path)) as control:
+            books += audits.living(loaded, control.ask("status"))
     if as_json:
         click.echo(json.dumps([hop.as_dict() for hop in books]))
     for hop in books if not as_json else ():

@@ -32,7 +32,7 @@ COMMANDS = {
     "node": "Run one node in the foreground.",
     "endpoints": "Print the addresses that serve a topic.",
     "tail": "Print messages from the bus, decoded.",
-    "journal": "Look into the durable log: ls, verify, audit, export.",
+    "journal": "Look into the durable log: ls, verify, audit, hash, export.",
     "replay": "Run the topology on a recorded source.",
     "record": "Record the packets that the feeds receive, as capture files.",
     "decode": "Print what a capture file holds.",

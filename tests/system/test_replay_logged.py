@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fabric import audit
 from fabric.control import RunFolder
 from fabric.recording import Recorder
 from support import product_environment
@@ -30,8 +31,8 @@ def fabric(folder: Path, *arguments: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
-    """The folder of a run that has ended, recorded from its first packet."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, dict[str, Any]]:
+    """The folder of a run that has ended, recorded from its first packet; and what the feed last reported."""
     folder = tmp_path_factory.mktemp("logged")
     topology = default_topology(folder, only="nasdaq", rate="10000", symbols_max="6000")
     with closing(Recorder(RunFolder(folder / "run"), folder / "recorded", (), 1 << 30)) as recorder:
@@ -43,27 +44,34 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
                 if reports["nasdaq"].get("published", 0) > MESSAGES:
                     break
                 assert time.monotonic() < deadline, reports
+            books = audit.living(topology, launcher.status())
         while recorder._by_socket:  # what the feed had passed on before its end
             recorder.turn(1)
-    return folder, recorder
+    for hop in books:
+        assert hop.balanced, hop
+    assert {hop.reader for hop in books} == {"web", "history", "redis-writer"}
+    assert {hop.publisher for hop in books if hop.reader == "web"} >= {"nasdaq", "nbbo-1", "candles-1"}
+    assert sum(hop.delivered for hop in books) > MESSAGES
+    return folder, recorder, reports["nasdaq"]
 
 
-def test_processors_say_again_what_they_said(run: tuple[Path, Recorder]) -> None:
-    folder, _ = run
+def test_processors_say_again_what_they_said(run: tuple[Path, Recorder, dict[str, Any]]) -> None:
+    folder, _, _ = run
     summary = fabric(folder, "replay", ".fabric/journal", "--bare")
     assert summary["records"] > MESSAGES
     assert set(summary["hash"]) >= {"nbbo", "why"}
     assert summary["hash"] == summary["live"] == fabric(folder, "journal", "hash")
 
 
-def test_a_feed_says_of_its_recording_what_it_said(run: tuple[Path, Recorder]) -> None:
-    folder, recorder = run
+def test_a_feed_says_of_its_recording_what_it_said(run: tuple[Path, Recorder, dict[str, Any]]) -> None:
+    folder, recorder, report = run
     recorded = recorder.recorded["nasdaq"]
     assert recorded.lost == 0
     summary = fabric(folder, "replay", str(recorded.path), "--bare")
     assert summary["packets"] == recorded.packets
     assert (summary["gaps"], summary["malformed"]) == (0, 0)
-    live = fabric(folder, "journal", "hash", "nasdaq")
-    assert {channel: summary["hash"][channel] for channel in live} == live
+    if report["breaker_openings"] == 0:  # on a machine that stops the feed for seconds it tells quotes again
+        live = fabric(folder, "journal", "hash", "nasdaq")
+        assert {channel: summary["hash"][channel] for channel in live} == live
     again = fabric(folder, "replay", str(recorded.path), "--bare")
     assert again["hash"] == summary["hash"], "from run to run"
