@@ -154,7 +154,7 @@ def generator(
         "settle",
     ):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    command += ["--checked-every", str(CHECKED_EVERY)]
+    command += ["--checked-every", str(CHECKED_EVERY), "--begin-at", str(getattr(options, "begin_at", 0.0))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

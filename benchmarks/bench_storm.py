@@ -27,14 +27,17 @@ def window(options: argparse.Namespace, port: int, processes: Processes, storm: 
     came: dict[str, Any] = {}
     with ExitStack() as stack:
         stages = stack.enter_context(generator(options, port, "stream"))
-        for name in ("ready", "connected", "begun"):
-            stage(stages, name)
-        processes.begin()
+        stage(stages, "ready")
+        stage(stages, "connected")
         if storm:
             others = argparse.Namespace(**vars(options))
             others.clients, others.seed, others.pace = storm, options.seed + 1, 1e6
-            others.settle = options.seconds  # they stay to the end of the window
+            others.begin_at = time.time() + options.settle  # when the window begins; until then they load
+            others.settle = options.seconds  # they stay to its end
             crowd = stack.enter_context(generator(others, port, "stream"))
+        stage(stages, "begun")
+        processes.begin()
+        if storm:
             stage(crowd, "ready")
             came = stage(crowd, "connected")
         stage(stages, "ended")
@@ -50,7 +53,7 @@ def main() -> None:
     parser.add_argument("--symbols-each", type=int, default=10)
     parser.add_argument("--symbols", type=int, default=5_000)
     parser.add_argument("--interval-ms", type=int, default=100)
-    parser.add_argument("--settle", type=float, default=5.0)
+    parser.add_argument("--settle", type=float, default=20.0, help="before a window, s: a crowd must have loaded")
     parser.add_argument("--topology", default=str(HERE / "gateway.yaml"))
     parser.add_argument("--niceness", type=int, default=0, help="of all processes of the run: below 0 they go first")
     parser.set_defaults(spread="uniform", seed=1, pace=400.0, stalled=0)
