@@ -23,7 +23,9 @@ Life of a bar:
 
 Exchange time is the latest time in any trade or status, carried on by the monotonic clock, so a quiet minute
 closes too and a step of the wall clock closes nothing. The wall clock only guards against a broken clock at
-an exchange: a trade more than five seconds ahead of it is counted and kept in the running bar. Under
+an exchange: no trade takes the time further than the wall clock is, so that one whose clock is ahead begins no bar
+before its time and closes none of the others' too early. Its trades count in the minute that they say, which
+is told when it has begun; those more than five seconds ahead are counted (``skew``) and kept in the running bar. Under
 event time (a replay) the clock is the events themselves, nothing is carried or guarded, and the rows with a revision
 above 0 are a function of the rows read.
 

@@ -368,17 +368,19 @@ def step(
     """Apply ``rows`` in order, write the bars that are due to ``out`` from ``count`` on; return the new count.
 
     ``trades`` to ``gaps`` are views of ``rows``. ``carried_ns`` is the exchange time as the passing of time alone
-    makes it, ``latest_ns`` the latest that is believed, ``now_ns`` what stands in for it before there is any.
+    makes it, ``latest_ns`` the latest that is believed, ``now_ns`` what stands in for it before there is any; no row
+    takes it further than that.
     With ``publish`` running bars that have changed are written too. ``out`` has room for `rows_max` more rows.
     """
     if bars.state[CLOCK] > 0:
         count = advance(bars, plan, carried_ns, out, count)
+    known_ns = NO_LIMIT if latest_ns == NO_LIMIT else now_ns
     i = 0
     while i < rows.size:
         end = bars.state[HERE]
         first, i = i, usual(
             trades, i, bars.minutes[bars.state[HERE + 1]], bars.log, bars.memo, bars.state,
-            end - MINUTE_NS, min(end, bars.state[DUE], latest_ns),
+            end - MINUTE_NS, min(end, bars.state[DUE], known_ns),
         )  # fmt: skip
         bars.counters[TRADES] += i - first
         if i == rows.size:
@@ -406,8 +408,8 @@ def usual(trades: Any, start: int, minutes: Any, log: Any, memo: Any, state: Any
     """Apply ``trades[start:]`` up to the first that is not usual, and return its place.
 
     Usual is a trade from ``begin_ns`` on and before ``until_ns``: of the minute at `HERE`, whose ``minutes`` these are,
-    and not past the next deadline. Its rights follow from its text alone (``memo``), it changes no open, and of those
-    that set the close it is the latest.
+    neither past the next deadline nor ahead of our clock. Its rights follow from its text alone (``memo``), it changes
+    no open, and of those that set the close it is the latest.
     """
     log_mask = log.size - 1
     clock, logged = state[CLOCK], state[LOGGED]  # here, so that they are not read again behind every store
@@ -760,10 +762,8 @@ def revise(bars: Any, plan: Any, end: int, symbol: int, out: Any, count: int) ->
     `HERE` may stand at another minute afterwards.
     """
     count = note(bars, plan, symbol, out, count)
-    if end + MINUTE_NS > bars.state[CLOCK]:
-        return count
     later = end + MINUTE_NS
-    while later - MINUTE_NS <= bars.state[CLOCK]:
+    while later <= bars.state[CLOCK] + 2 * MINUTE_NS:  # an exchange whose clock is ahead may be in the next minute
         slot = slot_of(plan, 0, later)
         if (
             bars.slots[END, slot] == later
@@ -805,7 +805,7 @@ def undo(bars: Any, plan: Any, row: Any, out: Any, count: int) -> int:
     symbol = row["symbol"]
     corrects = row["mark"] == _CORRECTS and row["price"] > 0 and 0 < row["size"] <= SIZE_MAX
     known = row["original_id"] != NULL and (row["mark"] == _CANCELS or corrects)
-    end = end_around(plan, 0, bars.state[CLOCK]) if known else 0
+    end = end_around(plan, 0, bars.state[CLOCK]) + MINUTE_NS if known else 0
     while end > bars.state[DONE]:
         slot = slot_of(plan, 0, end)
         if bars.slots[END, slot] == end and bars.marks[slot, symbol] & MEMBER:
@@ -1061,14 +1061,19 @@ def go_to(bars: Any, plan: Any, end: int) -> None:
 
 @lean
 def believed(bars: Any, plan: Any, event_ns: int, now_ns: int, latest_ns: int) -> int:
-    """``event_ns``, but the first exchange time of all begins the listening, and is no older than the horizon: what is
-    older could not change a bar. Under event time nothing was before the first event, and any time is right.
+    """What the exchange's ``event_ns`` makes of the time: never more than ours, or one exchange whose clock is ahead
+    would begin the bars of all too early, and close them.
+
+    The first of all begins the listening, and is no older than the horizon: what is older could not change a bar.
+    Under event time nothing was before the first event, and any time is right.
     """
-    if bars.state[CLOCK] > 0 or latest_ns == NO_LIMIT:
+    if latest_ns == NO_LIMIT:
         return event_ns
+    if bars.state[CLOCK] > 0:
+        return min(event_ns, now_ns)
     if bars.state[SINCE] == 0:
-        bars.state[SINCE] = max(event_ns, now_ns)
-    return max(event_ns, now_ns - plan.horizon_ns)
+        bars.state[SINCE] = now_ns
+    return min(max(event_ns, now_ns - plan.horizon_ns), now_ns)
 
 
 @lean_kernel
@@ -1102,7 +1107,8 @@ def pass_over(bars: Any, plan: Any, now_ns: int) -> None:
 def complete(bars: Any, plan: Any, now_ns: int, out: Any, count: int) -> int:
     """Open, close and finish what is due by ``now_ns``.
 
-    An interval is opened when it begins, traded in or not: which lines are down then is part of it.
+    An interval is opened when it begins, traded in or not: which lines are down then is part of it. An exchange whose
+    clock is ahead has traded in it before.
     """
     while bars.state[DUE] <= now_ns:
         due = NO_LIMIT
@@ -1123,7 +1129,9 @@ def complete(bars: Any, plan: Any, now_ns: int, out: Any, count: int) -> int:
             break
         if which < COUNT:
             bars.state[OPENED + which] = end_around(plan, which, due)
-            open_slot(bars, plan, which, bars.state[OPENED + which])
+            slot = open_slot(bars, plan, which, bars.state[OPENED + which])
+            if start_of(plan, which, bars.state[OPENED + which]) >= bars.state[SINCE]:
+                bars.slots[LOST, slot] = bars.state[DOWN + BY_VENUE] | bars.state[DOWN + BY_LINK]
         elif which < 2 * COUNT:
             count = close(bars, plan, which - COUNT, out, count)
         else:

@@ -9,7 +9,7 @@ and NULL, the smallest integer, ranks below everything.
 A venue's quote is kept as it came, with marks of what its sides may do, so that a halt or a new round lot only needs
 the marks anew. A quote is compared with the best alone. Other venues are looked at when the best venue itself has
 moved: only those at the same price while there are some (`mask`), else all. What is touched for every quote is half
-a cache line of the venue (`QUOTED`) and one of the symbol (`TOP`).
+a cache line of the venue (`QUOTED`) and one of the symbol (`TOP`). What most quotes do is done in the loop of `usual`.
 
 Sources: CQS 2.11b, section on the national best bid and offer; 17 CFR 242.600(b); for "arrived first" the recorded
 tape, of which it reproduces every row (tests/nodes/test_nbbo.py).
@@ -52,7 +52,7 @@ from fabric.records import (
     pack,
 )
 from nodes.conditions_kernel import allowed
-from nodes.quote_conditions import BID, BOTH, CTA, FAST_BID, KNOWN, UTP
+from nodes.quote_conditions import BID, BOTH, CTA, FAST, FAST_BID, KNOWN, UTP
 from nodes.sale_conditions_kernel import FIRST, LAST, LATE, plan_of
 from nodes.trading_states import HALTS, SHUTS, TRADES
 
@@ -73,6 +73,8 @@ BARRED: Final = 16
 SLOW: Final = 64
 REASONS: Final = 3 * ODD_LOT | 3 * BARRED | 3 * SLOW
 MARKS: Final = 0xFF
+USUAL: Final = 3 * COUNTS
+"""Both sides count and are fast."""
 ARRIVAL_SHIFT: Final = 8
 
 TOP: Final = np.dtype(
@@ -109,6 +111,9 @@ FACTS: Final = np.dtype(
 )
 """What is known of a symbol and seldom needed: one cache line."""
 
+TOP_BYTES: Final = TOP.itemsize
+QUOTED_BYTES: Final = QUOTED.itemsize
+ID_MAX: Final = 2**31 - 1
 AHEAD: Final = 16
 """Rows between asking for a quote's cache lines and using them; the branches of a quote would not let the processor
 look as far. Doubles the rate at 50,000 symbols. The three cache lines of the row itself are asked for as long before
@@ -235,20 +240,12 @@ def step(book: Any, market: Any, rows: Any, quotes: Any, trades: Any, statuses: 
 
     ``quotes``, ``trades``, ``statuses`` and ``links`` are views of ``rows``. ``out`` has room for `changes_max` rows.
     """
-    tops = book.tops.ctypes.data
-    quoted = book.quoted.ctypes.data
+    i = 0
     count = 0
-    for i in range(rows.size):
-        if i + 2 * AHEAD < rows.size:
-            row = rows.ctypes.data + (i + 2 * AHEAD) * rows.strides[0]
-            prefetch(row)
-            prefetch(row + 64)
-            prefetch(row + 128)
-        if i + AHEAD < rows.size:
-            symbol = rows[i + AHEAD]["symbol"]
-            slot = market.codes[SLOTS, rows[i + AHEAD]["venue"] & 0xFF]
-            prefetch(tops + symbol * book.tops.strides[0])
-            prefetch(quoted + symbol * book.quoted.strides[0] + slot * book.quoted.strides[1])
+    while i < rows.size:
+        i, count = usual(book, market, quotes, i, out, count)
+        if i == rows.size:
+            break
         kind = rows[i]["kind"]
         if kind == KIND_QUOTE:
             count = quote(book, market, quotes, i, out, count)
@@ -263,8 +260,89 @@ def step(book: Any, market: Any, rows: Any, quotes: Any, trades: Any, statuses: 
                 sum_up(book.lines)
             else:
                 count = take_down(book, market, BY_LINK, mask, rows[i], out, count)
+        i += 1
     book.lines[ARRIVALS] += rows.size
     return count
+
+
+@lean_kernel
+def usual(book: Any, market: Any, quotes: Any, start: int, out: Any, count: int) -> tuple[int, int]:
+    """Apply ``quotes[start:]`` up to the first row that is not a usual quote; return its place and the new count.
+
+    Usual is a quote of which both sides count and are fast, as were those of the one before it of this venue: its
+    marks, the venues that feed the symbol and who is left out stay as they are. All else is for `quote`, which would
+    do the same here.
+    """
+    slots = market.codes[SLOTS]
+    symbol_bytes = book.quoted.shape[1] * QUOTED_BYTES
+    arrivals, live = book.lines[ARRIVALS], book.lines[LIVE]
+    national = STATE_NATIONAL if market.national and market.national & ~live == 0 else 0
+    i = start
+    while i < quotes.size:
+        if i + 2 * AHEAD < quotes.size:
+            ahead = quotes.ctypes.data + (i + 2 * AHEAD) * quotes.strides[0]
+            prefetch(ahead)
+            prefetch(ahead + 64)
+            prefetch(ahead + 128)
+        if i + AHEAD < quotes.size:
+            symbol = quotes[i + AHEAD]["symbol"]
+            slot = slots[quotes[i + AHEAD]["venue"] & 0xFF]
+            prefetch(book.tops.ctypes.data + symbol * TOP_BYTES)
+            prefetch(book.quoted.ctypes.data + symbol * symbol_bytes + slot * QUOTED_BYTES)
+        row = quotes[i]
+        symbol = row["symbol"] & ID_MAX  # spares a look whether the index is negative
+        venue = row["venue"]
+        bid_px = row["bid_px"]
+        ask_px = row["ask_px"]
+        bid_size = row["bid_size"]
+        ask_size = row["ask_size"]
+        condition = row["condition"]
+        tape = row["tape"]
+        slot = slots[venue & 0xFF]
+        top = book.tops[symbol]
+        quoted = book.quoted[symbol]
+        mine = quoted[max(slot, 0)]
+        lot = top["lot"] if top["lot"] > 0 else market.lot
+        state = top["state"]
+        if not (
+            (row["kind"] == KIND_QUOTE)
+            & (slot >= 0)
+            & (venue <= 0xFF)
+            & (condition > 0)
+            & (condition <= 0xFF)
+            & (market.codes[top["plan"] & 3, condition & 0xFF] == BOTH | FAST | KNOWN)
+            & ((tape <= 0) | (((tape + 1) >> 1) - 32 == top["plan"]))  # A and B are of CTA, C is of UTP: 1 and 2
+            & (mine["stamp"] & MARKS == USUAL)
+            & (bid_px > 0)
+            & (ask_px > 0)
+            & (bid_size >= lot)
+            & (ask_size >= lot)
+            & (bid_size <= SIZE_MAX)
+            & (ask_size <= SIZE_MAX)
+            & (national & ~state == 0)
+        ):
+            break
+        bit = venue_bit(venue)
+        mine["rank"][0] = bid_px
+        mine["rank"][1] = -ask_px
+        mine["size"][0] = bid_size
+        mine["size"][1] = ask_size
+        mine["stamp"] = (arrivals + i) << ARRIVAL_SHIFT | USUAL
+        at_best = (top["mask"][0] | top["mask"][1]) & bit != 0
+        if at_best | (bid_px >= top["rank"][0]) | (-ask_px >= top["rank"][1]):
+            changed = offer(top, quoted, market.venues, slot, bit, 0, bid_px, bid_size, COUNTS)
+            changed |= offer(top, quoted, market.venues, slot, bit, 1, -ask_px, ask_size, COUNTS)
+            if changed:
+                facts = book.facts[symbol]
+                top["state"] = state_of(top, facts, state & STATE_HALTED, market.national, live)
+                count = publish(book.counters, top, quoted, market.venues, symbol, row, out.nbbos, count)
+                if top["has"] & HAS_ODD_LOTS:
+                    count = tell_odd_lots(
+                        book.counters, top, facts, quoted, market.venues, market.tells, symbol, row, out.bolos, count
+                    )
+        i += 1
+    book.counters[QUOTES] += i - start
+    return i, count
 
 
 def changes_max(symbols_max: int, venues: int, batch_max: int) -> int:

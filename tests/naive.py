@@ -417,6 +417,7 @@ class NaiveCandles:
         out: list[Row] = []
         monotonic_ns = self.monotonic_ns()
         self.oldest_ns = 0 if self.event_time else now_ns - self.horizon_ns
+        self.now_ns = float("inf") if self.event_time else now_ns
         if self.time is not None:
             carried_ns = self.time + monotonic_ns - self.stepped_ns
             if self.event_time:
@@ -429,7 +430,7 @@ class NaiveCandles:
                 self._trade(row, now_ns, believed, out)
             elif row["kind"] == KIND_STATUS:
                 if believed and row["event_ns"] > 0:
-                    self._advance(row["event_ns"], out)
+                    self._hear(row["event_ns"], out)
                 state, venue = unpack(row["venue_state"]), chr(row["venue"])
                 if row["symbol"] == 0 and state in {"stale", "live"}:
                     self._line("venue", venue, state == "live")
@@ -445,7 +446,8 @@ class NaiveCandles:
         if monotonic_ns - self.published_ns >= self.publish_every_ns:
             self.published_ns = monotonic_ns
             for key in self._order(lambda key, bar: bar["changed"] and not bar["closed"] and key[0] < DAY):
-                self._publish(key, out)
+                if self.time is not None and key[1] <= self.time:
+                    self._publish(key, out)
         return out
 
     def _order(self, wanted: Callable[[Any, dict[str, Any]], bool]) -> list[tuple[int, int, int]]:
@@ -477,7 +479,7 @@ class NaiveCandles:
         ns = row["event_ns"]
         if not believed:
             ns = now_ns if self.time is None else self.time
-        self._advance(ns, out)
+        self._hear(ns, out)
         if mark:
             self._undo(row, mark, wrong, out)
             return
@@ -563,6 +565,10 @@ class NaiveCandles:
         if bar and bar["closed"]:
             bar["rev"] += 1
             self._publish((DAY, start, trade["symbol"]), out)
+
+    def _hear(self, ns: int, out: list[Row]) -> None:
+        """An exchange tells the time: it is never later than by our own clock."""
+        self._advance(int(min(ns, self.now_ns)), out)
 
     def _advance(self, ns: int, out: list[Row]) -> None:
         self.time = max(ns, self.oldest_ns if self.time is None else self.time)

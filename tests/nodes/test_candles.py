@@ -293,10 +293,30 @@ def test_a_trade_from_the_future_is_kept_in_the_running_bar(kernel: str) -> None
     assert [bar["event_ns"] for bar in minutes(rig.at(10, trade(3_000)))] == [NOON_NS]  # the very first
 
 
-def test_a_clock_two_seconds_ahead_is_believed(kernel: str) -> None:
+def test_a_clock_two_seconds_ahead_begins_no_bar_before_its_time_and_closes_none(kernel: str) -> None:
+    """Fault 35: its trades count where they say they belong, and nobody sees that minute before it has begun."""
     rig = Rig()
-    assert minutes(rig.at(59, trade(61)))[0]["event_ns"] == NOON_NS + MINUTE_NS
-    assert rig.node.counters()["skew"] == 0
+    rig.at(10, trade(10, venue="P"))
+    assert [bar["event_ns"] for bar in minutes(rig.at(59, trade(61)))] == []
+    running, begun = minutes(rig.at(60.5, trade(59.8, venue="P")))
+    assert (running["event_ns"], running["rev"], running["trades"]) == (NOON_NS, 0, 2)
+    assert (begun["event_ns"], begun["rev"], begun["trades"], begun["gap"]) == (NOON_NS + MINUTE_NS, 0, 1, 0)
+    assert rig.node.counters()["skew"] == rig.node.counters()["late"] == 0
+
+
+def test_what_a_clock_two_seconds_ahead_traded_can_be_cancelled_at_once(kernel: str) -> None:
+    rig = Rig()
+    rig.at(59, trade(61, trade_id=7), trade(61.5, 101, trade_id=8))
+    rig.at(59.5, trade(61.6, mark="x", original_id=8))
+    (begun,) = minutes(rig.at(61))[-1:]
+    assert (begun["close_px"], begun["trades"]) == (100, 1)
+
+
+def test_a_line_that_comes_back_before_a_minute_begins_has_lost_nothing_of_it(kernel: str) -> None:
+    rig = Rig()
+    rig.at(58, line("N", "stale", event_ns=NOON_NS + 58 * SECOND_NS), trade(61, venue="P"), trade(61))
+    rig.at(59, line("N", "live", event_ns=NOON_NS + 59 * SECOND_NS))
+    assert [bar["gap"] for bar in minutes(rig.at(65)) if bar["event_ns"] > NOON_NS] == [0]
 
 
 CTA_ROWS = [
