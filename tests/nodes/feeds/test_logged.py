@@ -43,7 +43,7 @@ def shown(rows: list[Rows], symbols: SymbolTable) -> list[tuple[int, int, str]]:
 @pytest.fixture
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[tuple[int, int, str]]]:
     """A folder of two feeds' logs, and of a processor's; what the feeds published, merged."""
-    monkeypatch.setattr(logged, "BLOCK_RECORDS", 100)
+    monkeypatch.setattr("fabric.logged.ROWS_MAX", 100)
     made = [write(tmp_path, "a", 1, 700), write(tmp_path, "b", 2, 1_100)]
     write(tmp_path, "nbbo", 3, 50, KIND_NBBO)
     return tmp_path, sorted([*made[0], *made[1]], key=lambda row: row[0])

@@ -57,6 +57,7 @@ class FakeRuntime:
     def __init__(self) -> None:
         self.clock = EventClock()
         self.symbols = SymbolTable(1_000)
+        self.digest = None
         self.log = logging.getLogger("test")
         self.last: dict[str, Any] = {}
 
