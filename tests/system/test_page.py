@@ -164,7 +164,7 @@ def test_what_is_stale_or_halted_is_marked_and_keeps_its_last_values(tmp_path: P
         await stage.shows("AAPL", ".bid .price", "185.50")
         await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
         classes = "document.querySelector('tr[data-symbol=AAPL]').classList"
-        assert not await stage.page.evaluate(f"{classes}.contains('stale')")
+        await stage.page.until(f"!{classes}.contains('stale')")
         await stage.say(quote("AAPL", None, None, st=STALE))
         await stage.shows("AAPL", ".badge", "stale")
         await stage.shows("AAPL", ".bid .price", "185.50")
@@ -172,7 +172,7 @@ def test_what_is_stale_or_halted_is_marked_and_keeps_its_last_values(tmp_path: P
         await stage.say(quote("AAPL", 186, 186.01, st=8))
         await stage.shows("AAPL", ".badge", "halted")
         await stage.shows("AAPL", ".bid .price", "186.00")
-        assert not await stage.page.evaluate(f"{classes}.contains('stale')")
+        await stage.page.until(f"!{classes}.contains('stale')")
         await stage.say(quote("AAPL", 186, 186.01, st=64))
         await stage.shows("AAPL", ".badge", "at limit")
 
