@@ -4,8 +4,10 @@ import os
 import random
 import socket
 import struct
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 TEST_ONLY = ("NUMBA_BOUNDSCHECK", "FABRIC_KERNEL_CACHE")
 """Set by `conftest.py` for kernels under test; a topology that a test starts runs as a user's does."""
@@ -14,6 +16,9 @@ TEST_ONLY = ("NUMBA_BOUNDSCHECK", "FABRIC_KERNEL_CACHE")
 def product_environment(**extra: str) -> dict[str, str]:
     """The environment for a real `fabric` process: kernels unchecked and from the product's own cache."""
     return {name: value for name, value in os.environ.items() if name not in TEST_ONLY} | extra
+
+
+_GIVEN: Final = deque[int](maxlen=1_000)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -27,8 +32,11 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     each = (32_000 - 15_000) // count
     while True:
         port = random.randrange(15_000 + number * each, 15_000 + (number + 1) * each)
+        if port in _GIVEN:  # chosen, and perhaps not yet bound
+            continue
         with socket.socket(socket.AF_INET, kind) as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _GIVEN.append(port)
             return port
 
 
