@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import postgres_server  # noqa: E402  (after the path is set)
-from fabric import history_parquet  # noqa: E402
-from fabric.history import History, open_history  # noqa: E402
-from fabric.records import BAR, KIND_BAR_1M, PRICE_UNIT, Rows, empty  # noqa: E402
+from fabric import history_parquet  # noqa: E402  (as above)
+from fabric.history import History, open_history  # noqa: E402  (as above)
+from fabric.records import BAR, KIND_BAR_1M, PRICE_UNIT, Rows, empty  # noqa: E402  (as above)
 
 SYMBOLS = 5_000
 MINUTE_NS = 60 * 10**9

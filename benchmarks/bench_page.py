@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import chromium  # noqa: E402  (after the path is set)
-from gateway_rig import Rig, running  # noqa: E402
+from gateway_rig import Rig, running  # noqa: E402  (as above)
 
 INTERVAL_S = 0.1
 SLICES = 5
@@ -72,7 +72,7 @@ class Stream(WebSocketHandler):
         self.opened.append(self)
         await self.write_message('[{"T":"success","msg":"connected"}]')
 
-    async def on_message(self, message: str | bytes) -> None:  # type: ignore[override]
+    async def on_message(self, message: str | bytes) -> None:  # type: ignore[override]  (Tornado allows a coroutine)
         await self.write_message('[{"T":"subscription"}]')
 
 

@@ -92,7 +92,7 @@ def open_streams() -> None:
             os.dup2(null, number)
             if null != number:
                 os.close(null)
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115  (it lasts)
 
 
 def keep_bytecode() -> None:

@@ -78,7 +78,7 @@ def report(launcher: Running, name: str) -> dict[str, Any]:
 
 
 def test_a_gateway_on_another_host_serves_live_quotes(launchers: dict[str, Running], topology: Topology) -> None:
-    port = next(node.settings.port for node in topology.nodes if node.name == "web")  # type: ignore[union-attr]
+    port = next(node.settings.port for node in topology.nodes if node.name == "web")  # type: ignore[union-attr]  (a gateway has one)
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/quotes/AAPL", timeout=10) as answer:

@@ -22,8 +22,9 @@ from topologies import free_range, product
 
 pytestmark = pytest.mark.timeout(600)
 RATE = int(os.environ.get("FABRIC_FAULT_RATE", "50000"))
+PATIENCE_MS = 20
 STALLS_MAX = 3
-"""Of the machine in one test, of 20 ms each."""
+"""How often the exchange may be kept waiting for longer than that, by its own account."""
 TEXT = """
 venues: {{V: {{}}}}
 exchanges:
@@ -225,7 +226,8 @@ def test_packets_out_of_order_come_out_in_order(tmp_path: Path) -> None:
     with market(tmp_path, "reorder: 8, after: 2s, for: 4s") as rig:
         feed = rig.settled(7)
         assert feed["held_blocks"] > 1_000
-        assert feed["gaps"] <= STALLS_MAX
+        stalled = rig.node("exchange")["report"]["late_ms_max"] >= PATIENCE_MS
+        assert feed["gaps"] <= (STALLS_MAX if stalled else 0)
         assert feed["lost"] == feed["late"], "nothing is lost but what came too late"
         assert feed["duplicates"] == 0
 
