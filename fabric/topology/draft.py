@@ -299,6 +299,7 @@ class Draft:
             ),
             read_addresses(section.get("spins"), "tcp", spoken == "cboe-pitch-2.41", "only cboe-pitch-2.41 has spins"),
             read_breaker(section.get("breaker"), self.limits.stale_after_ns),
+            wait.duration_ns(MILLISECOND_NS, 0) if (wait := section.get("gap_wait")) else 0,
         )
         if settings.wire == "nyse-pillar" and settings.recovery and not (settings.product and settings.login[0]):
             value.name_problem("requests to NYSE need product: and login: {user: our source id}")

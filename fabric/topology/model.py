@@ -155,6 +155,7 @@ class FeedSettings:
     answers: tuple[tuple[str, int], ...] = ()  # (host, port) of the UDP groups on which answers to requests come
     spins: tuple[tuple[str, int], ...] = ()  # (host, port) of Cboe's spin servers, of unit 1, 2, ...
     breaker: BreakerSettings = BreakerSettings()
+    gap_wait_ns: int = 0  # that a hole in the numbers is waited for without progress; 0: by what can fill it
     source: str = ""  # file that is replayed in place of the lines
     speed: float = 0.0  # of the replay: 1.0 is real time, 0.0 as fast as it goes
     delay_ns: int = 0  # before the replay's first packet
@@ -171,7 +172,7 @@ class FaultSettings:
     for_ns: int = 0  # until they end; 0: never
     drop: float = 0.0  # lost, on each line others
     duplicate: float = 0.0  # sent twice
-    reorder: int = 0  # come up to so many ticks late
+    reorder: int = 0  # come behind up to so many packets that follow them
     corrupt: float = 0.0  # with wrong bytes, or cut short
     mute: bool = False  # nothing is sent
     flap_ns: int = 0  # nothing is sent for so long, then all for so long, and so on

@@ -276,7 +276,7 @@ def read_faults(value: Value) -> FaultSettings:
     if skew := section.get("skew"):
         found["skew_ns"] = round(skew.number(-3_600, 0.0) * SECOND_NS)
     if reorder := section.get("reorder"):
-        found["reorder"] = reorder.integer(0, 1_000, "a number of ticks")
+        found["reorder"] = reorder.integer(0, 1_000, "a number of packets")
     if mute := section.get("mute"):
         found["mute"] = mute.flag()
     section.close()

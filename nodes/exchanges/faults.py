@@ -1,19 +1,16 @@
 """What can go wrong on the way from an exchange, on demand and by a seed: the same faults for every wire (pure).
 
 A packet that is about to leave comes out as what each line really carries: nothing, the packet, two of it, a broken
-one, each with the delay after which it leaves. Line A and line B have dice of their own, so that what one loses the
-other mostly brings; ``drop_both`` loses the same packets on every line, which only a request can mend.
+one, each with the delay after which it leaves and by how many others it is overtaken. Line A and line B have dice of
+their own, so that what one loses the other mostly brings; ``drop_both`` loses the same packets on every line, which
+only a request can mend.
 """
 
 import random
 from dataclasses import fields
 from typing import Final, NamedTuple
 
-from fabric.clock import MILLISECOND_NS
 from fabric.topology import FaultSettings
-
-REORDER_STEP_NS: Final = 2 * MILLISECOND_NS
-"""A packet that is to arrive behind the next n is held back by n times this: a tick of the exchange."""
 
 ON_LINES: Final = ("drop", "duplicate", "reorder", "corrupt", "mute", "flap_ns")
 """Faults that only the chosen lines have."""
@@ -24,6 +21,8 @@ class Copy(NamedTuple):
 
     line: int
     delay_ns: int
+    behind: int
+    """It leaves after so many packets of its line that would have followed it."""
     packet: bytes
 
 
@@ -55,7 +54,7 @@ class Faults:
         settings = self._settings
         delays = [settings.delay_ns if letter == "B" else 0 for letter in self._roles]
         if now_ns < self._begin_ns or (self._end_ns is not None and now_ns >= self._end_ns):
-            return [Copy(line, delay_ns, packet) for line, delay_ns in enumerate(delays)]
+            return [Copy(line, delay_ns, 0, packet) for line, delay_ns in enumerate(delays)]
         if self._both.random() < settings.drop_both:
             self.counters["dropped"] += len(self._roles)
             return []
@@ -65,7 +64,7 @@ class Faults:
             if self._chosen[line]:
                 found += self._on_line(line, delay_ns, packet, now_ns)
             else:
-                found.append(Copy(line, delay_ns, packet))
+                found.append(Copy(line, delay_ns, 0, packet))
         return found
 
     def _on_line(self, line: int, delay_ns: int, packet: bytes, now_ns: int) -> list[Copy]:
@@ -76,17 +75,15 @@ class Faults:
         if dice.random() < settings.drop:
             counters["dropped"] += 1
             return []
-        if settings.reorder:
-            behind = dice.randint(0, settings.reorder)
-            counters["reordered"] += behind > 0
-            delay_ns += behind * REORDER_STEP_NS
+        behind = dice.randint(0, settings.reorder) if settings.reorder else 0
+        counters["reordered"] += behind > 0
         if dice.random() < settings.corrupt:
             counters["corrupted"] += 1
             packet = self._broken(packet, dice)
         if dice.random() < settings.duplicate:
             counters["duplicated"] += 1
-            return [Copy(line, delay_ns, packet)] * 2
-        return [Copy(line, delay_ns, packet)]
+            return [Copy(line, delay_ns, behind, packet)] * 2
+        return [Copy(line, delay_ns, behind, packet)]
 
     @staticmethod
     def _broken(packet: bytes, dice: random.Random) -> bytes:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fabric.errors import UnavailableError
 from nodes.exchanges import sender_kernel
-from nodes.exchanges.faults import Faults
+from nodes.exchanges.faults import Copy, Faults
 
 _SEND_BUFFER_BYTES = 4 << 20
 _HELD_MAX: Final = 1 << 16
@@ -34,8 +34,12 @@ class Sender:
         """
         self._packets, self._lengths = packets, lengths
         self._faults = faults
-        self._held: list[tuple[int, int, int, bytes]] = []  # (when it leaves, its number, line, packet)
+        self._held: list[tuple[int, int, Copy]] = []  # (when it is due, its number, it)
         self._numbered = 0
+        self._passed = [0] * len(lines)
+        """Packets of each line that were due so far."""
+        self._overtaken: list[list[tuple[int, int, bytes]]] = [[] for _ in lines]
+        """Of each line: (`_passed` at which it leaves, its number, packet)."""
         self.refused = 0
         """Packets that the operating system would not take, over all lines."""
         self._vectors = np.zeros((len(packets), 2), np.int64)
@@ -71,19 +75,33 @@ class Sender:
         for i in range(first, stop):
             for copy in self._faults.copies(self._packets[i, : self._lengths[i]].tobytes(), now_ns):
                 self._numbered += 1
-                heapq.heappush(self._held, (now_ns + copy.delay_ns, self._numbered, copy.line, copy.packet))
+                heapq.heappush(self._held, (now_ns + copy.delay_ns, self._numbered, copy))
         while self._held and (self._held[0][0] <= now_ns or len(self._held) > _HELD_MAX):
-            _, _, line_index, packet = heapq.heappop(self._held)
-            self._send_one(line_index, packet)
+            _, number, copy = heapq.heappop(self._held)
+            self._pass(number, copy)
 
     @property
     def holding(self) -> bool:
-        """Whether packets are held back until their time has come: then `send` must be called even without any."""
+        """Whether packets are held back until their time has come: then `send` must be called even without any.
+
+        One that was overtaken leaves with the packets that follow it, not by time.
+        """
         return bool(self._held)
 
     def counters(self) -> dict[str, int]:
         """Packets refused by the operating system, over all lines, and what the faults have done."""
         return {"refused": self.refused, **(self._faults.counters if self._faults else {})}
+
+    def _pass(self, number: int, copy: Copy) -> None:
+        """Send a packet that is due, unless others are to overtake it, and all that have been overtaken by now."""
+        overtaken, passed = self._overtaken[copy.line], self._passed[copy.line]
+        if copy.behind:
+            heapq.heappush(overtaken, (passed + copy.behind, number, copy.packet))
+        else:
+            self._send_one(copy.line, copy.packet)
+        while overtaken and overtaken[0][0] <= passed:
+            self._send_one(copy.line, heapq.heappop(overtaken)[2])
+        self._passed[copy.line] = passed + 1
 
     def _send_one(self, line: int, packet: bytes) -> None:
         try:

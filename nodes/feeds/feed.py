@@ -14,6 +14,7 @@ With request servers the exchange is asked for what no line has brought; the ans
 """
 
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -301,7 +302,11 @@ def main(runtime: Runtime) -> None:
 
 
 def patience(settings: FeedSettings) -> sequencer.Patience:
-    """How long lost messages are waited for: as long as there is something that can bring them."""
+    """How long lost messages are waited for: as the file says, else as long as there is what can bring them."""
     if settings.recovery:
-        return sequencer.RECOVERY
-    return sequencer.LINES if len(set(settings.groups)) < len(settings.groups) else sequencer.ONE_LINE
+        usual = sequencer.RECOVERY
+    elif len(set(settings.groups)) < len(settings.groups):
+        usual = sequencer.LINES
+    else:
+        usual = sequencer.ONE_LINE
+    return replace(usual, wait_ns=settings.gap_wait_ns or usual.wait_ns)

@@ -242,6 +242,7 @@ def test_soupbintcp_requests_and_the_breaker() -> None:
     )
     assert (cboe.answers, cboe.spins) == ((("h", 3), ("h", 4)), (("a", 5),))
     tuned = feed("wire: cta, lines: [udp://h:1], breaker: {silence: 5s, gaps: 3, errors: 7, window: 2s, skew: 1s}")
+    assert feed("wire: cta, lines: [udp://h:1], gap_wait: 250ms").gap_wait_ns == 250_000_000
     assert tuned.breaker == BreakerSettings(5 * SECOND_NS, 3, 7, 2 * SECOND_NS, SECOND_NS)
     impatient = load(
         "feeds: {f: {wire: cta, venues: V, lines: [udp://h:1]}}\nlimits: {stale_after: 1s}", default_feed=False

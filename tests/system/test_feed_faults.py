@@ -22,8 +22,6 @@ from topologies import free_range, product
 
 pytestmark = pytest.mark.timeout(600)
 RATE = int(os.environ.get("FABRIC_FAULT_RATE", "50000"))
-STALLS_MAX = 3
-"""Of the machine in one test, of the 20 ms for which the sequencer waits, less what a packet is held back anyway."""
 TEXT = """
 venues: {{V: {{}}}}
 exchanges:
@@ -219,15 +217,13 @@ def test_what_both_lines_lose_is_asked_for_and_comes(tmp_path: Path) -> None:
 def test_packets_out_of_order_come_out_in_order(tmp_path: Path) -> None:
     """Fault 6: packets that came too early are held until what they overtook is there.
 
-    Leans on the sequencer's patience: without it each packet that was overtaken is lost. It ends after 20 ms: an
-    exchange that gets no processor for so long, between two packets, makes a gap.
+    Leans on the sequencer's patience: without it each packet that was overtaken is lost. It waits a second here, not
+    20 ms, since what fills a hole comes with the exchange's next ticks, and a busy machine can delay these.
     """
-    with market(tmp_path, "reorder: 8, after: 2s, for: 4s") as rig:
+    with market(tmp_path, "reorder: 8, after: 2s, for: 4s", more="    gap_wait: 1s") as rig:
         feed = rig.settled(7)
         assert feed["held_blocks"] > 1_000
-        assert feed["gaps"] <= STALLS_MAX
-        assert feed["lost"] == feed["late"], "nothing is lost but what came too late"
-        assert feed["duplicates"] == 0
+        assert [feed[name] for name in ("gaps", "lost", "late", "duplicates")] == [0, 0, 0, 0]
 
 
 def test_line_b_carries_on_alone_when_line_a_dies(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Packets over real UDP sockets on loopback."""
 
+import select
 import socket
 from contextlib import closing
 
@@ -84,6 +85,27 @@ def test_what_a_fault_holds_back_leaves_when_its_time_has_come():
         assert [len(b.recv(2_000)) for _ in range(3)] == [100, 101, 102]
         assert sender.counters()["delayed"] == 3
         assert sender.counters()["refused"] == 0
+
+
+def test_a_packet_comes_behind_those_that_overtake_it_however_long_they_take():
+    buffer, lengths = packets(200)
+    faults = Faults(FaultSettings(reorder=8, lines="A"), "AB", 1, 0)
+    with (
+        listener() as a,
+        listener() as b,
+        closing(Sender((a.getsockname(), b.getsockname()), buffer, lengths, faults)) as sender,
+    ):
+        for first in range(0, 200, 4):  # two of eight come with the next call, and the last few with none
+            sender.send(first, first + 4, first * 1_000_000_000)
+        came = []
+        while select.select([a], [], [], 0.1)[0]:
+            came.append(len(a.recv(2_000)) - 100)
+        assert [len(b.recv(2_000)) - 100 for _ in range(200)] == list(range(200))
+    overtaken = [sum(earlier > number for earlier in came[:i]) for i, number in enumerate(came)]
+    assert len(came) == len(set(came)) > 190
+    assert 4 < max(overtaken) <= 8, "of the window, no more"
+    assert sum(count > 0 for count in overtaken) > 100
+    assert not sender.holding
 
 
 def test_a_host_without_an_address_is_named():

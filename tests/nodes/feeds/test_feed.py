@@ -1,6 +1,7 @@
 """What a feed says of its line, and in which order, by a clock that is moved by hand."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,6 +294,10 @@ def test_every_venue_of_the_feed_is_told(sent: Sent) -> None:
 )
 def test_what_can_bring_lost_messages_is_waited_for(groups: tuple, recovery: tuple, expected: object) -> None:
     assert patience(FeedSettings("", "V", groups=groups, recovery=recovery)) == expected
+
+
+def test_a_feed_can_be_told_how_long_to_wait() -> None:
+    assert patience(FeedSettings("", "V", groups=(0, 0), gap_wait_ns=7)) == replace(sequencer.LINES, wait_ns=7)
 
 
 def test_venue_rows_are_whole_records() -> None:
