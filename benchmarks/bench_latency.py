@@ -13,8 +13,9 @@ import numpy as np
 from bench_nbbo import storm
 from machine import best_seconds, describe
 
-from fabric.histogram import Latency, quantiles_ns
-from fabric.histogram_kernel import BUCKETS
+from fabric.buckets_kernel import BUCKETS
+from fabric.histogram import quantiles_ns
+from fabric.latency import Latency
 from fabric.records import EVENT, NBBO, empty
 from nodes.nbbo import Nbbo
 

@@ -1,10 +1,10 @@
-"""Latency by hop: what a process counts of it, how that travels, and percentiles of what many have counted.
+"""Histograms of latency by hop: how what a process counts (`latency`) travels, and percentiles of what many counted.
 
 The way of a message is cut into hops at the stamps that it carries: exchange, received by the feed (t1), published by
 the feed (t2), published by the processor (t3), written to the client. A hop bears the name of who ends it, and so
-holds the transport before it. Each process counts the hops that it ends (`Latency`) in `histogram_kernel`'s buckets,
-whole and since its start; a reader takes the difference of two reports for the time between them, and adds up those of
-several processes (`Window`). Percentiles are at most 1/32 off, and never below what was.
+holds the transport before it. Each process counts the hops that it ends in the buckets of `buckets_kernel`, whole and
+since its start; a reader takes the difference of two reports for the time between them, and adds up those of several
+processes (`Window`). Percentiles are at most 1/32 off, and never below what was.
 """
 
 from collections import deque
@@ -14,78 +14,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fabric import histogram_kernel
-from fabric.clock import SECOND_NS
-from fabric.histogram_kernel import BUCKETS, COUNT, FIRST, SUB_BITS, UNIT_BITS, WIDTH
-from fabric.records import EVENT, NULL, Rows, columns
+from fabric.buckets_kernel import BUCKETS, COUNT, FIRST, SUB_BITS, UNIT_BITS, WIDTH
 
 HOPS: Final = ("exchange", "feed", "processor", "gateway", "total")
 """In the order of the way. `total` goes from the feed's receipt to the client."""
-OFFSET_WINDOW_NS: Final = 10 * SECOND_NS
-OFFSET_WINDOWS: Final = 60
-"""Ten minutes: within them two clocks drift apart by some milliseconds, and no backlog lasts."""
-
 Counts = npt.NDArray[np.int64]
-
-
-def _stamps(*names: str) -> Counts:
-    assert EVENT.names is not None
-    return np.array([EVENT.names.index(name) for name in names], np.int64)
-
-
-_FED: Final = _stamps("event_ns", "recv_ns", "feed_ns")
-_PROCESSED: Final = _stamps("feed_ns", "proc_ns")
-
-
-class ClockOffset:
-    """How far the clock of an exchange is behind ours, as far as one can tell from one side (pure).
-
-    A message cannot come before it was sent: the least delay of the last ten minutes is the difference of the clocks
-    and the wire's own time together, which nobody can tell apart without a clock in common.
-    """
-
-    def __init__(self) -> None:
-        self.offset_ns = 0
-        """To be taken off each delay; negative when the exchange's clock is ahead."""
-        self._least: deque[int] = deque(maxlen=OFFSET_WINDOWS)
-        self._window_ns = NULL
-
-    def add(self, delay_ns: int, monotonic_ns: int) -> None:
-        """A message came ``delay_ns`` after the exchange's own time of it."""
-        if not self._least or monotonic_ns - self._window_ns >= OFFSET_WINDOW_NS:
-            self._window_ns = monotonic_ns
-            self._least.append(delay_ns)
-        elif delay_ns < self._least[-1]:
-            self._least[-1] = delay_ns
-        else:
-            return
-        self.offset_ns = min(self._least)
-
-
-class Latency:
-    """The histograms of the hops that one process ends."""
-
-    def __init__(self) -> None:
-        self.counts: Counts = np.zeros((len(HOPS), WIDTH), np.int64)
-
-    def fed(self, rows: Rows, since_ns: int, offset_ns: int) -> None:
-        """Count rows that a feed has just sent: the way from the exchange, whose clock is ``offset_ns`` behind, and
-        through the feed. What is stamped before ``since_ns`` (UTC) did not come live and is left out.
-        """
-        histogram_kernel.record(self.counts, _FED, columns(rows), since_ns, offset_ns)
-
-    def processed(self, rows: Rows, since_ns: int) -> None:
-        """Count rows that a processor has just sent, from the feed's stamp of what caused each to its own."""
-        histogram_kernel.record(self.counts[HOPS.index("processor") :], _PROCESSED, columns(rows), since_ns, 0)
-
-    @property
-    def to_clients(self) -> Counts:
-        """The histograms ``[2, WIDTH]`` of the hop `gateway` and of the whole way, for a kernel to count in."""
-        return self.counts[HOPS.index("gateway") :]
-
-    def packed(self) -> dict[str, list[int]]:
-        """By hop that has values: count, sum in ns, values below zero, then bucket, count, bucket, count, ..."""
-        return {hop: pack(counts) for hop, counts in zip(HOPS, self.counts, strict=True) if counts[COUNT]}
 
 
 def pack(counts: Counts) -> list[int]:

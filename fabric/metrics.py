@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fabric import __version__
+from fabric.buckets_kernel import COUNT, EARLY, SUM
 from fabric.clock import SECOND_NS
 from fabric.histogram import cumulative
-from fabric.histogram_kernel import COUNT, EARLY, SUM
 from fabric.operations import Operations
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

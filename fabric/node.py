@@ -23,7 +23,7 @@ from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, SystemClo
 from fabric.digest import Digest
 from fabric.errors import FabricError, UsageError
 from fabric.follow import follow
-from fabric.histogram import Latency
+from fabric.latency import Latency
 from fabric.records import Rows
 from fabric.recovery import Lasting, Recovery
 from fabric.symbols import SymbolTable

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from fabric.buckets_kernel import COUNT
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.histogram import HOPS, Counts, Window, quantiles_ns, since, unpack
-from fabric.histogram_kernel import COUNT
 from fabric.topology import ExchangeSettings, FeedSettings, NodeSpec, Topology
 
 JsonObject = dict[str, Any]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
-from fabric.histogram import Latency
+from fabric.latency import Latency
 from fabric.records import KIND_LINK, LINK, NULL, Rows, columns
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Topology

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fabric import native
+from fabric.buckets_kernel import WIDTH as HISTOGRAM
 from fabric.compiled import lean, lean_kernel
-from fabric.histogram_kernel import WIDTH as HISTOGRAM
 from fabric.histogram_kernel import add
 from fabric.records import (
     BAR,
@@ -238,7 +238,7 @@ class Fan(NamedTuple):
     # when the inbox last asked for last values (UTC): what was sent before then may be one, and is not timed
     service: npt.NDArray[np.int64]  # [5] SERVICE, since it was looked at
     restated: npt.NDArray[np.int64]  # [state slots] the version that says again what was said before, or 0
-    latency: npt.NDArray[np.int64]  # [2, `histogram_kernel.WIDTH`] from the last publisher and from the feed to clients
+    latency: npt.NDArray[np.int64]  # [2, `buckets_kernel.WIDTH`] from the last publisher and from the feed to clients
 
 
 class Values(NamedTuple):

@@ -16,8 +16,8 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
 from fabric.clock import SystemClock
-from fabric.histogram import Latency
 from fabric.history import History
+from fabric.latency import Latency
 from fabric.node import Runtime
 from fabric.records import (
     BAR,

@@ -6,6 +6,7 @@ stand in docs/architecture.md.
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -51,7 +52,19 @@ OWNERS = {
 # The library from the bottom up: a module imports only what stands before it. `x_kernel` stands just before `x`.
 ORDER = [
     *("bootstrap", "errors", "compiled", "kernels", "environment", "records", "clock", "reference", "native"),
-    *("histogram", "symbols", "codec", "topics", "sequence", "topology_file", "topology", "keys", "snapshot"),
+    *(
+        "buckets",
+        "histogram",
+        "latency",
+        "symbols",
+        "codec",
+        "topics",
+        "sequence",
+        "topology_file",
+        "topology",
+        "keys",
+        "snapshot",
+    ),
     *("journal", "logged", "digest", "bus", "order", "recovery", "follow", "audit", "node"),
     *("history", "history_sqlite", "history_postgres", "history_parquet"),
     *("logs", "control", "recording", "machine", "operations", "metrics", "scrape"),
@@ -182,6 +195,12 @@ def test_source_folders_are_packages(folder: str) -> None:
 def test_the_start_parses_under_any_python_3() -> None:
     for name in ("fabric/__init__.py", "fabric/__main__.py"):
         ast.parse((ROOT / name).read_text(), feature_version=(3, 4))
+
+
+def test_those_who_only_look_on_load_no_compiler() -> None:
+    """Numba costs a command as much time as all else; only nodes have kernels to run."""
+    looking = "import fabric.launcher, fabric.cli.up, fabric.cli.status, fabric.cli.top, fabric.cli.down"
+    assert subprocess.call([sys.executable, "-c", f"{looking}; import sys; sys.exit('numba' in sys.modules)"]) == 0
 
 
 def test_the_rules_name_only_what_exists() -> None:

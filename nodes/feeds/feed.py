@@ -22,7 +22,7 @@ import numpy as np
 
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.control import RunFolder
-from fabric.histogram import ClockOffset, Latency
+from fabric.latency import ClockOffset, Latency
 from fabric.node import Runtime
 from fabric.recording import Tee
 from fabric.records import EVENT, KIND_STATUS, NULL, QUOTE, STATUS, Rows, pack

@@ -5,8 +5,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fabric import metrics
 from fabric import topology as topologies
+from fabric.buckets_kernel import WIDTH
 from fabric.histogram import pack
-from fabric.histogram_kernel import WIDTH, add
+from fabric.histogram_kernel import add
 from fabric.operations import Operations
 
 TEXT = """

@@ -5,8 +5,9 @@ import pytest
 
 from fabric import topology as topologies
 from fabric.clock import SECOND_NS
-from fabric.histogram import HOPS, Latency
+from fabric.histogram import HOPS
 from fabric.histogram_kernel import add
+from fabric.latency import Latency
 from fabric.operations import CACHE, KEPT, LAG, THRESHOLDS, Operations, main_rate
 
 MS = 1_000_000
