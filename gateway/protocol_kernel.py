@@ -160,6 +160,8 @@ MESSAGES: Final[tuple[tuple[str, np.dtype[np.void], tuple[_Field, ...]], ...]] =
         (
             ("x", _LETTER, "venue"),
             ("state", _TEXT, "venue_state"),
+            ("rc", _TEXT, "reason"),
+            ("rm", _REASON, "reason"),
             ("from", _INT, "gap_from"),
             ("to", _INT, "gap_to"),
             _STAMP,
@@ -200,6 +202,8 @@ REASON_TEXTS: Final = {
     "2": "Market-Wide Circuit Breaker Level 2 Breached",
     "3": "Market-Wide Circuit Breaker Level 3 Breached",
     "D": "News Released",
+    "ERRORS": "Line Sends Malformed Packets",
+    "GAPS": "Line Loses Messages",
     "H4": "Halt - Non Compliance",
     "H9": "Halt - Filings Not Current",
     "H10": "Halt - SEC Trading Suspension",
@@ -215,7 +219,12 @@ REASON_TEXTS: Final = {
     "MWC1": "Market-Wide Circuit Breaker Level 1",
     "MWC2": "Market-Wide Circuit Breaker Level 2",
     "MWC3": "Market-Wide Circuit Breaker Level 3",
+    "MCB1": "Market-Wide Circuit Breaker Level 1 Breached",
+    "MCB2": "Market-Wide Circuit Breaker Level 2 Breached",
+    "MCB3": "Market-Wide Circuit Breaker Level 3 Breached",
     "P": "News Pending",
+    "SILENCE": "Line Is Silent",
+    "SKEW": "Clock Of The Exchange Is Off",
     "T1": "Halt - News Pending",
     "T2": "Halt - News Dissemination",
     "T3": "News And Resumption Times",
@@ -226,7 +235,7 @@ REASON_TEXTS: Final = {
     "X": "Operational",
     "Y": "Sub-Penny Trading",
 }
-"""``rm`` of each ``rc`` (CTA letters and digits, UTP codes)."""
+"""``rm`` of each ``rc``: CTA letters and digits, UTP codes, IEX's of the breaker, and a feed's own of its line."""
 
 
 def _table(texts: list[bytes], width: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -116,7 +116,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
 LENGTHS = {"S": 12, "R": 39, "H": 25, "h": 21, "Y": 20, "L": 26, "V": 35, "W": 12, "K": 28, "J": 35, "A": 36, "F": 40}
 LENGTHS |= {"E": 31, "C": 36, "X": 23, "D": 19, "U": 35, "P": 44, "Q": 40, "B": 19, "I": 50, "N": 20, "O": 48}
 CHARS = {"side": "BS", "printable": "YYN", "code": "OSQMEC", "state": "HPQT", "market": "QBX", "action": "HT"}
-CHARS |= {"cross": "OCHI", "category": "QGSNAPZV"}
+CHARS |= {"cross": "OCHI", "category": "QGSNAPZV", "level": "123"}
 
 Value = int | str
 

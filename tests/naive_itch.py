@@ -64,6 +64,11 @@ class NaiveItch:
             code = chr(body[11])
             self.open = code == "Q" if code in "OSQMEC" else self.open
             return [("status", number, time_ns, "", code, "", "", None, None, None, "")]
+        if kind == "W":
+            if chr(body[11]) not in "123":
+                self.malformed += 1
+                return []
+            return [("status", number, time_ns, "", "", f"MWC{chr(body[11])}", "", None, None, None, "")]
         if kind in "AFEXCDU":
             return self._order(kind, body, number, time_ns)
         return self._other(kind, body, number, time_ns)

@@ -93,7 +93,9 @@ def message(kind: str, row: Any, symbol: str, dialect: int, stale: bool = False,
         made |= {"u": price("upper_px"), "d": price("lower_px"), "i": text("indicator"), "z": text("tape")} | stamp
     else:
         assert kind == "venue"
+        missing = None if nulls else ""
         made = {"T": kind, "x": venue("venue"), "state": text("venue_state")}
+        made |= {"rc": text("reason"), "rm": REASON_TEXTS.get(unpack(row["reason"]), missing)}
         made |= {"from": plain("gap_from"), "to": plain("gap_to")} | stamp
     if state:
         made["st"] = state

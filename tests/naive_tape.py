@@ -134,13 +134,16 @@ class NaiveTape:
     def _cta(self, body: bytes) -> None:
         kind = body[2:4].decode("latin-1")
         need = {"QL": 87, "QQ": 41, "TL": 72, "TR": 76, "TT": 40, "TH": 42, "TX": 78, "TE": 82, "TC": 97, "TO": 105}
-        need |= {"TS": 76, "AS": 209}
+        need |= {"TS": 76, "AS": 209, "ML": 28}
         if kind not in need:
             return
         if len(body) < need[kind]:
             raise BadMessageError
         if struct.unpack_from(">I", body, 9)[0] >= 10**9:
             raise BadMessageError
+        if kind == "ML":
+            self._breaker("S", body[26:27])
+            return
         who = venue(body[4])
         name = symbol(body[26 : 31 if kind in ("QQ", "TT", "TH") else 37])
         reference = struct.unpack_from(">q", body, 18)[0]
@@ -173,6 +176,13 @@ class NaiveTape:
             elif kind in ("TC", "TO"):
                 more = {"id": reference, "mark": "c", "original": struct.unpack_from(">q", body, 67 + wider)[0]}
             self.trade(name, who, price(px), shares, condition=conditions(body[38:42]), **more)
+
+    def _breaker(self, who: str, level: bytes) -> None:
+        """A level of the market-wide circuit breaker: the processor's own status, of no symbol."""
+        if level not in (b"1", b"2", b"3"):
+            raise BadMessageError
+        blank = NaiveTape().state("")
+        self.rows.append({"kind": "status", "symbol": "", "venue": who, **blank, "reason": f"MWC{level.decode()}"})
 
     def _cta_quote(self, body: bytes, kind: str, name: str, who: str) -> None:
         is_long = kind == "QL"
@@ -262,12 +272,17 @@ class NaiveTape:
             raise BadMessageError
         kind = body[1:3].decode("latin-1")
         need = {"QE": 48, "QF": 79, "QC": 52, "QD": 83, "TM": 67, "TN": 81, "TA": 61, "TW": 77, "TZ": 76, "TO": 80}
-        need |= {"TY": 102, "TP": 110, "AH": 59, "AK": 50, "AB": 90, "AV": 41, "AP": 65}
+        need |= {"TY": 102, "TP": 110, "AH": 59, "AK": 50, "AB": 90, "AV": 41, "AP": 65, "AD": 30}
         if kind not in need:
             return
         if len(body) < need[kind]:
             raise BadMessageError
         sip_ns, time_ns = struct.unpack_from(">qq", body, 5)
+        if kind == "AD":
+            if not 0 <= sip_ns <= 2**62:
+                raise BadMessageError
+            self._breaker("E", body[29:30])
+            return
         if min(sip_ns, time_ns) < 0 or max(sip_ns, time_ns) > 2**62:
             raise BadMessageError
         self.lot = 1 if sip_ns >= SHARES_SINCE_NS else 100

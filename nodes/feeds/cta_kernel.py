@@ -22,8 +22,9 @@ from nodes.feeds.tape_kernel import IS_QUOTE, KEEPS, LONG_FORM, NO_SIDE, SHORT_F
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, u8
 
 HEADER_BYTES = 26
-ROW_BYTES_MIN = 40
-"""A row comes from no less than this of a block: a short trade has 40 bytes; a long quote (87) may give two rows."""
+BREAKER_BYTES = 28
+ROW_BYTES_MIN = BREAKER_BYTES
+"""A row comes from no less than this of a block; a long quote (87) may give two."""
 LONG_APPENDAGE_BYTES = 18
 SHORT_APPENDAGE_BYTES = 5
 
@@ -33,6 +34,7 @@ _TT, _TH = ord("T") << 8 | ord("T"), ord("T") << 8 | ord("H")
 _TX, _TE = ord("T") << 8 | ord("X"), ord("T") << 8 | ord("E")
 _TC, _TO = ord("T") << 8 | ord("C"), ord("T") << 8 | ord("O")
 _TS, _AS = ord("T") << 8 | ord("S"), ord("A") << 8 | ord("S")
+_ML = ord("M") << 8 | ord("L")
 
 _HALTED, _TRADING = pack("H"), pack("T")
 _OFF = pack("0")
@@ -42,6 +44,7 @@ _TAPE_A, _TAPE_B = pack("A"), pack("B")
 _BLANK, _RESUME = ord(" "), ord("T")
 _BAND, _BAND_AGAIN = ord("0"), ord("9")
 _NYSE = ord("N")
+_PROCESSOR = ord("S")
 _NOT_FIRM, _OFFER_ONLY, _BID_ONLY = ord("N"), ord("e"), ord("f")
 _BID_OUTSIDE, _OFFER_OUTSIDE = ord("A"), ord("B")
 
@@ -86,7 +89,7 @@ LAYOUTS = tape.new_layouts(
         "A": "ABCDH",  # summaries begin and end, free text
         "C": "ACLMNOPTZ",  # control: start and end of day, FINRA open and close, number reset, line integrity
         "I": "IQ",  # indices
-        "M": "KLMNOPV",  # circuit breaker levels and status, volumes, crossing session
+        "M": "KLMNOPV",  # circuit breaker levels and (read by `breaker_message`) status, volumes, crossing session
         "P": "CELORX",  # trades of other days
         "Q": "A",  # auction collar, on both feeds
         "S": "ABCDPT",  # summaries
@@ -260,6 +263,19 @@ def reference_message(state: Any, data: Any, at: int, stamp: Any, row: Any) -> i
     return tape.tell_status(state, stamp, known["trading"], known["reason"], row)
 
 
+@lean_kernel
+def breaker_message(state: Any, data: Any, at: int, size: int, sequence: int, block: Any, row: Any) -> int:
+    """ML: a level of the market-wide circuit breaker was breached."""
+    fraction_ns = be32(data, at + 9)
+    if size < BREAKER_BYTES or fraction_ns >= 1_000_000_000:
+        state.counters[tape.MESSAGE] += 1
+        return 0
+    event_ns = be32(data, at + 5) * 1_000_000_000 + fraction_ns
+    if event_ns == 0:
+        event_ns = block["sent_ns"]
+    return tape.tell_breaker(state, _PROCESSOR, u8(data, at + 26), sequence, event_ns, block["recv_ns"], row)
+
+
 @lean
 def trade_message(state: Any, data: Any, at: int, kind: int, is_fraction: bool, stamp: Any, row: Any) -> int:
     """TL, TR, TT, TH (a trade), TX, TE (one is withdrawn), TC, TO (one is corrected; what it should be is first)."""
@@ -311,6 +327,8 @@ def message(
             state.counters[tape.UNKNOWN] += 1
         elif size < HEADER_BYTES:
             state.counters[tape.MESSAGE] += 1
+        elif kind == _ML:
+            return breaker_message(state, data, at, size, sequence, block, out.statuses[n])
         return 0
     if size < wanted:
         state.counters[tape.MESSAGE] += 1

@@ -10,6 +10,9 @@ a connected but silent line is a fault. What the line is goes out as STATUS with
 - ``gap`` with the lost range (from the wire), until no other has come for as long as `limits.stale_after_ns`;
 - ``recover`` while lost messages are being waited for and have not come within `RECOVER_AFTER_NS`.
 
+While a market-wide circuit breaker halts all trading, the reason of every line that is not stale is its level, MWC1 to
+MWC3 (`nodes.feeds.market_wide`).
+
 With request servers the exchange is asked for what no line has brought; the answers go the way of all packets.
 """
 
@@ -30,6 +33,7 @@ from fabric.topology import FeedSettings, Settings
 from nodes.feeds import sequencer, wires
 from nodes.feeds.breaker import CLOSED, SKEW, Breaker
 from nodes.feeds.lines import Lines
+from nodes.feeds.market_wide import MarketWide
 from nodes.feeds.recovery import Recoveries
 from nodes.feeds.wire import Packets, Wire
 from nodes.feeds.wires import venue_states
@@ -113,6 +117,7 @@ class Feed:
         """What readers were told last; empty: nothing yet."""
         self.skew = Skew()
         self.offset = ClockOffset()
+        self.market = MarketWide()
         self._venues, self._sender, self._known = venues, sender, known
         self._recoveries = recoveries or Recoveries({})
         self._latency, self._since_ns = latency, since_ns
@@ -135,8 +140,7 @@ class Feed:
                 self._note(now_ns, monotonic_ns)
                 noted = True
             self._measure(rows, monotonic_ns)
-            self._complete(rows)
-            self._send(rows)
+            self._pass_on(rows, now_ns)
         self._note(now_ns, monotonic_ns)
         self._recoveries.observe(packets)
 
@@ -145,8 +149,7 @@ class Feed:
         for answers in self._recoveries.turn(self.wire, now_ns, monotonic_ns):
             self.take(answers, now_ns, monotonic_ns)
         for rows in self.wire.release(now_ns, monotonic_ns):
-            self._complete(rows)
-            self._send(rows)
+            self._pass_on(rows, now_ns)
 
     def counters(self) -> dict[str, int | float | str]:
         """What the wire and the clients have counted, the line's state, the breaker's and the clock's."""
@@ -162,6 +165,7 @@ class Feed:
             "clock_offset_ms": round(self.offset.offset_ns / MILLISECOND_NS, 3),
             "skewed": self._skewed,
             "retold": self._retold,
+            "market_wide": self.market.level,
         }
 
     def _measure(self, rows: Rows, monotonic_ns: int) -> None:
@@ -173,11 +177,14 @@ class Feed:
             self.skew.add(delay_ns, monotonic_ns)
             self.offset.add(delay_ns, monotonic_ns)
 
-    def _send(self, rows: Rows) -> None:
+    def _pass_on(self, rows: Rows, now_ns: int) -> None:
         """Send what the exchange has told, and count how long that took."""
+        is_left = self._complete(rows, now_ns)
         self._sender.send(rows)
         if self._latency is not None:
             self._latency.fed(rows, self._since_ns, self.offset.offset_ns)
+        if is_left and self.state:
+            self._tell(self.state, now_ns)
 
     def _note(self, now_ns: int, monotonic_ns: int) -> None:
         wire = self.wire
@@ -207,15 +214,22 @@ class Feed:
     def _tell(self, state: str, now_ns: int) -> None:
         """Tell what the line is now."""
         rows = venue_states(self._venues, state, now_ns)
-        self._complete(rows)
+        self._complete(rows, now_ns)
         self._sender.send(rows)
 
-    def _complete(self, rows: Rows) -> None:
+    def _complete(self, rows: Rows, now_ns: int) -> bool:
         """In place: each row about a whole venue tells all that is known of it, whoever found out which part: of its
-        market the exchange (`trading`), of its line this feed (`venue_state`, `reason`). The wire's word of the line is
-        ``gap``, which with its range goes before this feed's; a stale line stays stale whatever comes over it.
+        market the exchange (`trading`, and the level of a market-wide breaker), of its line this feed (`venue_state`,
+        `reason`). The wire's word of the line is ``gap``, which with its range goes before this feed's; a stale line
+        stays stale whatever comes over it. True when symbols have told that the market was halted, or trades again,
+        and no row here says so of the venues.
         """
-        for i in np.flatnonzero((rows["kind"] == KIND_STATUS) & (rows["symbol"] == 0)).tolist():
+        found = np.flatnonzero(rows["kind"] == KIND_STATUS)
+        if not found.size:
+            return False
+        is_new = self.market.take(rows[found].view(STATUS), now_ns)
+        for i in found[rows["symbol"][found] == 0].tolist():
+            is_new = False
             row = rows[i : i + 1].view(STATUS)[0]
             venue = int(row["venue"])
             if row["trading"] == NULL:
@@ -224,8 +238,10 @@ class Feed:
                 self._sessions[venue] = int(row["trading"])
             if row["venue_state"] != _GAP or self.state == "stale":
                 row["venue_state"] = pack(self.state)
-            if row["reason"] == NULL:
-                row["reason"] = self._reason
+            row["reason"] = self._reason
+            if self.market.level and self.state != "stale":
+                row["reason"] = pack(f"MWC{self.market.level}")
+        return is_new
 
     def _line(self, sound: int, gaps: int, monotonic_ns: int) -> str:
         """What the line is now."""

@@ -10,8 +10,9 @@
 | B | TRADE with mark ``x``; ``original_id`` is the broken trade's, price and size are not told |
 | H, h, R, Y, J | STATUS of the symbol with all that is known of it; then QUOTE when it became firm or ceased to be |
 | S | STATUS of the venue (empty symbol): ``trading`` is the system event (O S Q M E C) |
+| W | STATUS of the venue: ``reason`` is MWC1, MWC2 or MWC3, the level of the market-wide circuit breaker |
 | a gap, a restart | QUOTE without sides for each symbol that had one |
-| L V W K I N O | counted: no record has a place for them |
+| L V K I N O | counted: no record has a place for them |
 
 Quote condition is ``R``, and ``N`` (not firm) for a symbol that is halted, paused, in quotation only, halted on this
 market alone, or in the directory without having been released. STATUS: ``trading`` is H, P, Q or T and ``reason``

@@ -25,7 +25,7 @@ from fabric.records import EVENT, NULL, empty, pack
 from fabric.symbols_kernel import make_symbols
 from nodes.feeds import order_book_kernel as order_book
 from nodes.feeds.order_book_kernel import ASK, BID, SIZE_BITS, SIZE_MAX
-from nodes.feeds.rows_kernel import CANCELS, Stamp, new_out, put_quote, put_status, put_trade
+from nodes.feeds.rows_kernel import CANCELS, Stamp, is_level, new_out, put_breaker, put_quote, put_status, put_trade
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, read_symbol, text, u8
 
 int64: Any = np.int64
@@ -54,7 +54,7 @@ UNPRINTED = 7  # executions and crosses that are no trade for the tape: not prin
 UNENCODABLE = 8  # orders and trades with price 0
 UNLISTED = 9  # messages about a locate code that nothing has named
 REFUSED = 10  # messages whose symbol the full table refused
-MESSAGE = 11  # malformed: shorter than its type, or with an impossible time, side or symbol
+MESSAGE = 11  # malformed: shorter than its type, or with an impossible time, side, symbol or breaker level
 N_COUNTERS = 12
 
 # Columns of `progress`.
@@ -162,7 +162,7 @@ LENGTHS = {
 
 _BYTES = np.array([LENGTHS.get(chr(kind), 0) for kind in range(256)], np.int64)
 _A, _B, _C, _D, _E, _F, _G, _H, _J, _M, _N = (ord(c) for c in "ABCDEFGHJMN")
-_O, _P, _Q, _R, _S, _U, _X, _Y = (ord(c) for c in "OPQRSUXY")
+_O, _P, _Q, _R, _S, _U, _W, _X, _Y = (ord(c) for c in "OPQRSUWXY")
 _HALT_HERE = ord("h")
 _FIRM = pack("R")
 _NOT_FIRM = pack("N")
@@ -298,6 +298,15 @@ def rare_message(
         out.statuses[n]["venue_state"] = _LIVE
         counters[STATUSES] += 1
         return 1
+    if kind == _W:
+        level = u8(data, at + 11)
+        if not is_level(level):
+            counters[MESSAGE] += 1
+            return 0
+        stamp = Stamp(int64(0), venue, int64(NULL), sequence, event_ns, recv_ns)
+        put_breaker(out.statuses[n], stamp, level)
+        counters[STATUSES] += 1
+        return 1
     if kind == _R:
         symbol = learn(symbols, state.locates, counters, data, locate, at + 11)
     elif kind == _H or kind == _HALT_HERE or kind == _Y or kind == _J:
@@ -312,7 +321,7 @@ def rare_message(
             counters[UNLISTED] += 1
             return 0
     else:
-        return 0  # L, V, W, K, I, N, O: nothing on the bus has a place for them
+        return 0  # L, V, K, I, N, O: nothing on the bus has a place for them
     if symbol < 0:
         return 0
     if kind == _R:

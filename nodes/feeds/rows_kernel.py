@@ -13,6 +13,8 @@ from fabric.records import KIND_QUOTE, KIND_STATUS, KIND_TRADE, NULL, QUOTE, STA
 
 CANCELS = pack("x")
 CORRECTS = pack("c")
+_LIVE = pack("live")
+_BREAKER = pack("MWC")
 
 
 class Out(NamedTuple):
@@ -97,6 +99,22 @@ def put_status(row: Any, stamp: Any, trading: int, reason: int) -> None:
     row["gap_from"] = NULL
     row["gap_to"] = NULL
     row["tape"] = stamp.tape
+
+
+@lean
+def put_breaker(row: Any, stamp: Any, level: int) -> None:
+    """Write a STATUS row of a whole venue: ``level`` (the character 1, 2 or 3) of the market-wide circuit breaker.
+
+    The reason is NASDAQ's and the UTP plan's code of its level, MWC1 to MWC3, whoever speaks.
+    """
+    put_status(row, stamp, NULL, _BREAKER | level << 24)
+    row["venue_state"] = _LIVE
+
+
+@lean
+def is_level(level: int) -> bool:
+    """Whether a character is a level of the market-wide circuit breaker."""
+    return 49 <= level <= 51
 
 
 def warm_up() -> None:

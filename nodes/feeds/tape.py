@@ -7,6 +7,7 @@
 | cancel | TRADE with mark ``x`` and the ``original_id`` |
 | correction | TRADE with mark ``c``: what the trade ``original_id`` should have been |
 | trading status, price bands, short-sale restriction, directory | STATUS with all that is known of the symbol |
+| market-wide circuit breaker | STATUS of the processor itself (empty symbol): ``reason`` is MWC1, MWC2 or MWC3 |
 | quote wipe-out (UTP) | QUOTE without sides for every quote of the participant that stood |
 | a restart | QUOTE without sides for every quote that stood |
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fabric.compiled import lean, lean_kernel
 from fabric.records import KIND_NBBO, NULL, PRICE_MAX, STATE_STALE, Rows, pack
 from fabric.symbols_kernel import find_word, learn
-from nodes.feeds.rows_kernel import CANCELS, Stamp, put_quote, put_status, put_trade
+from nodes.feeds.rows_kernel import CANCELS, Stamp, is_level, put_breaker, put_quote, put_status, put_trade
 from nodes.feeds.wire_kernel import be16, be32, be64, is_name, le16, le32, le64, text, u8
 
 LONG_PRICE = 1_000
@@ -39,7 +39,7 @@ UNKNOWN = 9  # messages of a type that the specification does not have
 FRACTIONAL = 10  # trades whose volume is not whole: rounded down, and left out below one share
 UNENCODABLE = 11  # sides and trades with a price that is negative or beyond PRICE_MAX
 REFUSED = 12  # messages whose symbol the full table refused
-MESSAGE = 13  # malformed: shorter than its type, or with an unreadable symbol, participant or time
+MESSAGE = 13  # malformed: shorter than its type, or with an unreadable symbol, participant, time or breaker level
 N_COUNTERS = 14
 
 NAMES = (
@@ -391,6 +391,17 @@ def tell_status(state: Any, stamp: Any, trading: int, reason: int, row: Any) -> 
     row["indicator"] = known["indicator"]
     row["short_sale"] = known["short_sale"]
     row["round_lot"] = known["round_lot"]
+    state.counters[STATUSES] += 1
+    return 1
+
+
+@lean_kernel
+def tell_breaker(state: Any, venue: int, level: int, sequence: int, event_ns: int, recv_ns: int, row: Any) -> int:
+    """A STATUS row of the processor itself (the empty symbol) with a level of the market-wide circuit breaker."""
+    if not is_level(level):
+        state.counters[MESSAGE] += 1
+        return 0
+    put_breaker(row, Stamp(np.int64(0), np.int64(venue), np.int64(NULL), sequence, event_ns, recv_ns), level)
     state.counters[STATUSES] += 1
     return 1
 

@@ -21,8 +21,9 @@ from nodes.feeds.tape_kernel import IS_QUOTE, KEEPS, LONG_FORM, NO_SIDE, SHORT_F
 from nodes.feeds.wire_kernel import BLOCK, DATA, GAP, RESTART, be16, be32, be64, text, u8
 
 HEADER_BYTES = 29
-ROW_BYTES_MIN = 43
-"""A row comes from no less than this of a block: a short-sale message has 41 bytes and its length."""
+BREAKER_BYTES = 30
+ROW_BYTES_MIN = 2 + BREAKER_BYTES
+"""A row comes from no less than this of a block."""
 LONG_APPENDAGE_BYTES = 27
 SHORT_APPENDAGE_BYTES = 11
 
@@ -33,6 +34,7 @@ _TZ, _TO = ord("T") << 8 | ord("Z"), ord("T") << 8 | ord("O")
 _TY, _TP = ord("T") << 8 | ord("Y"), ord("T") << 8 | ord("P")
 _AH, _AK = ord("A") << 8 | ord("H"), ord("A") << 8 | ord("K")
 _AB, _AV = ord("A") << 8 | ord("B"), ord("A") << 8 | ord("V")
+_AD = ord("A") << 8 | ord("D")
 
 _WIPE_OUT = ord("C") << 8 | ord("P")
 _PROCESSOR = ord("E")
@@ -65,7 +67,7 @@ LAYOUTS = tape.new_layouts(
         "AP": (65, 29, 11, 0),
     },
     {
-        "A": "ACDERUZ",  # text, circuit breaker levels and status, auction collar, close recap and summary
+        "A": "ACDERUZ",  # text, circuit breaker levels and (read by `breaker_message`) status, auction collar, closes
         "C": "CIJOPSXZ",  # control: day, session, transmissions, wipe-out, end of trade reporting and of eligibility
         "Q": "ABM",  # odd lots, and single market makers of the ADF
         "T": "HQ",  # trades as of other days
@@ -225,6 +227,16 @@ def status_message(state: Any, data: Any, at: int, kind: int, stamp: Any, row: A
     return tape.tell_status(state, stamp, trading, reason, row)
 
 
+@lean_kernel
+def breaker_message(state: Any, data: Any, at: int, size: int, sequence: int, block: Any, row: Any) -> int:
+    """AD: a level of the market-wide circuit breaker was breached."""
+    event_ns = be64(data, at + 5)
+    if size < BREAKER_BYTES or not 0 <= event_ns <= tape.TIME_MAX_NS:
+        state.counters[tape.MESSAGE] += 1
+        return 0
+    return tape.tell_breaker(state, _PROCESSOR, u8(data, at + 29), sequence, event_ns, block["recv_ns"], row)
+
+
 @lean
 def message(
     symbols: Any, state: Any, data: Any, at: int, size: int, sequence: int, block: Any, out: Any, n: int, log: Any
@@ -242,6 +254,8 @@ def message(
             state.counters[tape.UNKNOWN] += 1
         elif size < HEADER_BYTES:
             state.counters[tape.MESSAGE] += 1
+        elif kind == _AD:
+            return breaker_message(state, data, at, size, sequence, block, out.statuses[n])
         return 0
     if size < wanted:
         state.counters[tape.MESSAGE] += 1

@@ -302,11 +302,12 @@ def test_halts_bands_and_lines_have_their_channels(market: Market) -> None:
     market.apply(
         market.status("A", trading="P", reason="LUDP", upper_px=11 * PX, lower_px=9 * PX, indicator="B"),
         market.status("A", upper_px=12 * PX, lower_px=8 * PX),
-        market.status("", venue_state="gap", gap_from=5, gap_to=9),
+        market.status("", venue_state="gap", reason="MWC1", gap_from=5, gap_to=9),
     )
     market.flush()
     found = messages(sink.frames)
     assert [message["T"] for message in found] == ["s", "l", "l", "venue"]
+    assert (found[3]["rc"], found[3]["rm"]) == ("MWC1", "Market-Wide Circuit Breaker Level 1")
     assert (found[1]["u"], found[1]["d"], found[1]["i"]) == (11, 9, "B")
     assert (found[3]["x"], found[3]["state"], found[3]["from"], found[3]["to"]) == ("V", "gap", 5, 9)
 

@@ -123,7 +123,8 @@ def test_a_quote_is_what_a_stock_client_knows() -> None:
 def test_msgpack_bytes_by_hand() -> None:
     row = empty(1, STATUS)[0]
     row["venue"], row["venue_state"], row["event_ns"] = ord("V"), pack("live"), 5_000_000_000
-    expected = bytes.fromhex("86 a154 a5") + b"venue" + bytes.fromhex("a178 a156 a5") + b"state" + b"\xa4live"
+    expected = bytes.fromhex("88 a154 a5") + b"venue" + bytes.fromhex("a178 a156 a5") + b"state" + b"\xa4live"
+    expected += b"\xa2rc\xc0\xa2rm\xc0"
     expected += b"\xa4from\xc0\xa2to\xc0" + bytes.fromhex("a174 d6ff 00000005")
     assert write(kernel.LINE, STREAM * 2 + MSGPACK, row, "") == expected
 

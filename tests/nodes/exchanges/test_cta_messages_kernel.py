@@ -152,7 +152,10 @@ def plain(c: Chance, packet: np.ndarray, at: int, number: int) -> Made:
 
 def breaker(c: Chance, packet: np.ndarray, at: int, number: int) -> Made:
     if c.random.random() < 0.5:
-        return encoder.put_breaker_status(packet, at, number, 83, c.time_ns(), ord(c.random.choice("123"))), []
+        level, time_ns = c.random.choice("123"), c.time_ns()
+        told = {"reason": pack(f"MWC{level}"), "venue_state": pack("live"), "trading": NULL, "tape": NULL}
+        length = encoder.put_breaker_status(packet, at, number, 83, time_ns, ord(level))
+        return length, [("status", 83, time_ns, np.zeros(16, np.uint8), told)]
     return encoder.put_breaker_levels(packet, at, number, 83, c.time_ns(), *(c.px(is_long=True) for _ in range(3))), []
 
 

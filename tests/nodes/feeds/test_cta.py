@@ -91,9 +91,11 @@ REFERENCE = bytes.fromhex(
     "49424d2020202020202020 2020202020202020202020 4e 0000000008f0d180 0000000008f0d180 0028"  # round lot 40
     "20 31 000f4240 30 30 30 43 20 30 20 20" + "20" * 128
 )
+BREAKER = bytes.fromhex("001c 4d 4c 53 69d49658 00000011 0b 00000000 0000000000000000 31 00")  # level 1
 GOLDEN = (
     QUOTE_LONG, QUOTE_SHORT, TRADE_LONG, TRADE_FRACTION, TRADE_SHORT, TRADE_SHORT_FRACTION, CANCEL_FRACTION, CANCEL,
     CORRECTION_FRACTION, CORRECTION, BANDS, HALT, REFERENCE,
+    BREAKER,
 )  # fmt: skip
 
 
@@ -199,6 +201,13 @@ class TestMessages:
             bands | {"trading": "T"},
         ]
 
+    def test_a_breach_of_the_market_wide_breaker_is_the_plan_s(self, wire: cta.Cta, symbols: SymbolTable) -> None:
+        rows = decode(wire, cta_block(BREAKER, sequence=5))
+        (row,) = rows.view(STATUS)
+        assert (chr(row["venue"]), symbols.name(row["symbol"]), unpack(row["reason"])) == ("S", "", "MWC1")
+        assert (unpack(row["venue_state"]), row["trading"]) == ("live", NULL)
+        assert (row["exchange_seq"], row["event_ns"], row["recv_ns"]) == (5, 0x69D49658 * 10**9 + 0x11, 77)
+
     def test_bands_in_a_quote_are_no_quote(self, wire: cta.Cta, symbols: SymbolTable) -> None:
         rows = decode(wire, cta_block(long_quote(status="0", venue="S")))
         (found,) = as_dicts(symbols, rows)
@@ -266,6 +275,9 @@ class TestMessages:
             pytest.param(long_quote(venue="1"), id="no participant"),
             pytest.param(long_quote()[:9] + b"\xff\xff\xff\xff" + long_quote()[13:], id="no time"),
             pytest.param(b"\0\0CZ", id="control without a head"),
+            pytest.param(BREAKER[:26], id="breaker cut"),
+            pytest.param(BREAKER[:26] + b"0\0", id="no level"),
+            pytest.param(BREAKER[:9] + b"\xff\xff\xff\xff" + BREAKER[13:], id="breaker without a time"),
         ],
     )
     def test_what_cannot_be_read_is_counted_and_costs_nothing_after_it(self, wire: cta.Cta, bad: bytes) -> None:

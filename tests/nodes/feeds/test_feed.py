@@ -27,7 +27,9 @@ T0 = 1_500_000_000 * SECOND_NS
 class FakeWire:
     """Each packet is a text: ``q`` gives a quote, ``h`` is a heartbeat, ``g`` a gap and a quote; others are garbage.
 
-    ``w`` opens a hole and ``f`` fills it; ``s`` is a quote of an exchange whose clock is two seconds ahead.
+    ``w`` opens a hole and ``f`` fills it; ``s`` is a quote of an exchange whose clock is two seconds ahead. ``1`` says
+    that the first level of the market-wide breaker was breached, ``H`` that a symbol is halted for it, ``T`` that it
+    trades again.
     """
 
     def __init__(self) -> None:
@@ -36,8 +38,8 @@ class FakeWire:
     def decode(self, packets: Packets, monotonic_ns: int) -> Iterator[Rows]:
         for at in packets.offsets:
             kind = chr(packets.buffer[at])
-            self.accepted += kind in "qhgwfse"
-            self.malformed += kind not in "qhgwfse"
+            self.accepted += kind in "qhgwfse1HT"
+            self.malformed += kind not in "qhgwfse1HT"
             self.gaps += kind == "g"
             self.waiting = {"w": 1, "f": 0}.get(kind, self.waiting)
             if kind == "g":
@@ -47,6 +49,14 @@ class FakeWire:
                 event["venue"], event["trading"], event["venue_state"] = ord("V"), pack("R"), pack("live")
                 event["recv_ns"], event["event_ns"] = T0, T0 + 2 * SECOND_NS
                 yield event.view(EVENT)
+            if kind in "1HT":
+                status = empty(1, STATUS, KIND_STATUS)
+                status["venue"], status["symbol"] = ord("V"), 0 if kind == "1" else 7
+                status["reason"] = pack("" if kind == "T" else "MWC1")
+                status["trading"] = NULL if kind == "1" else pack(kind)
+                status["venue_state"] = pack("live") if kind == "1" else NULL
+                status["recv_ns"] = status["event_ns"] = T0
+                yield status.view(EVENT)
             if kind in "qgs":
                 rows = empty(1, QUOTE, KIND_QUOTE)
                 rows["recv_ns"], rows["event_ns"] = T0, T0 + 2 * SECOND_NS * (kind == "s")
@@ -76,8 +86,9 @@ class Sent:
 
     def send(self, rows: Rows) -> None:
         for row in rows.view(STATUS):
-            if row["kind"] == KIND_STATUS:
-                assert row["symbol"] == 0
+            if row["kind"] == KIND_STATUS and row["symbol"] != 0:
+                self.log.append("symbol")
+            elif row["kind"] == KIND_STATUS:
                 words = [chr(row["venue"]), *(unpack(row[name]) for name in ("venue_state", "reason", "trading"))]
                 self.log.append(" ".join(word for word in words if word))
             else:
@@ -266,6 +277,46 @@ def test_what_the_exchange_says_of_its_market_leaves_what_is_known_of_its_line(f
     feed.take(packets(""), 0, 10 * SECOND_NS)
     feed.take(packets("e"), 0, 10 * SECOND_NS + 1)
     assert sent.take() == ["V stale SILENCE R", "V stale SILENCE R"], "half open: not live by an event"
+
+
+def test_a_market_wide_breaker_is_the_reason_until_a_symbol_trades_again(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("1HH"), 0, 0)
+    assert sent.take() == ["V live", "V live MWC1", "symbol", "symbol"]
+    feed.take(packets("T"), 0, 1)
+    assert sent.take() == ["symbol", "V live"]
+    feed.take(packets("H1"), 0, 2)
+    assert sent.take() == ["symbol", "V live"], "one that is not released yet, and the same level again"
+    assert feed.counters()["market_wide"] == 0
+
+
+def test_where_the_wire_tells_it_of_symbols_only_every_venue_is_told(sent: Sent) -> None:
+    feed = Feed(FakeWire(), "NP", sent, Breaker(BreakerSettings(), 0), STALE)
+    feed.take(packets("H"), 0, 0)
+    feed.take(packets("H"), 0, 1)
+    assert sent.take() == ["N live", "P live", "symbol", "N live MWC1", "P live MWC1", "symbol"]
+    assert feed.counters()["market_wide"] == 1
+
+
+def test_a_market_wide_breaker_leaves_the_state_of_the_line(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("1"), 0, 0)
+    feed.take(packets("g"), 0, 1)
+    feed.take(packets(""), 0, 10 * SECOND_NS)
+    feed.take(packets("1"), 0, 10 * SECOND_NS + 1)
+    assert [word for word in sent.take() if word != "quote"] == [
+        "V live", "V live MWC1", "V gap MWC1", "V stale SILENCE", "V stale SILENCE",
+    ]  # fmt: skip
+    for quarter in range(1, 20):
+        feed.take(packets("hh"), 0, 10 * SECOND_NS + quarter * BACKOFF // 2)
+    assert sent.take() == ["V live MWC1"], "who comes after the fault knows as well"
+
+
+def test_a_market_wide_breaker_goes_before_a_clock_that_is_off(feed: Feed, sent: Sent) -> None:
+    feed.take(packets("s"), 0, 0)
+    feed.take(packets("1H"), 0, 1)
+    feed.take(packets("T"), 0, 2)
+    assert [word for word in sent.take() if word != "quote"] == [
+        "V live", "V live SKEW", "V live MWC1", "symbol", "symbol", "V live SKEW",
+    ]  # fmt: skip
 
 
 def test_skew_is_the_median_of_the_least_delays() -> None:

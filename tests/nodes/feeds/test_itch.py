@@ -125,8 +125,9 @@ REG_SHO = bytes.fromhex(f"59 {HEAD} 4141504c20202020 31")
 COLLAR = bytes.fromhex(f"4a {HEAD} 4141504c20202020 0016e360 00179c28 00162a98 00000001")
 HALT_HERE = bytes.fromhex(f"68 {HEAD} 4141504c20202020 51 48")
 EVENT_OPEN = bytes.fromhex("53 0000 0000 1f1aced9f001 51")
+BREAKER = bytes.fromhex("57 0000 0000 1f1aced9f001 32")  # level 2
 GOLDEN = [ADD_BUY, ADD_SELL, EXECUTED, EXECUTED_AT, CANCEL, REPLACE, DELETE, TRADE_HIDDEN, CROSS, BROKEN]
-GOLDEN += [DIRECTORY, ACTION, REG_SHO, COLLAR, HALT_HERE, EVENT_OPEN]
+GOLDEN += [DIRECTORY, ACTION, REG_SHO, COLLAR, HALT_HERE, EVENT_OPEN, BREAKER]
 AT = 34_200_000_000_001
 
 
@@ -152,9 +153,10 @@ def test_golden_messages(wire: itch.Itch, symbols: SymbolTable) -> None:
         ("status", 14, AT, "AAPL", "H", "T1", "1", 40, 1_547_304, 1_452_696, "C"),
         ("status", 15, AT, "AAPL", "H", "T1", "1", 40, 1_547_304, 1_452_696, "C"),
         ("status", 16, AT, "", "Q", "", "", None, None, None, ""),
+        ("status", 17, AT, "", "", "MWC2", "", None, None, None, ""),
     ]
     counts = wire.counters()
-    assert (counts["messages"], counts["quotes"], counts["trades"], counts["trade_breaks"]) == (16, 8, 4, 1)
+    assert (counts["messages"], counts["quotes"], counts["trades"], counts["trade_breaks"]) == (17, 8, 4, 1)
     assert counts["malformed"] == counts["unknown"] == counts["orders_orphaned"] == 0
     assert wire.messages_by_type()["add_attributed"] == 1
 
@@ -243,6 +245,14 @@ class TestStatus:
     def test_a_venue_event_keeps_the_line_live(self, wire: itch.Itch) -> None:
         row = decode(wire, EVENT_OPEN).view(STATUS)[0]
         assert (unpack(row["trading"]), unpack(row["venue_state"]), row["symbol"]) == ("Q", "live", 0)
+
+    def test_a_breach_of_the_market_wide_breaker_is_the_venue_s(self, wire: itch.Itch) -> None:
+        rows = decode(wire, *(BREAKER[:11] + level for level in (b"1", b"2", b"3"))).view(STATUS)
+        assert [unpack(reason) for reason in rows["reason"]] == ["MWC1", "MWC2", "MWC3"]
+        for row in rows:
+            assert (row["trading"], unpack(row["venue_state"]), row["symbol"]) == (NULL, "live", 0)
+        assert decode(wire, BREAKER[:11] + b"0", BREAKER[:11] + b"4", BREAKER[:11] + b" ").size == 0
+        assert wire.counters()["malformed_message"] == 3
 
 
 class TestGaps:

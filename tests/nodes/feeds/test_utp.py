@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mutation
-from fabric.records import NULL, QUOTE, STATE_STALE, TRADE, unpack
+from fabric.records import NULL, QUOTE, STATE_STALE, STATUS, TRADE, unpack
 from fabric.symbols import SymbolTable
 from naive_tape import NaiveTape
 from nodes.conditions_kernel import allowed
@@ -62,11 +62,13 @@ MARKET_ACTION = bytes.fromhex("31 41 4b 45 20" + TIMES + SYMBOL + "48 1900000000
 DIRECTORY = bytes.fromhex("31 41 42 45 20" + TIMES + SYMBOL + "20" * 11 + "41" * 30 + "43 2020 51 50 4e 0028 4e")
 SHORT_SALE = bytes.fromhex("31 41 56 45 20" + TIMES + SYMBOL + "31")
 BANDS = bytes.fromhex("31 41 50 45 20" + TIMES + SYMBOL + "42 1900000000000001 0000000008583b00 0000000009896800")
+BREAKER = bytes.fromhex("31 41 44 45 20" + TIMES + "33")  # level 3
 GOLDEN = {
     "QE": (QUOTE_SHORT, 59), "QF": (QUOTE_LONG, 106), "QC": (COMBINED_SHORT, 52), "QD": (COMBINED_LONG, 110),
     "TA": (TRADE_SHORT, 61), "TM": (TRADE_SHORT_FRACTION, 67), "TW": (TRADE_LONG, 77), "TN": (TRADE_LONG_FRACTION, 81),
     "TZ": (CANCEL, 142), "TO": (CANCEL_FRACTION, 146), "TY": (CORRECTION, 168), "TP": (CORRECTION_FRACTION, 176),
     "AH": (ACTION, 59), "AK": (MARKET_ACTION, 50), "AB": (DIRECTORY, 90), "AV": (SHORT_SALE, 41), "AP": (BANDS, 65),
+    "AD": (BREAKER, 30),
 }  # fmt: skip
 MESSAGES = [message for message, _ in GOLDEN.values()]
 
@@ -144,6 +146,12 @@ class TestMessages:
             bands | {"venue": "Q", "trading": "T", "reason": "LUDR"},
         ]
 
+    def test_a_breach_of_the_market_wide_breaker_is_the_plan_s(self, wire: utp.Utp, symbols: SymbolTable) -> None:
+        (row,) = decode(wire, mold_packet(BREAKER, sequence=9)).view(STATUS)
+        assert (chr(row["venue"]), symbols.name(row["symbol"]), unpack(row["reason"])) == ("E", "", "MWC3")
+        assert (unpack(row["venue_state"]), row["trading"], row["tape"]) == ("live", NULL, NULL)
+        assert (row["exchange_seq"], row["event_ns"], row["recv_ns"]) == (9, SIP_NS, 77)
+
     @pytest.mark.parametrize(
         ("condition", "outside", "wanted", "sides"),
         [
@@ -197,6 +205,9 @@ class TestMessages:
             pytest.param(QUOTE_SHORT[:3] + b"!" + QUOTE_SHORT[4:], id="no participant"),
             pytest.param(QUOTE_SHORT[:5] + b"\xff" * 8 + QUOTE_SHORT[13:], id="no time"),
             pytest.param(QUOTE_SHORT[:29] + b"     " + QUOTE_SHORT[34:], id="no symbol"),
+            pytest.param(BREAKER[:29], id="breaker cut"),
+            pytest.param(BREAKER[:29] + b" ", id="no level"),
+            pytest.param(BREAKER[:5] + b"\xff" * 8 + BREAKER[13:], id="breaker without a time"),
         ],
     )
     def test_what_cannot_be_read_is_counted_and_costs_nothing_after_it(self, wire: utp.Utp, bad: bytes) -> None:
