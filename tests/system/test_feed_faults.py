@@ -18,9 +18,12 @@ import zmq
 
 from fabric import topology as topologies
 from fabric.launcher import Running
+from shifted import shifted
 from topologies import free_range, product
 
 pytestmark = pytest.mark.timeout(600)
+BEFORE_S = 20
+"""Between the start of processes and the turn of a minute: they are ready within half of it."""
 RATE = int(os.environ.get("FABRIC_FAULT_RATE", "50000"))
 TEXT = """
 venues: {{V: {{}}}}
@@ -96,13 +99,16 @@ class Rig:
 
 
 @contextmanager
-def market(folder: Path, faults: str, lines: int = 1, more: str = "") -> Iterator[Rig]:
+def market(folder: Path, faults: str, lines: int = 1, more: str = "", ahead_s: int = 0) -> Iterator[Rig]:
+    """``ahead_s``: how far the clocks of feed and candles are ahead of the machine's."""
     base = free_range(30)
     text = TEXT.format(
         rate=RATE, faults=faults, base=base, more=more.format(port=base + 29),
         lines=", ".join(f"'udp://127.0.0.1:{base + 25 + line}'" for line in range(lines)),
     )  # fmt: skip
     topology = topologies.load_text(text, "t.yaml", {})
+    if ahead_s:
+        topology = shifted(topology, ahead_s, "feed", "processor")
     publishers = {publisher.name: publisher.endpoint for publisher in topology.publishers()}
     with (
         product(topology, folder) as launcher,
@@ -250,16 +256,19 @@ def test_one_percent_lost_on_each_line_loses_nothing(tmp_path: Path) -> None:
 def test_a_clock_that_is_off_is_flagged_and_makes_no_future_candle(tmp_path: Path, skew: int) -> None:
     """Fault 35: quotes are kept, the line is flagged, no candle is told before it has begun by our own clock.
 
-    When the exchange is ahead its next minute begins before ours: the run goes on until that has happened.
+    When the exchange is ahead its next minute begins before ours: the run begins `BEFORE_S` before ours does
+    and goes on until it has.
     """
-    with market(tmp_path, f"skew: {skew}") as rig:
+    ahead_s = int(60 - BEFORE_S - time.time() % 60) % 60
+    turn_s = time.monotonic() + 60 - (time.time() + ahead_s) % 60
+    with market(tmp_path, f"skew: {ahead_s + skew}", ahead_s=ahead_s) as rig:
         rig.wait(6)  # who came too late for it hears it again within 5 s
         feed = rig.feed()
         assert feed["skew_ms"] == pytest.approx(1_000 * skew, abs=300)
         assert feed["skewed"] > RATE
         assert (feed["breaker"], feed["line"]) == ("closed", "live")
         assert "SKEW" in {status["rc"] for _, status in rig.told}
-        rig.wait(61 - time.time() % 60 if skew > 0 else 0)
+        rig.wait(turn_s + 1 - time.monotonic() if skew > 0 else 0)
         bars = rig.bars()
         assert bars
         assert max(bar["t"] - bar["t3"] for bar in bars) <= 0
