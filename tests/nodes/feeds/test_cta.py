@@ -12,6 +12,7 @@ import mutation
 from fabric.compiled import kernel
 from fabric.records import KIND_QUOTE, NULL, PRICE_MAX, QUOTE, STATE_STALE, STATUS, TRADE, unpack
 from fabric.symbols import SymbolTable
+from golden import golden
 from naive_tape import NaiveTape, cta_blocks
 from nodes.feeds import cta, cta_block_kernel, cta_kernel, tape, tape_kernel, wires
 from nodes.feeds.wire import from_payloads
@@ -21,82 +22,12 @@ from tape_support import DAY_S, as_dicts, changes, cta_block, decode, frame, joi
 
 FUZZ = random_count(20_000)
 
-# Written by hand from the specification's tables: header (length, category, type, participant, seconds, nanoseconds,
-# number in the block, transaction, reference), then the body field by field.
-QUOTE_LONG = bytes.fromhex(
-    "007b 51 4c 4b 69d49658 00000007 01 00000000 0000000000000000"  # 123 bytes, Q L, K
-    "42 52 4b 2e 41 20 20 20 20 20 20 30 52 20"  # "BRK.A", CTA equity, condition R, status blank
-    "0000000001c15f10 00000064 0000000001c1ad30 000000c8"  # 29.450000 for 100, 29.470000 for 200
-    "20 20 20 20202020 20 00000000 00000000"  # retail, settlement, market, market maker, FINRA, timestamp 2
-    "45 4e 30 20 20 41 55"  # short-sale E, listed at N, financial, SIP, LULD, NBBO LULD, indicator U
-    "5a 52 0000000001c18620 0000012c 20202020"  # best bid Z, R, 29.460000 for 300
-    "4e 52 0000000001c19908 00000190 20202020"  # best offer N, R, 29.464840 for 400
-)
-QUOTE_SHORT = bytes.fromhex(
-    "0033 51 51 50 69d49658 00000008 02 00000000 0000000000000000"  # 51 bytes, Q Q, P
-    "49424d2020 3a98 0001 3aa2 0002 4e 54"  # "IBM", 150.00 for 1, 150.10 for 2, N, T
-    "4e 3a99 0003 5a 3aa1 0004"  # best bid N 150.01 for 3, best offer Z 150.09 for 4
-)
-TRADE_LONG = bytes.fromhex(
-    "0048 54 4c 44 69d49658 00000009 03 00000000 0000413045303155"  # T L, D, reference "A0E01U"
-    "49424d2020202020202020 30 40462049"  # "IBM", conditions @F I
-    "0000000008f0d180 00000037 00 30 30 51 69d49659 00000001"  # 150.000000, 55, TRF Q, timestamp 2
-    "20 50 30 20 41 41"  # short-sale, listed at P, financial, held, consolidated, participant
-)
-TRADE_FRACTION = bytes.fromhex(
-    "004c 54 52 4b 69d49658 0000000a 04 00000000 0000000000000011"
-    "49424d2020202020202020 30 20202049"
-    "0000000008f0d180 0000000001312d00 00 30 30 20 00000000 00000000"  # 20.000000 shares
-    "20 4e 30 20 41 41"
-)
-TRADE_SHORT = bytes.fromhex(
-    "0028 54 54 4a 69d49658 0000000b 05 00000000 0000000000000012"
-    "49424d2020 49 34 3a98 0063 4e 41 41"  # I in slot 4, 150.00, 99
-)
-TRADE_SHORT_FRACTION = bytes.fromhex(
-    "002a 54 48 4a 69d49658 0000000c 06 00000000 0000000000000013"
-    "49424d2020 20 20 3a98 0016e360 4e 41 41"  # no condition, 150.00, 1.500000 shares
-)
-DAY_FRACTION = "00000000 56" + "00" * 24 + "0000000000000000 31" + "00000000" + "00" * 32 + "0000000000000000 32"
-DAY_PLAIN = "00000000 56" + "00" * 24 + "00000000 31" + "00000000" + "00" * 32 + "00000000 32"
-CANCEL_FRACTION = bytes.fromhex(
-    "00a5 54 45 44 69d49658 0000000d 07 00000000 0000000000000014"  # 165 bytes, as recorded
-    "49424d2020202020202020 30 20202020 0000000008f0d180 00000000004c4b40 00 30 30 54"  # 5.000000 shares
-    "0000000000000011 00000000 00000000 31 20 4e 30" + DAY_FRACTION
-)
-CANCEL = bytes.fromhex(
-    "0099 54 58 4e 69d49658 0000000d 07 00000000 0000000000000014"
-    "49424d2020202020202020 30 20202020 0000000008f0d180 00000005 00 30 30 54"
-    "0000000000000012 00000000 00000000 32 20 4e 30" + DAY_PLAIN
-)
-TERMS_FRACTION = "20205420 0000000008f146b0 0000000005f5e100 00 30 30"  # T, 150.030000, 100 shares
-CORRECTION_FRACTION = bytes.fromhex(
-    "00bc 54 4f 44 69d49658 0000000e 08 00000000 0000000000000015"
-    "49424d2020202020202020 30" + TERMS_FRACTION + "20 51 00000000 00000000 0000000000000011"
-    "20202020 0000000008f0d180 0000000001312d00 00 30 30 20 4e 30" + DAY_FRACTION
-)
-CORRECTION = bytes.fromhex(
-    "00ac 54 43 4e 69d49658 0000000e 08 00000000 0000000000000016"
-    "49424d2020202020202020 30 20205420 0000000008f146b0 00000064 00 30 30 20 51 00000000 00000000 0000000000000012"
-    "20202020 0000000008f0d180 00000014 00 30 30 20 4e 30" + DAY_PLAIN
-)
-BANDS = bytes.fromhex(
-    "004c 54 53 53 69d49658 0000000f 09 00000000 0000000000000000"
-    "49424d2020202020202020 30 0000000000000000 00000000096ae240 00000000087b1340 00000000 00000000"
-    "46 20 41 4e 30 42"  # F price bands, reason blank, short-sale A, N, 0, indicator B
-)
-HALT = BANDS[:70] + b"2" + b"P" + BANDS[72:]
-REFERENCE = bytes.fromhex(
-    "00d1 41 53 53 69d49658 00000010 0a 00000000 0000000000000000"
-    "49424d2020202020202020 2020202020202020202020 4e 0000000008f0d180 0000000008f0d180 0028"  # round lot 40
-    "20 31 000f4240 30 30 30 43 20 30 20 20" + "20" * 128
-)
-BREAKER = bytes.fromhex("001c 4d 4c 53 69d49658 00000011 0b 00000000 0000000000000000 31 00")  # level 1
-GOLDEN = (
+# Written by hand from the specification's tables, field by field.
+GOLDEN = tuple(golden("tape/cta.hex").values())
+(
     QUOTE_LONG, QUOTE_SHORT, TRADE_LONG, TRADE_FRACTION, TRADE_SHORT, TRADE_SHORT_FRACTION, CANCEL_FRACTION, CANCEL,
-    CORRECTION_FRACTION, CORRECTION, BANDS, HALT, REFERENCE,
-    BREAKER,
-)  # fmt: skip
+    CORRECTION_FRACTION, CORRECTION, BANDS, HALT, REFERENCE, BREAKER,
+) = GOLDEN  # fmt: skip
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import mutation
 import naive_itch
 from fabric.records import EVENT, KIND_QUOTE, KIND_TRADE, NULL, QUOTE, STATUS, TRADE, Rows, columns, unpack
 from fabric.symbols import SymbolTable
+from golden import golden
 from nodes.exchanges.market import NEVER_NS, Market
 from nodes.exchanges.nasdaq import ItchEncoder
 from nodes.feeds import itch, itch_kernel, moldudp64_kernel, rows_kernel
@@ -107,27 +108,12 @@ def wire(symbols: SymbolTable) -> itch.Itch:
     return small(symbols)
 
 
-# Written by hand from the specification's tables, byte by byte: type, locate 7, tracking 0, 09:30:00.000000001.
-HEAD = "0007 0000 1f1aced9f001"  # 34,200,000,000,001
-ADD_BUY = bytes.fromhex(f"41 {HEAD} 0000000000000064 42 000000c8 4141504c20202020 0016e360")  # id 100, 200 at 150.0000
-ADD_SELL = bytes.fromhex(f"46 {HEAD} 0000000000000065 53 00000032 4141504c20202020 0016e3c4 47534341")  # 50 at 150.0100
-EXECUTED = bytes.fromhex(f"45 {HEAD} 0000000000000064 00000064 0000000000000009")  # 100 of id 100, match 9
-EXECUTED_AT = bytes.fromhex(f"43 {HEAD} 0000000000000064 00000028 000000000000000a 59 0016e354")  # 40 at 149.9988
-CANCEL = bytes.fromhex(f"58 {HEAD} 0000000000000064 0000000a")  # 10 of id 100: 50 are left
-REPLACE = bytes.fromhex(f"55 {HEAD} 0000000000000064 0000000000000066 0000012c 0016e35a")  # id 102: 300 at 149.9994
-DELETE = bytes.fromhex(f"44 {HEAD} 0000000000000065")
-TRADE_HIDDEN = bytes.fromhex(f"50 {HEAD} 0000000000000000 42 00000064 4141504c20202020 0016e392 000000000000000b")
-CROSS = bytes.fromhex(f"51 {HEAD} 00000000000f4240 4141504c20202020 0016e360 000000000000000c 4f")  # a million shares
-BROKEN = bytes.fromhex(f"42 {HEAD} 000000000000000b")
-DIRECTORY = bytes.fromhex(f"52 {HEAD} 4141504c20202020 51 4e 00000028 4e 43 5a20 50 4e 4e 31 4e 00000000 4e")  # lot 40
-ACTION = bytes.fromhex(f"48 {HEAD} 4141504c20202020 48 20 54312020")  # halted, T1
-REG_SHO = bytes.fromhex(f"59 {HEAD} 4141504c20202020 31")
-COLLAR = bytes.fromhex(f"4a {HEAD} 4141504c20202020 0016e360 00179c28 00162a98 00000001")
-HALT_HERE = bytes.fromhex(f"68 {HEAD} 4141504c20202020 51 48")
-EVENT_OPEN = bytes.fromhex("53 0000 0000 1f1aced9f001 51")
-BREAKER = bytes.fromhex("57 0000 0000 1f1aced9f001 32")  # level 2
-GOLDEN = [ADD_BUY, ADD_SELL, EXECUTED, EXECUTED_AT, CANCEL, REPLACE, DELETE, TRADE_HIDDEN, CROSS, BROKEN]
-GOLDEN += [DIRECTORY, ACTION, REG_SHO, COLLAR, HALT_HERE, EVENT_OPEN, BREAKER]
+# Written by hand from the specification's tables, field by field.
+GOLDEN = tuple(golden("nasdaq/itch50.hex").values())
+(
+    ADD_BUY, ADD_SELL, EXECUTED, EXECUTED_AT, CANCEL, REPLACE, DELETE, TRADE_HIDDEN, CROSS, BROKEN, DIRECTORY,
+    ACTION, REG_SHO, COLLAR, HALT_HERE, EVENT_OPEN, BREAKER,
+) = GOLDEN  # fmt: skip
 AT = 34_200_000_000_001
 
 

@@ -11,6 +11,7 @@ import pytest
 import mutation
 from fabric.records import NULL, QUOTE, STATE_STALE, STATUS, TRADE, unpack
 from fabric.symbols import SymbolTable
+from golden import golden
 from naive_tape import NaiveTape
 from nodes.conditions_kernel import allowed
 from nodes.feeds import moldudp64_kernel, tape, tape_kernel, utp, utp_kernel, wires
@@ -23,46 +24,12 @@ from tape_support import as_dicts, changes, decode, frame, joined, manifest, mol
 FUZZ = random_count(20_000)
 SIP_NS, TIME_NS = 0x1900000000000002, 0x1900000000000001
 
-# By hand from the specification's tables: version, category, type, originator, sub-market, the processor's time,
-# the participant's time, token; then the body field by field.
-TIMES = "1900000000000002 1900000000000001 0000000000000000"
-QUOTE_SHORT = bytes.fromhex(
-    "31 51 45 4b 20"
-    + TIMES
-    + "4150504c20 3a98 0001 3aa2 0002 52 20 20 20 32 41"  # "APPL", 150.00 x 1, 150.10 x 2, R, 2
-    "52 51 3a99 0003 5a 3aa1 0004"  # short appendage: R, bid Q 150.01 x 3, ask Z 150.09 x 4
-)
-QUOTE_LONG = bytes.fromhex(
-    "31 51 46 50 20" + TIMES + "0000000000000000 4150504c20202020202020"  # FINRA time, "APPL"
-    "0000000008f0d180 00000064 0000000008f25820 000000c8 59 20 20 20 33 41 20"  # 150.0 x 100, 150.1 x 200, Y, 3
-    "52 51 0000000008f0f890 0000012c 5a 0000000008f23110 00000190"  # long appendage: 150.01 x 300, 150.09 x 400
-)
-COMBINED_SHORT = b"1QC" + QUOTE_SHORT[3:46] + b"4A" + b"00\0\0"
-COMBINED_LONG = b"1QD" + QUOTE_LONG[3:79] + b"00\0\0" + QUOTE_LONG[79:]
-HEAD = "0000000000000000 4150504c20202020202020"
-TRADE_SHORT = bytes.fromhex("31 54 41 4b 20" + TIMES + "0000000000000000 4150504c20 0000000000000007 3a98 0063")
-TRADE_SHORT += b"@  I" + b" 00"
-TRADE_SHORT_FRACTION = TRADE_SHORT[:2] + b"M" + TRADE_SHORT[3:52] + struct.pack(">Q", 1_500_000) + TRADE_SHORT[54:]
-TRADE_LONG = bytes.fromhex("31 54 57 44 51" + TIMES + HEAD + "0000000000000008 0000000008f0d180 00000037")
-TRADE_LONG += b"@F  " + b"X\0\0" + b"17"
-TRADE_LONG_FRACTION = TRADE_LONG[:2] + b"N" + TRADE_LONG[3:64] + struct.pack(">Q", 20_000_000) + TRADE_LONG[68:]
-DAY = bytes(32) + b"0K" + bytes(32)
-CANCEL = bytes.fromhex("31 54 5a 44 51" + TIMES + HEAD + "43 0000000000000008 0000000008f0d180 00000037")
-CANCEL += b"@F  X\0\0" + DAY
-CANCEL_FRACTION = CANCEL[:2] + b"O" + CANCEL[3:65] + struct.pack(">Q", 20_000_000) + CANCEL[69:]
-CORRECTION = bytes.fromhex("31 54 59 44 51" + TIMES + HEAD + "0000000000000008 0000000008f0d180 00000037")
-CORRECTION += b"@F  X\0\0" + struct.pack(">QQI", 9, 151_000_000, 56) + b"@  TX\0\0" + DAY
-CORRECTION_FRACTION = (
-    CORRECTION[:2] + b"P" + CORRECTION[3:64] + struct.pack(">Q", 55_000_000) + CORRECTION[68:91]
-    + struct.pack(">Q", 56_000_000) + CORRECTION[95:]
-)  # fmt: skip
-SYMBOL = "4150504c20202020202020"
-ACTION = bytes.fromhex("31 41 48 51 20" + TIMES + SYMBOL + "48 00000001 1900000000000001 4c5544502020")  # H, LUDP
-MARKET_ACTION = bytes.fromhex("31 41 4b 45 20" + TIMES + SYMBOL + "48 1900000000000001 5a")  # H, on Z
-DIRECTORY = bytes.fromhex("31 41 42 45 20" + TIMES + SYMBOL + "20" * 11 + "41" * 30 + "43 2020 51 50 4e 0028 4e")
-SHORT_SALE = bytes.fromhex("31 41 56 45 20" + TIMES + SYMBOL + "31")
-BANDS = bytes.fromhex("31 41 50 45 20" + TIMES + SYMBOL + "42 1900000000000001 0000000008583b00 0000000009896800")
-BREAKER = bytes.fromhex("31 41 44 45 20" + TIMES + "33")  # level 3
+# Written by hand from the specification's tables, field by field.
+(
+    QUOTE_SHORT, QUOTE_LONG, COMBINED_SHORT, COMBINED_LONG, TRADE_SHORT, TRADE_SHORT_FRACTION, TRADE_LONG,
+    TRADE_LONG_FRACTION, CANCEL, CANCEL_FRACTION, CORRECTION, CORRECTION_FRACTION, ACTION, MARKET_ACTION, DIRECTORY,
+    SHORT_SALE, BANDS, BREAKER,
+) = golden("tape/utp.hex").values()  # fmt: skip
 GOLDEN = {
     "QE": (QUOTE_SHORT, 59), "QF": (QUOTE_LONG, 106), "QC": (COMBINED_SHORT, 52), "QD": (COMBINED_LONG, 110),
     "TA": (TRADE_SHORT, 61), "TM": (TRADE_SHORT_FRACTION, 67), "TW": (TRADE_LONG, 77), "TN": (TRADE_LONG_FRACTION, 81),
@@ -234,7 +201,7 @@ def test_a_restart_withdraws_every_quote_that_stood(wire: utp.Utp, symbols: Symb
 
 
 def wipe_out(venue: str) -> bytes:
-    return b"1CP" + venue.encode() + b" " + bytes.fromhex(TIMES)
+    return b"1CP" + venue.encode() + b" " + struct.pack(">QQQ", SIP_NS, TIME_NS, 0)
 
 
 def test_a_wipe_out_withdraws_the_quotes_of_its_participant(wire: utp.Utp, symbols: SymbolTable) -> None:
