@@ -163,7 +163,10 @@ def test_a_feed_that_slept_does_not_pass_on_what_is_old(tmp_path: Path) -> None:
 
 
 def test_a_muted_line_is_a_fault_although_nothing_broke(tmp_path: Path) -> None:
-    """Fault 3: the exchange lives and its socket is open, yet nothing comes."""
+    """Fault 3: the exchange lives and its socket is open, yet nothing comes.
+
+    Leans on the breaker's look at silence: without it the four seconds are one gap, told when they are over.
+    """
     with market(tmp_path, "mute: true, after: 4s, for: 4s") as rig:
         assert rig.until("stale", 10)
         assert rig.until("live", 10)
@@ -181,7 +184,8 @@ def test_a_line_that_flaps_faster_than_silence_is_a_fault_only_has_gaps(tmp_path
 def test_a_line_that_flaps_makes_no_storm(tmp_path: Path) -> None:
     """Fault 4: each silence is a fault here. It opens once; twenty pauses in 12 s never bring it back.
 
-    Leans on the breaker's back-off, which doubles, and on the clean stretch before it closes.
+    Leans on the breaker's back-off, which doubles (without that it changes 24 times), and on the clean stretch before
+    it closes (without both it is live 19 times).
     """
     with market(tmp_path, "flap: 300ms, after: 2s", more="    breaker: {{silence: 200ms}}") as rig:
         rig.wait(2)
@@ -233,7 +237,7 @@ def test_packets_out_of_order_come_out_in_order(tmp_path: Path) -> None:
 
 
 def test_line_b_carries_on_alone_when_line_a_dies(tmp_path: Path) -> None:
-    """Fault 7: B is 4 ms late and its packets overlap; A falls silent half way."""
+    """Fault 7: B is 4 ms late and its packets overlap; A falls silent half way. Leans on arbitration by message."""
     with market(tmp_path, "lines: A, mute: true, after: 5s, delay: 4ms", 2) as rig:
         feed = rig.settled(8)
         assert [feed[name] for name in ("lost", "gaps", "restarts")] == [0, 0, 0]
@@ -245,7 +249,9 @@ def test_line_b_carries_on_alone_when_line_a_dies(tmp_path: Path) -> None:
 
 
 def test_one_percent_lost_on_each_line_loses_nothing(tmp_path: Path) -> None:
-    """Fault 7: arbitration by message; the 1 in 10,000 that both lose is asked for."""
+    """Fault 7: leans on arbitration by message. The 1 in 10,000 that both lose is asked for, where there is one: that
+    asking works is what `test_what_both_lines_lose_is_asked_for_and_comes` shows.
+    """
     with market(tmp_path, "drop: 0.01, after: 2s, for: 5s", 2, "    recovery: ['udp://127.0.0.1:{port}']") as rig:
         feed = rig.settled(8)
         assert feed["filled_by_line"] > 500

@@ -261,12 +261,11 @@ def best_of_all(seconds: int = 4) -> tuple[float, float, float]:
     events = events[(events["kind"] == QUOTE) | (events["kind"] >= ADD)]
     books: dict[int, dict[int, tuple[int, int]]] = {}
     found, worst = {-1: 0, 0: 0, 1: 0}, 0.0
-    for event in events[np.argsort(events["event_ns"], kind="stable")]:
-        book = books.setdefault(int(event["symbol"]), {})
-        book[int(event["venue"])] = (
-            int(event["bid_px"]) if event["bid_size"] else 0,
-            int(event["ask_px"]) if event["ask_size"] else 2**62,
-        )
+    columns = ["symbol", "venue", "bid_px", "bid_size", "ask_px", "ask_size"]
+    in_order = events[np.argsort(events["event_ns"], kind="stable")][columns].tolist()
+    for symbol, venue, bid_px, bid_size, ask_px, ask_size in in_order:
+        book = books.setdefault(symbol, {})
+        book[venue] = (bid_px if bid_size else 0, ask_px if ask_size else 2**62)
         bid, ask = max(b for b, _ in book.values()), min(a for _, a in book.values())
         found[(bid > ask) - (bid < ask)] += 1
         worst = max(worst, bid / ask - 1)

@@ -132,20 +132,23 @@ def truth(quotes: np.ndarray) -> tuple[np.ndarray, str]:
     Plain Python, and no part of the code under test: the last quote of each venue, best price, then size, then the
     earliest arrival of the venue's latest quote.
     """
-    standing: dict[int, tuple[Any, ...]] = {}
+    bids: dict[int, tuple[int, int, int, int]] = {}
+    asks: dict[int, tuple[int, int, int, int]] = {}
     found = np.zeros((quotes.size, 2, 3), np.int64)
     digest = hashlib.sha256()
     for i, row in enumerate(quotes.tolist()):
         _, _, venue, condition, _, bid_px, bid_lots, ask_px, ask_lots = row
         letter = chr(condition)
-        bid = (bid_px, bid_lots, -i) if letter in "ABFHORW" and bid_px > 0 and bid_lots > 0 else None
-        ask = (-ask_px, ask_lots, -i) if letter in "ABEHORW" and ask_px > 0 and ask_lots > 0 else None
-        standing[venue] = (bid, ask)
+        bids.pop(venue, None)
+        asks.pop(venue, None)
+        if letter in "ABFHORW" and bid_px > 0 and bid_lots > 0:
+            bids[venue] = (bid_px, bid_lots, -i, venue)
+        if letter in "ABEHORW" and ask_px > 0 and ask_lots > 0:
+            asks[venue] = (-ask_px, ask_lots, -i, venue)
         line: list[Any] = []
-        for side in range(2):
-            best = max(((sides[side], v) for v, sides in standing.items() if sides[side]), default=None)
-            if best:
-                (px, lots, _), who = best
+        for side, standing in enumerate((bids, asks)):
+            if standing:
+                px, lots, _, who = max(standing.values())
                 found[i, side] = (abs(px), lots, who)
                 line += [chr(who), abs(px) // 10_000_000, lots]
             else:

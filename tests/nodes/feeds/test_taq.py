@@ -110,7 +110,8 @@ def test_recorded_day() -> None:
     }  # fmt: skip
     assert (trades.size, int(trades["size"].sum())) == (39_470, 5_553_205)
     ours = hashlib.sha256()
-    for seq, px, size in zip(quotes["exchange_seq"], quotes["bid_px"], quotes["bid_size"], strict=True):
+    told = (quotes[name].tolist() for name in ("exchange_seq", "bid_px", "bid_size"))
+    for seq, px, size in zip(*told, strict=True):
         ours.update(b"%d,%d,%d\n" % ((seq, px, size) if px != NULL else (seq, 0, 0)))
     theirs = hashlib.sha256()
     with gzip.open(SAMPLES / "quotes_2018-01-02.csv.gz", "rt") as file:
