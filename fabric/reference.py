@@ -98,6 +98,17 @@ class Session:
     half_day: bool
 
 
+@dataclass(frozen=True)
+class Day:
+    """A day of New York; one of UTC, without a session, outside of the calendar. Times are UTC ns."""
+
+    start_ns: int
+    end_ns: int
+    date: date
+    open_ns: int | None = None
+    close_ns: int | None = None
+
+
 @cache
 def calendar() -> Calendar:
     """All days that ``sessions.csv`` speaks of."""
@@ -120,23 +131,33 @@ def calendar() -> Calendar:
     return Calendar(utc_ns(midnights), utc_ns(midnights[:-1] + OPEN_NS) * trades, utc_ns(closes) * trades)
 
 
-def session_at(ns: int) -> Session:
-    """The session of an instant; a day outside of the calendar's range is one of UTC, and closed."""
+def day_at(ns: int) -> Day:
+    """The day that holds an instant."""
     days = calendar()
     place = int(np.searchsorted(days.midnights, ns, side="right")) - 1
     if not 0 <= place < days.opens.size:
-        return Session(datetime.fromtimestamp(ns // SECOND_NS, UTC).date(), "closed", None, None, False)
-    midnight, open_ns, close_ns = (int(column[place]) for column in days)
-    day = datetime.fromtimestamp((midnight + 12 * HOUR_NS) // SECOND_NS, UTC).date()
-    if not open_ns:
-        return Session(day, "closed", None, None, False)
+        start_ns = ns // (24 * HOUR_NS) * 24 * HOUR_NS
+        return Day(start_ns, start_ns + 24 * HOUR_NS, datetime.fromtimestamp(start_ns // SECOND_NS, UTC).date())
+    start_ns, end_ns, open_ns, close_ns = (
+        int(ns) for ns in (days.midnights[place], days.midnights[place + 1], days.opens[place], days.closes[place])
+    )
+    day = datetime.fromtimestamp((start_ns + 12 * HOUR_NS) // SECOND_NS, UTC).date()
+    return Day(start_ns, end_ns, day, open_ns or None, close_ns or None)
+
+
+def session_at(ns: int) -> Session:
+    """The session of an instant; a day outside of the calendar's range is one of UTC, and closed."""
+    day = day_at(ns)
+    open_ns, close_ns = day.open_ns, day.close_ns
+    if open_ns is None or close_ns is None:
+        return Session(day.date, "closed", None, None, False)
     if open_ns <= ns < close_ns:
         state = "regular"
     elif open_ns - (OPEN_NS - PRE_FROM_NS) <= ns < open_ns:
         state = "pre"
     else:
         state = "post" if close_ns <= ns < close_ns + POST_NS else "closed"
-    return Session(day, state, open_ns, close_ns, close_ns - open_ns < CLOSE_NS - OPEN_NS)
+    return Session(day.date, state, open_ns, close_ns, close_ns - open_ns < CLOSE_NS - OPEN_NS)
 
 
 def _since_midnight_ns(text: str) -> int:

@@ -98,7 +98,7 @@ class Candles:
             silence_ns,
             np.array([venue_mask(letters) for letters in publishers], np.int64),
             sale_conditions.sale_table(),
-            np.array([ord(sale_conditions.LISTING.get(tape, "\0")) for tape in "ABC"], np.int64),
+            sale_conditions.listing(),
             days.midnights,
             days.closes,
             np.array([channel in channels for channel in CHANNELS], np.int64),

@@ -56,7 +56,9 @@ from nodes.sale_conditions_kernel import (
     OFFICIAL_CLOSE,
     OFFICIAL_OPEN,
     SOLD,
+    SOLD_AFTER_CLOSE_NS,
     VOLUME,
+    listing_of,
     plan_of,
 )
 
@@ -80,8 +82,6 @@ SIZE_MAX: Final = 2**31 - 1
 PART_BITS: Final = 30
 """Of a price, whose product with a size fits into a word, with room for the carry."""
 PART: Final = (1 << PART_BITS) - 1
-SOLD_AFTER_CLOSE_NS: Final = 10_000_000_000
-"""Until then a late report of the UTP plan may set the last price: 16:00:10, or 13:00:10 on a half day."""
 
 MINUTE: Final = np.dtype(
     [
@@ -208,8 +208,6 @@ _LIVE: Final = pack("live")
 _LOST: Final = pack("gap")
 _CANCELS: Final = pack("x")
 _CORRECTS: Final = pack("c")
-_TAPE_A: Final = pack("A")
-_TAPE_C: Final = pack("C")
 
 
 # `Bars.state`: what there is once, and a place for each length where the name ends in `+`.
@@ -567,7 +565,7 @@ def rights_of(bars: Any, plan: Any, condition: int, tape: int, venue: int, event
         rights &= ~(LAST | FIRST | SOLD)
     if rights & LAST:
         rights &= ~SOLD
-    if rights & SOLD and venue == listing_of(plan, tape):
+    if rights & SOLD and venue == listing_of(plan.listing, tape):
         rights |= LAST  # of the listing market it always may
         rights &= ~SOLD
     return rights
@@ -580,14 +578,6 @@ def remember(bars: Any, condition: int, tape: int, rights: int) -> None:
     known[0] = condition
     known[1] = tape
     known[2] = rights
-
-
-@lean
-def listing_of(plan: Any, tape: int) -> int:
-    """The letter of the market that lists the stocks of a tape; 0 where that is not known."""
-    if tape == _TAPE_A:
-        return plan.listing[0]
-    return plan.listing[2] if tape == _TAPE_C else 0
 
 
 @lean
@@ -883,7 +873,7 @@ def add_earlier(minute: Any, entry: Any) -> None:
 def official(bars: Any, plan: Any, row: Any, event_ns: int, which: int, out: Any, count: int) -> int:
     """Keep the official open (0) or close (1) of the day, as the listing market prints it; the latest counts."""
     symbol = row["symbol"]
-    listing = listing_of(plan, row["tape"])
+    listing = listing_of(plan.listing, row["tape"])
     end = end_around(plan, DAY, event_ns)
     if end <= bars.state[DONE + DAY] or (listing != 0 and listing != row["venue"]):
         return count

@@ -18,11 +18,13 @@ When a row is published: when venue, price or size of a side changes, when a sta
 the symbol is lost. A venue that joins without changing the best, or a trade, shows in the next row. A
 symbol that has lost all its venues has no sides and the bit ``stale``; one that has lost some, ``partial``.
 
+A market that stays locked or crossed is published as it is, and told as a fault of the data: `counters` say how many
+symbols have been for longer than `GRACE_NS`, in the regular session and while they are not halted. On the recorded day
+(tests/nodes/test_nbbo.py) no lock in the session lasted longer than 0.11 s; after the close one lasted 87 s.
+
 Beside the composite, where the topology has this node publish them: ``bolo``, the best odd lots, which are never in
 it; and ``why``, who is left out of it and for which reason, published when that changes.
 """
-
-from datetime import UTC, date, datetime
 
 import numpy as np
 
@@ -30,12 +32,18 @@ from fabric import node
 from fabric.bus import EVENTS_MAX
 from fabric.clock import SECOND_NS
 from fabric.node import Runtime
-from fabric.records import EVENT, Rows, venue_mask
+from fabric.records import EVENT, STATE_CROSSED, STATE_HALTED, STATE_LOCKED, Rows, venue_mask
 from fabric.recovery import Arrays
+from fabric.reference import day_at
 from fabric.topology import ProcessorSettings
 from nodes import nbbo_kernel, quote_conditions, round_lots, sale_conditions, trading_states
+from nodes.sale_conditions_kernel import SOLD_AFTER_CLOSE_NS
 
-DAY_NS = 86_400 * SECOND_NS
+GRACE_NS = 5 * SECOND_NS
+"""How long a market may be locked or crossed before it is told as a fault."""
+LOOK_NS = SECOND_NS
+"""How often that is looked at; a market that is locked at each look counts as locked in between."""
+NEVER = 2**63 - 1
 
 
 class Nbbo:
@@ -71,17 +79,24 @@ class Nbbo:
             national=venue_mask(market),
             lot=0,
             tells=nbbo_kernel.TELLS_BOLO * ("bolo" in channels) | nbbo_kernel.TELLS_WHY * ("why" in channels),
+            listing=sale_conditions.listing(),
+            day_ns=0,
+            late_ns=0,
         )
         self._begin_day(0)
+        self._looked_ns = 0
+        self._since_ns = {bit: np.full(symbols_max, NEVER, np.int64) for bit in (STATE_LOCKED, STATE_CROSSED)}
         # Zeroed pages cost nothing until the worst case, all lines lost in one batch, writes to them.
         self._changes = np.zeros(nbbo_kernel.changes_max(symbols_max, len(venues), batch_max + EVENTS_MAX), EVENT)
         self._out = nbbo_kernel.make_out(self._changes)
 
     def step(self, batch: Rows, now_ns: int) -> Rows:
         """Apply rows of any kinds in the order of arrival; return the rows made, good until the next step."""
-        if now_ns // DAY_NS != self._day:
-            self._begin_day(now_ns // DAY_NS)
+        if not self._day.start_ns <= now_ns < self._day.end_ns:
+            self._begin_day(now_ns)
         count = nbbo_kernel.step(self.book, self.market, *nbbo_kernel.views(batch), self._out)
+        if abs(now_ns - self._looked_ns) >= LOOK_NS:
+            self._look(now_ns)
         return self._changes[:count]
 
     def arrays(self) -> Arrays:
@@ -93,29 +108,43 @@ class Nbbo:
         by_symbol = ("quoted", "tops", "facts")
         return {name: array[:symbols] if name in by_symbol else array for name, array in self.arrays().items()}
 
-    def _begin_day(self, day: int) -> None:
-        """Take the tables that are in force on a day (UTC, counted from the epoch)."""
-        self._day = day
-        self.market.codes[: nbbo_kernel.SLOTS] = quote_conditions.tables(_date(day))
-        self.market = self.market._replace(lot=round_lots.default(_date(day)))
+    def _begin_day(self, now_ns: int) -> None:
+        """Take the tables that are in force on the day of New York that holds ``now_ns``."""
+        day = self._day = day_at(now_ns)
+        self.market.codes[: nbbo_kernel.SLOTS] = quote_conditions.tables(day.date)
+        self.market = self.market._replace(
+            lot=round_lots.default(day.date),
+            day_ns=day.start_ns,
+            late_ns=NEVER if day.close_ns is None else day.close_ns + SOLD_AFTER_CLOSE_NS,
+        )
+
+    def _look(self, now_ns: int) -> None:
+        """Note since when each market is locked or crossed, in the regular session and not halted."""
+        self._looked_ns = now_ns
+        day, symbols = self._day, 1 + int(self.book.lines[nbbo_kernel.SYMBOLS])
+        regular = day.open_ns is not None and day.close_ns is not None and day.open_ns <= now_ns < day.close_ns
+        states = self.book.tops["state"][:symbols]
+        for bit, since_ns in self._since_ns.items():
+            holds = (states & (bit | STATE_HALTED) == bit) & regular
+            since_ns[:symbols] = np.where(holds, np.minimum(since_ns[:symbols], now_ns), NEVER)
 
     def warm_up(self) -> None:
         """Compile, or load, the kernel before the first quote."""
         nbbo_kernel.warm_up()
 
     def counters(self) -> dict[str, int]:
-        """Totals by the names in `nbbo_kernel.COUNTERS`, and of quotes with unknown conditions by plan and code."""
+        """Totals by the names in `nbbo_kernel.COUNTERS`, symbols that are locked or crossed for too long, and quotes
+        with unknown conditions by plan and code.
+        """
         counts = dict(zip(nbbo_kernel.COUNTERS, self.book.counters.tolist(), strict=True))
+        for name, since_ns in zip(("locked_long", "crossed_long"), self._since_ns.values(), strict=True):
+            counts[name] = int(np.count_nonzero(since_ns <= self._looked_ns - GRACE_NS))
         for plan, code in np.argwhere(self.book.unknown).tolist():
             shown = chr(code) if chr(code).isalnum() and code < 128 else f"0x{code:02x}"
             counts[f"unknown_condition_{quote_conditions.PLAN_NAMES[plan]}_{shown}"] = int(
                 self.book.unknown[plan, code]
             )
         return counts
-
-
-def _date(day: int) -> date:
-    return datetime.fromtimestamp(max(day, 0) * 86_400, UTC).date()
 
 
 def main(runtime: Runtime) -> None:

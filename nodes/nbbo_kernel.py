@@ -53,7 +53,7 @@ from fabric.records import (
 )
 from nodes.conditions_kernel import allowed
 from nodes.quote_conditions import BID, BOTH, CTA, FAST, FAST_BID, KNOWN, UTP
-from nodes.sale_conditions_kernel import FIRST, LAST, LATE, plan_of
+from nodes.sale_conditions_kernel import FIRST, LAST, LATE, SOLD, listing_of, plan_of
 from nodes.trading_states import HALTS, SHUTS, TRADES
 
 int64: Any = np.int64
@@ -103,10 +103,13 @@ FACTS: Final = np.dtype(
         ("halting", "<i8"),  # mask of the venues that say it is halted in the whole market
         ("upper_px", "<i8"),  # price bands
         ("lower_px", "<i8"),
-        ("told", "<i8"),  # 1 once a WHY has been published
+        ("last_ns", "<i8"),  # of the trade that set the last price, by the exchange's time
         ("odd_rank", "<i8", (2,)),  # the best odd lots as published
         ("odd_size", "<i4", (2,)),
-        ("odd_slot", "<i4", (2,)),  # -1 without one
+        ("odd_slot", "i1", (2,)),  # -1 without one
+        ("last_venue", "i1"),  # of that trade
+        ("told", "i1"),  # 1 once a WHY has been published
+        ("_spare", "i1", (4,)),
     ]
 )
 """What is known of a symbol and seldom needed: one cache line."""
@@ -193,6 +196,9 @@ class Market(NamedTuple):
     national: int  # mask of all venues of the market; 0 where that is not known
     lot: int  # round lot of a symbol of which none was told
     tells: int  # 1: BOLO rows, 2: WHY rows
+    listing: npt.NDArray[np.int64]  # [3] ASCII code of the market that lists tape A, B, C; 0 where several do
+    day_ns: int  # when the day of New York began
+    late_ns: int  # until when a late report of the UTP plan may set the last price
 
 
 class Out(NamedTuple):
@@ -215,7 +221,7 @@ def no_book(symbols_max: int, venues: int) -> Book:
     quoted["rank"] = NULL
     tops["rank"], tops["slot"], tops["last_px"] = NULL, -1, NULL
     facts["upper_px"] = facts["lower_px"] = facts["odd_rank"] = NULL
-    facts["odd_slot"] = -1
+    facts["odd_slot"], facts["last_ns"] = -1, NULL
     counts = (np.zeros(n, np.int64) for n in (7, len(COUNTERS), (3, 256)))
     return Book(quoted, tops, facts, *counts)
 
@@ -551,18 +557,26 @@ def best_of(quoted: Any, venues: Any, side: int, among: int) -> tuple[int, int]:
     return best, among
 
 
-@lean
+@lean_kernel
 def trade(book: Any, market: Any, row: Any) -> None:
-    """Keep the last price of the tape; the symbol's next change carries it.
+    """Keep the last price of the tape, by the rule of the plans; the symbol's next change carries it.
 
-    A code that may set it only until just after the close (UTP's L) does not: there is no calendar here.
+    Some trades set it only as the first of the day; CTA's late reports (L) also after one of the same participant, or
+    if they are of the listing market; UTP's until ten seconds after the close.
     """
     if row["price"] <= 0 or row["mark"] > 0:
         return
     updates = allowed(market.codes, SALES + plan_of(row["tape"]), row["condition"])
-    top = book.tops[row["symbol"]]
-    if updates & LATE and (updates & LAST or (updates & FIRST and top["last_px"] == NULL)):
-        top["last_px"] = row["price"]
+    if not updates & FIRST or (not updates & LATE and row["event_ns"] > market.late_ns):
+        return
+    facts = book.facts[row["symbol"]]
+    venue = row["venue"] & 0x7F
+    if not updates & LAST and facts["last_ns"] >= market.day_ns:
+        if not updates & SOLD or (venue != facts["last_venue"] and venue != listing_of(market.listing, row["tape"])):
+            return
+    book.tops[row["symbol"]]["last_px"] = row["price"]
+    facts["last_ns"] = max(row["event_ns"], market.day_ns)
+    facts["last_venue"] = venue
 
 
 @lean_kernel
@@ -945,5 +959,5 @@ def make_out(rows: Any) -> Out:
 def warm_up() -> None:
     """Compile, or load, with the array types of the live path."""
     one = np.zeros(1, np.int64)
-    market = Market(np.zeros((8, 256), np.int64), one, one, one, tapes=0, national=0, lot=1, tells=0)
+    market = Market(np.zeros((8, 256), np.int64), one, one, one, 0, 0, 1, 0, np.zeros(3, np.int64), 0, 0)
     step(no_book(1, 1), market, *views(empty(0, EVENT)), make_out(empty(1, EVENT)))

@@ -45,3 +45,8 @@ def _bits(row: SaleCondition) -> int:
         | (rights.HIGH_LOW if row.price else 0)
         | (rights.VOLUME if row.volume else 0)
     )
+
+
+def listing() -> Table:
+    """`LISTING` as kernels take it: int64[3], ASCII codes for the tapes A, B and C; 0 where several list them."""
+    return np.array([ord(LISTING.get(tape, "\0")) for tape in "ABC"], np.int64)

@@ -163,7 +163,7 @@ class NaiveNbbo:
         self.halting: dict[int, set[str]] = {}
         self.bands: dict[int, tuple[int, int]] = {}
         self.lost: dict[int, set[str]] = {}
-        self.last: dict[int, int] = {}
+        self.last: dict[int, Row] = {}  # the trade that set the last price
         self.shown: dict[int, tuple[Any, int]] = {}
         self.shown_odd: dict[int, Any] = {}
         self.explained: set[int] = set()
@@ -215,9 +215,13 @@ class NaiveNbbo:
     def _trade(self, row: Row, out: list[Row]) -> None:
         if unpack(row["mark"]) or row["price"] <= 0:
             return
-        rights = sale_rights(unpack(row["condition"]), unpack(row["tape"]))
-        if "l" in rights or (rights & {"1", "s"} and row["symbol"] not in self.last):
-            self.last[row["symbol"]] = row["price"]
+        rights = sale_rights(unpack(row["condition"]), unpack(row["tape"]), row["event_ns"], chr(row["venue"]))
+        last = self.last.get(row["symbol"])
+        if last is not None and day_of(last["event_ns"]) != day_of(row["event_ns"]):
+            last = None
+        same = last is not None and last["venue"] == row["venue"]
+        if "l" in rights or (rights & {"1", "s"} and last is None) or ("s" in rights and same):
+            self.last[row["symbol"]] = row
 
     def _status(self, row: Row, out: list[Row]) -> None:
         venue, symbol, trading = chr(row["venue"]), row["symbol"], unpack(row["trading"])
@@ -331,7 +335,7 @@ class NaiveNbbo:
         if not force and self.shown.get(symbol, ((None, None), 0)) == ((bid, ask), state):
             return
         self.shown[symbol] = ((bid, ask), state)
-        published = self._row(KIND_NBBO, symbol, row) | {"last_px": self.last.get(symbol, NULL)}
+        published = self._row(KIND_NBBO, symbol, row) | {"last_px": self.last.get(symbol, {"price": NULL})["price"]}
         for name, best in (("bid", bid), ("ask", ask)):
             published[f"{name}_venue"] = ord(best[0]) if best else NULL
             published[f"{name}_px"] = best[1] if best else NULL

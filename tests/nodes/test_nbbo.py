@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fabric import codec
 from fabric.bus import EVENTS_MAX
+from fabric.clock import SECOND_NS
 from fabric.records import (
     EVENT,
     KIND_BOLO,
@@ -96,7 +97,11 @@ def quote(venue: str, bid: Any = (100, 1), ask: Any = (102, 1), symbol: int = 1,
 
 
 def trade(price: int, symbol: int = 1, **values: Any) -> Rows:
-    return row(TRADE, KIND_TRADE, symbol, "N", {"price": price, "size": 100} | values)
+    return row(TRADE, KIND_TRADE, symbol, values.pop("venue", "N"), {"price": price, "size": 100} | values)
+
+
+def utc(text: str) -> int:
+    return int(np.datetime64(text, "ns").astype(np.int64))
 
 
 def line(venue: str, state: str) -> Rows:
@@ -116,9 +121,9 @@ def link(publisher: int, up: int) -> Rows:
     return row(LINK, KIND_LINK, 0, "", {"publisher": publisher, "up": up})
 
 
-def step(node: Nbbo, *rows: Rows) -> list[dict[str, Any]]:
+def step(node: Nbbo, *rows: Rows, now_ns: int = 0) -> list[dict[str, Any]]:
     """What the node publishes for these rows in one batch, as text where it is text."""
-    published: list[dict[str, Any]] = list(as_dicts(node.step(np.concatenate([np.empty(0, EVENT), *rows]), now_ns=0)))
+    published: list[dict[str, Any]] = list(as_dicts(node.step(np.concatenate([np.empty(0, EVENT), *rows]), now_ns)))
     texts, masks = {"bid_venue", "ask_venue"}, {"bid_mask", "ask_mask", "scope", *REASONS}
     for out in published:
         out |= {name: unpack(out[name]) for name in texts & set(out)}
@@ -306,6 +311,53 @@ def test_locked_and_crossed_are_published_and_not_repaired(kernel: str) -> None:
     assert (node.counters()["locked"], node.counters()["crossed"]) == (1, 1)
 
 
+OPEN_NS = utc("2026-01-02T14:30")
+
+
+def long_lived(node: Nbbo) -> tuple[int, int]:
+    return node.counters()["locked_long"], node.counters()["crossed_long"]
+
+
+def test_a_market_that_stays_locked_or_crossed_is_a_fault_until_it_ends(kernel: str) -> None:
+    node = make()
+    lots = {"bid": (103, 100), "ask": (105, 100)}
+    rows = quote("N", (100, 100), (102, 100), symbol=2), quote("P", **lots, symbol=2)
+    step(node, quote("N", (100, 100), (103, 100)), quote("P", **lots), *rows, now_ns=OPEN_NS)
+    step(node, now_ns=OPEN_NS + nbbo.GRACE_NS - 1)
+    assert long_lived(node) == (0, 0)
+    step(node, now_ns=OPEN_NS + nbbo.GRACE_NS + SECOND_NS)
+    assert long_lived(node) == (1, 1)
+    step(node, quote("P", (101, 100), (105, 100)), now_ns=OPEN_NS + nbbo.GRACE_NS + 2 * SECOND_NS)
+    assert long_lived(node) == (0, 1)
+    step(node, trading("H", symbol=2), now_ns=OPEN_NS + nbbo.GRACE_NS + 3 * SECOND_NS)  # not firm while it is halted
+    assert long_lived(node) == (0, 0)
+    step(node, quote("P", **lots), trading("T", symbol=2), now_ns=OPEN_NS + nbbo.GRACE_NS + 4 * SECOND_NS)
+    assert long_lived(node) == (0, 0)  # it begins anew
+
+
+@pytest.mark.parametrize(
+    ("clock", "told"),
+    [("14:29:50", False), ("14:30:00", True), ("20:59:50", True), ("20:59:57", False), ("21:00:00", False)],
+)
+def test_only_the_regular_session_has_no_locked_markets(kernel: str, clock: str, told: bool) -> None:
+    node = make()
+    at = utc(f"2026-01-02T{clock}")
+    step(node, quote("N", (100, 100), (103, 100)), quote("P", (103, 100), (105, 100)), now_ns=at)
+    for second in range(1, 7):
+        step(node, now_ns=at + second * SECOND_NS)
+    assert long_lived(node) == (int(told), 0)
+
+
+def test_a_clock_that_is_set_back_tells_no_fault(kernel: str) -> None:
+    node = make()
+    step(node, quote("N", (100, 100), (103, 100)), quote("P", (103, 100), (105, 100)), now_ns=OPEN_NS + 60 * SECOND_NS)
+    step(node, now_ns=OPEN_NS + 30 * SECOND_NS)
+    step(node, now_ns=OPEN_NS + 34 * SECOND_NS)
+    assert long_lived(node) == (0, 0)
+    step(node, now_ns=OPEN_NS + 35 * SECOND_NS)
+    assert long_lived(node) == (1, 0)
+
+
 def test_a_halt_is_a_bit_and_prices_stay(kernel: str) -> None:
     node = make()
     step(node, quote("N"))
@@ -427,7 +479,7 @@ def test_without_a_market_or_with_one_that_is_not_read_whole_it_is_a_composite(k
 @pytest.mark.parametrize(
     ("condition", "sets_last", "sets_first"),
     [(code, True, True) for code in ["", " ", "@", "E", "F", "K", "O", "X", "5", "6", "9", "@F X"]]
-    + [(code, False, True) for code in ["L", "P", "Z", "4", " F Z"]]
+    + [(code, False, True) for code in ["P", "Z", "4", " F Z", "LZ"]]
     + [
         (code, False, False)
         for code in ["B", "C", "H", "I", "M", "Q", "R", "T", "U", "V", "7", "N", "8", "G", "W", "@FTI"]
@@ -441,11 +493,63 @@ def test_sale_conditions_of_the_last_price(kernel: str, condition: str, sets_las
     assert then["last_px"] == (70 if sets_last else 60)
 
 
-@pytest.mark.parametrize(("condition", "sets"), [("@", True), ("B", True), ("A", True), ("W", False), ("L", False)])
+@pytest.mark.parametrize(
+    ("condition", "sets"), [("@", True), ("B", True), ("A", True), ("W", False), ("L", True), ("G", False)]
+)
 def test_the_last_price_of_tape_c_follows_its_own_plan(kernel: str, condition: str, sets: bool) -> None:
-    """B is an average price on tapes A and B; L counts until just after the close only, and there is no clock here."""
+    """B is an average price on tapes A and B."""
     (out,) = step(make(), trade(60, tape="C"), trade(70, condition=condition, tape="C"), quote("N"))
     assert out["last_px"] == (70 if sets else 60)
+
+
+@pytest.mark.parametrize(
+    ("clock", "last"),
+    [
+        ("2026-01-02T21:00:10.000000000", 70),
+        ("2026-01-02T21:00:10.000000001", 60),
+        ("2026-07-01T20:00:10.000000001", 60),  # daylight saving time
+        ("2026-11-27T18:00:10.000000000", 70),  # a half day
+        ("2026-11-27T18:00:10.000000001", 60),
+        ("2026-11-28T18:00:10.000000001", 70),  # no session
+    ],
+)
+def test_a_sold_last_of_utp_sets_the_last_price_until_ten_seconds_after_the_close(
+    kernel: str, clock: str, last: int
+) -> None:
+    at = utc(clock)
+    rows = trade(60, tape="C", event_ns=at - 1), trade(70, tape="C", condition="L", event_ns=at)
+    (out,) = step(make(), *rows, quote("N", (100, 100), (102, 100)), now_ns=at)
+    assert out["last_px"] == last
+
+
+@pytest.mark.parametrize(
+    ("venue", "tape", "last"),
+    [("N", "B", 70), ("P", "B", 60), ("N", "A", 70), ("P", "A", 60)],
+    ids=["same participant", "another", "listing market", "neither"],
+)
+def test_a_sold_last_of_cta_sets_the_last_price_after_its_own_participant(
+    kernel: str, venue: str, tape: str, last: int
+) -> None:
+    """Note 3: if first, from the participant of the current last, or from the listing market."""
+    before = trade(60, venue="T" if tape == "A" else "N")
+    (out,) = step(make(), before, trade(70, venue=venue, condition="L", tape=tape), quote("N"))
+    assert out["last_px"] == last
+    assert step(make(), trade(70, venue=venue, condition="L", tape=tape), quote("N"))[0]["last_px"] == 70
+
+
+def test_the_first_trade_of_the_next_day_may_set_the_last_price(kernel: str) -> None:
+    """A day of New York: in UTC it ends five hours after midnight."""
+    node = make()
+    for clock, code, last in (
+        ("2026-01-02T20:00:00", "", 60),
+        ("2026-01-03T04:59:59", "Z", 60),
+        ("2026-01-03T05:00:00", "Z", 70),
+        ("2026-01-03T05:00:01", "Z", 70),
+    ):
+        at = utc(clock)
+        price = 60 if not code else 80 if clock.endswith("01") else 70
+        rows = trade(price, condition=code, event_ns=at), quote("N", (100 + at % 7, 100), (200, 100))
+        assert step(node, *rows, now_ns=at)[-1]["last_px"] == last
 
 
 def test_cancels_and_corrections_do_not_set_the_last_price(kernel: str) -> None:
@@ -523,11 +627,17 @@ def test_a_batch_with_all_rows_about_links_fits(kernel: str) -> None:
     assert len(node._changes) >= count
 
 
+LATE_NS = utc("2026-01-02T21:00:10")
+"""Until then a late report of tape C may set the last price: in the middle of a stream."""
+
+
 def random_stream(rng: random.Random, count: int, symbols: int) -> Rows:
     """Quotes with many ties, odd lots, withdrawals and odd conditions; trades, halts, lots, bands; lines, links and
     days that come and go.
     """
     rows = []
+
+    values: dict[str, Any]
 
     def side(middle: int) -> Any:
         if rng.random() < 0.05:
@@ -542,9 +652,11 @@ def random_stream(rng: random.Random, count: int, symbols: int) -> Rows:
             venue, tape = rng.choice(VENUES + "Z"), rng.choice(["", "", "A", "C"])
             made = quote(venue, side(100), side(rng.choice([99, 101, 103])), symbol, condition=condition, tape=tape)
         elif chance < 0.86:
-            made = trade(rng.randrange(99, 105), symbol, condition=rng.choice(["", "F", "I", "Z", "@  T", "M"]))
+            codes, tape = ["", "F", "I", "Z", "@  T", "M", "L", "L", "@F L"], rng.choice(["", "A", "C"])
+            values = {"condition": rng.choice(codes), "tape": tape, "venue": rng.choice("NPQ")}
+            made = trade(rng.randrange(99, 105), symbol, **values)
         elif chance < 0.93:
-            values: dict[str, Any] = {"round_lot": rng.choice([None, None, 40, 100])}
+            values = {"round_lot": rng.choice([None, None, 40, 100])}
             if rng.random() < 0.5:
                 values |= {"upper_px": rng.choice([None, 102, 105]), "lower_px": rng.choice([None, 97, 100])}
             reason = rng.choice(["", "T1", "OPER"])
@@ -557,7 +669,7 @@ def random_stream(rng: random.Random, count: int, symbols: int) -> Rows:
             made = link(rng.randrange(len(PUBLISHERS)), rng.choice([0, 1, 1]))
         else:
             made = event(rng.choice(VENUES), rng.choice("OSQREMC"), rng.choice(["live", ""]))
-        made["event_ns"] = made["exchange_seq"] = i + 1
+        made["event_ns"], made["exchange_seq"] = LATE_NS + i - count // 2, i + 1
         rows.append(made)
     return np.concatenate(rows)
 
@@ -586,7 +698,7 @@ def test_it_agrees_with_its_twin_in_any_batching(kernel: str, seed: int) -> None
     frames = []
     for most in (200, 1):
         node = make(symbols, 200, lot=100, market=market, beside=True)
-        published = np.concatenate([node.step(batch, 0).copy() for batch in batches(rng, rows, most)])
+        published = np.concatenate([node.step(batch, LATE_NS).copy() for batch in batches(rng, rows, most)])
         compare(f"seed {seed}, {kernel}, batches of up to {most}", expected, published)
         frames.append(codec.encode(published, names))
     assert frames[0] == frames[1]
@@ -604,7 +716,17 @@ EVENTS = st.one_of(
         st.sampled_from(["R", "R", "", "A", "E", "F", "C", "H", "eR", "?"]),
         st.sampled_from(["", "A", "C"]),
     ),
-    st.builds(trade, st.integers(99, 103), SYMBOLS),
+    st.builds(
+        lambda price, symbol, condition, tape, venue, after: trade(
+            price, symbol, condition=condition, tape=tape, venue=venue, event_ns=LATE_NS + after
+        ),
+        st.integers(99, 103),
+        SYMBOLS,
+        st.sampled_from(["", "L", "Z", "I"]),
+        st.sampled_from(["", "A", "C"]),
+        st.sampled_from("NP"),
+        st.integers(0, 1),
+    ),
     st.builds(
         lambda code, symbol, venue, reason, lot, bands: trading(
             code, symbol, venue, reason, round_lot=lot, upper_px=bands[0], lower_px=bands[1]
@@ -632,7 +754,7 @@ def test_any_stream_in_any_batching_agrees_with_the_twin(made: list[tuple[Rows, 
     for row, ends in [*made, (line("N", "gap"), True)]:
         batch.append(row)
         if ends:
-            parts.append(node.step(np.concatenate(batch), 0).copy())
+            parts.append(node.step(np.concatenate(batch), LATE_NS).copy())
             batch = []
     twin = NaiveNbbo(VENUES, PUBLISHERS, market=market, beside=True)
     compare("", twin.step(np.concatenate([row for row, _ in made] or [np.empty(0, EVENT)])), np.concatenate(parts))
