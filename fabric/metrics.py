@@ -49,6 +49,8 @@ _GAUGES: Final = {
     "recovered_ms": _Gauge("fabric_recovered_seconds", "What the node's last way back to where it was took", _MS),
     "orders": _Gauge("fabric_orders", "Orders in the feed's book"),
     "levels": _Gauge("fabric_levels", "Price levels in the feed's book"),
+    "locked_long": _Gauge("fabric_locked_symbols", "Symbols locked for more than 5 s, in the regular session"),
+    "crossed_long": _Gauge("fabric_crossed_symbols", "Symbols crossed for more than 5 s, in the regular session"),
     "clients": _Gauge("fabric_clients", "WebSocket clients"),
     "clients_max": _Gauge("fabric_clients_max", "WebSocket clients that there may be"),
     "degraded": _Gauge("fabric_degraded", "1 in a surge: clients are served at longer intervals"),

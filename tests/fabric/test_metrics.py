@@ -58,6 +58,13 @@ def test_what_waits_and_how_large_the_history_is_are_gauges() -> None:
     assert only(found, "fabric_written") == ("counter", 9)
 
 
+def test_markets_that_are_locked_or_crossed_are_gauges() -> None:
+    found = scraped({"locked": 12, "locked_long": 2, "crossed_long": 1})
+    assert only(found, "fabric_locked_symbols") == ("gauge", 2)
+    assert only(found, "fabric_crossed_symbols") == ("gauge", 1)
+    assert only(found, "fabric_locked") == ("counter", 12)
+
+
 def test_a_code_of_the_market_and_a_key_of_somebody_are_no_part_of_a_name() -> None:
     """Sale conditions are printable characters, such as ``@`` and a backslash."""
     kind, samples = scraped({"unknown_condition_cta_@": 2, 'unknown_condition_utp_"': 3})["fabric_unknown_conditions"]
