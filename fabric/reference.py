@@ -5,6 +5,8 @@ means that of `nodes.candles`. A correction of the data is an edit of a file.
 
 * ``sale_conditions.csv``: what a trade with one sale condition updates, by tape (CTA: A and B; UTP: C), from a day on.
   Sources: CTS 2.11b of January 2026 and UTP 4.1 of September 2026, section 3.14, in their consolidated columns.
+* ``quote_conditions.csv``: which sides of a quote with one condition count for the best bid and offer, and which are
+  slow, likewise. Sources: CQS 2.11b and UTP 3.0a.
 * ``sessions.csv``: holidays and half days of the New York Stock Exchange, and when its clocks change. Made by
   `tests/session_calendar.py` from the package exchange_calendars, and compared with it by a test.
 """
@@ -24,6 +26,8 @@ from fabric.clock import SECOND_NS
 FOLDER: Final = Path(__file__).parent / "reference_data"
 CONDITIONS_VERSION: Final = "CTS 2.11b, UTP 4.1"
 """The plans' texts that ``sale_conditions.csv`` is a copy of."""
+QUOTES_VERSION: Final = "CQS 2.11b, UTP 3.0a"
+"""Those of ``quote_conditions.csv``."""
 HOUR_NS: Final = 3_600 * SECOND_NS
 PRE_FROM_NS: Final = 4 * HOUR_NS
 """Sessions by New York time since midnight: pre-market from 04:00, regular 09:30 to 16:00, post-market to 20:00."""
@@ -74,6 +78,44 @@ def _sale_rows() -> tuple[SaleCondition, ...]:
             price, volume = line["price"] == "yes", line["volume"] == "yes"
             found += [
                 SaleCondition(since, tape, line["code"], price, line["last"], volume, line["meaning"])
+                for tape in line["tapes"]
+            ]
+    return tuple(sorted(found, key=lambda row: (row.tape, row.code, row.since)))
+
+
+@dataclass(frozen=True)
+class QuoteCondition:
+    """One row of the plans' table, in force from ``since`` until a later row of the same tape and code."""
+
+    since: date
+    tape: str  # A, B or C
+    code: str  # one character
+    sides: str  # that count for the best bid and offer: both, bid, offer or none
+    slow: str  # that are not automated, and so not protected: both, bid, offer or none
+    meaning: str
+
+
+def quote_conditions(day: date | None = None) -> tuple[QuoteCondition, ...]:
+    """The table in force on ``day`` (before its first day, as on that), or every row; in the order of tape and code."""
+    rows = _quote_rows()
+    if day is None:
+        return rows
+    in_force: dict[tuple[str, str], QuoteCondition] = {}
+    for row in rows:
+        if row.since <= day or (row.tape, row.code) not in in_force:
+            in_force[row.tape, row.code] = row
+    return tuple(in_force.values())
+
+
+@cache
+def _quote_rows() -> tuple[QuoteCondition, ...]:
+    found = []
+    with (FOLDER / "quote_conditions.csv").open(newline="", encoding="ascii") as lines:
+        for line in csv.DictReader(lines):
+            assert {line["sides"], line["slow"]} <= {"both", "bid", "offer", "none"}, f"quote_conditions.csv: {line}"
+            since = date.fromisoformat(line["from"])
+            found += [
+                QuoteCondition(since, tape, line["code"], line["sides"], line["slow"], line["meaning"])
                 for tape in line["tapes"]
             ]
     return tuple(sorted(found, key=lambda row: (row.tape, row.code, row.since)))

@@ -95,7 +95,7 @@ CONDITIONS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
 
 
 def conditions(day: date | None) -> JsonObject:
-    """What codes mean, and what the sale conditions of every tape allow, of all dates or in force on ``day``."""
+    """What codes mean, and what the conditions of every tape allow, of all dates or in force on ``day``."""
     return {
         **CONDITIONS,
         "version": reference.CONDITIONS_VERSION,
@@ -112,8 +112,20 @@ def conditions(day: date | None) -> JsonObject:
             for row in reference.sale_conditions(day)
         ],
         "last": reference.LAST_RULES,
+        "quotes_version": reference.QUOTES_VERSION,
+        "quote_conditions": [
+            {
+                "tape": row.tape,
+                "code": row.code,
+                "since": row.since.isoformat(),
+                "meaning": row.meaning,
+                "sides": row.sides,
+                "slow": row.slow,
+            }
+            for row in reference.quote_conditions(day)
+        ],
         "several": "what all codes of a trade allow",
-        "unknown": "volume only, and counted",
+        "unknown": "volume only, and counted; of a quote: it does not count for the best bid and offer",
     }
 
 

@@ -191,6 +191,16 @@ SCHEMAS: Final[Json] = {
                 )
             ),
             "last": _map(_TEXT),
+            "quotes_version": _TEXT,
+            "quote_conditions": _list(
+                _object(
+                    {
+                        **dict.fromkeys(("tape", "code", "since", "meaning"), _TEXT),
+                        "sides": {"enum": ["both", "bid", "offer", "none"], "description": "count for the best"},
+                        "slow": {"enum": ["both", "bid", "offer", "none"], "description": "are not protected"},
+                    }
+                )
+            ),
             **dict.fromkeys(("several", "unknown"), _TEXT),
         }
     ),
@@ -349,7 +359,7 @@ OPERATIONS: Final = [
                ("since", "series"), also=_NO_LAUNCHER),
     _operation("/v1/ops/metrics", "For operators: counters of all nodes of this machine, in Prometheus' text format",
                _TEXT, also=_NO_LAUNCHER, media="text/plain"),
-    _operation("/v1/meta/conditions", "What codes of conditions mean, and what they let a trade change", "Conditions",
+    _operation("/v1/meta/conditions", "What codes of conditions mean, and what they allow", "Conditions",
                ("date",), also=_UNCHANGED),
     _operation("/v1/meta/session", "What the exchange calendar says of an instant", "Session", ("at",)),
     *_alpaca("quotes", "AlpacaQuote"),

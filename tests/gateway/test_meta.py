@@ -16,6 +16,10 @@ def test_conditions_are_every_row_of_both_plans() -> None:
     assert {row["last"] for row in rows.values()} == set(answer["last"])
     assert (rows["B", "M"]["volume"], rows["C", "9"]["volume"], rows["C", "I"]["volume"]) == (False, False, True)
     assert meta.conditions(date(1990, 1, 1))["sale_conditions"] == []
+    quotes = {(row["tape"], row["code"]): (row["sides"], row["slow"]) for row in answer["quote_conditions"]}
+    assert len(quotes) == len(answer["quote_conditions"]) == 3 * 13
+    assert (quotes["B", "F"], quotes["C", "F"], quotes["A", "H"]) == (("bid", "offer"), ("none", "none"), ("both",) * 2)
+    assert set(answer["quotes"]["C"]) >= {code for tape, code in quotes if tape == "C"}
 
 
 @pytest.mark.parametrize(
