@@ -4,7 +4,8 @@ A bar covers ``[start, end)`` by exchange time in UTC; a day is one of New York,
 the full hour, or where the topology says so (``hours: open``) as the regular session does, at 09:30, 10:30, ... What a
 trade changes is a matter of its sale conditions, by the table of its tape (`nodes.sale_conditions`): open, high and low
 by one right, close by another, volume and count by a third; the volume-weighted price is over the trades that count
-for both volume and high/low. A bar of nothing but odd lots has a volume and no prices. No trade, no bar.
+for both volume and high/low. A bar of nothing but odd lots has a volume and no prices. No trade, no bar. Trades of
+extended hours give no prices either, but in a series of their own (``session: ext``) they do.
 
 The close is the last price of the interval, and the last price is a matter of the whole day: some trades set it only
 as the day's first, or after one of the same participant (`fabric.reference.LAST_RULES`). So a bar whose only trade was
@@ -85,11 +86,12 @@ class Candles:
         channels: tuple[str, ...] = CHANNELS,
         log_max: int = LOG_MAX,
         hours: str = "clock",
+        session: str = "regular",
     ) -> None:
         """``publishers`` are the venue letters that each source of the inbox speaks for; ``batch_max`` is without the
         inbox's rows about links; ``clock`` gives the monotonic time; with ``event_time`` the ``now_ns`` of `step` is
         the time of the events; ``channels`` are those that are published; ``log_max`` is a power of two; ``hours`` is a
-        key of `HOURS_NS`.
+        key of `HOURS_NS`; ``session`` as `sale_conditions.sale_table` has it.
         """
         days = calendar()
         self.plan = candles_kernel.make_plan(
@@ -97,7 +99,7 @@ class Candles:
             horizon_ns,
             silence_ns,
             np.array([venue_mask(letters) for letters in publishers], np.int64),
-            sale_conditions.sale_table(),
+            sale_conditions.sale_table(session=session),
             sale_conditions.listing(),
             days.midnights,
             days.closes,
@@ -183,5 +185,6 @@ def main(runtime: Runtime) -> None:
         silence_ns=limits.stale_after_ns,
         channels=runtime.spec.publishes.channels,
         hours=settings.hours,
+        session=settings.session,
     )
     node.run(processor, runtime.inbox(GATHER_NS), runtime.outbox(), runtime)

@@ -4,6 +4,7 @@ Both plans have a table of their own: the same letter may mean another thing (B 
 B, a bunched trade on tape C). A code that its plan does not list fails safe: volume only, and it is counted.
 """
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -25,11 +26,21 @@ LISTING = {"A": "N", "C": "Q"}
 """The market that lists all stocks of a tape; those of tape B are listed at several."""
 
 
-def sale_table(day: date | None = None) -> Table:
-    """``int64[2, 256]``: bits by plan and ASCII code, in force on ``day`` (by default the latest of all)."""
+EXTENDED = {"T": "yes", "U": "first"}
+"""Codes of extended hours, and how their trades set the last price where these hours count: U is out of sequence."""
+
+
+def sale_table(day: date | None = None, session: str = "regular") -> Table:
+    """``int64[2, 256]``: bits by plan and ASCII code, in force on ``day`` (by default the latest of all).
+
+    In the ``session`` ext the trades of extended hours set prices too; in regular they are volume only, as the plans
+    have it.
+    """
     table = np.full((2, 256), rights.VOLUME | rights.LATE, np.int64)
     table[:, ord(" ")] = rights.ALL
     for row in sale_conditions(day or date.max):
+        if session == "ext" and row.code in EXTENDED:
+            row = replace(row, price=True, last=EXTENDED[row.code])
         table[rights.UTP if row.tape == "C" else rights.CTA, ord(row.code)] = _bits(row)
     return table
 

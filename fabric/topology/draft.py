@@ -364,7 +364,7 @@ class Draft:
     def _read_processor(self, value: Value) -> Unit:
         section = Section(value)
         section.need("run", "nodes.nbbo:main")
-        own, hours = section.get("shards"), section.get("hours")
+        own, hours, session = (section.get(key) for key in ("shards", "hours", "session"))
         reads = section.need("reads", "[quote]")
         if reads and reads.content in ("", []):
             reads.problem("a processor needs at least one channel to read")
@@ -377,7 +377,11 @@ class Draft:
             channels=tuple(section.items("publishes")),
             letters=read_letter_sets(own, own.items()) if own else self.shards,
         )
-        return replace(unit, hours=hours.choice(("clock", "open"), "beginning of hours", "clock")) if hours else unit
+        if hours:
+            unit = replace(unit, hours=hours.choice(("clock", "open"), "beginning of hours", "clock"))
+        if session:
+            unit = replace(unit, session=session.choice(("regular", "ext"), "session", "regular"))
+        return unit
 
     def _read_gateways(self) -> list[Unit]:
         port = self._overrides.http_port()
@@ -684,7 +688,7 @@ class Draft:
     def _nodes(self, unit: Unit, publishers: Mapping[str, Publisher]) -> Iterable[NodeSpec]:
         venues = "".join(self.venues)
         for name, letters, host in shards_of(unit):
-            settings = unit.settings or ProcessorSettings(letters, venues, self.market, unit.hours)
+            settings = unit.settings or ProcessorSettings(letters, venues, self.market, unit.hours, unit.session)
             prefixes = list(letters) or [""]
             if isinstance(settings, GatewaySettings):
                 prefixes = list(settings.symbols)

@@ -208,6 +208,7 @@ class ProcessorSettings:
     venues: str  # all venues of the topology, in the file's order
     market: str = ""  # letters of all venues that quote, as far as the file tells; empty: not known
     hours: str = "clock"  # a candle of an hour begins at the full hour, or as the regular session does: "open"
+    session: str = "regular"  # whose trades give candles their prices; "ext": those of extended hours too
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Unit:
     settings: Settings | None = None  # None for a processor: made with its letters
     logged: bool = True  # where there is a log at all
     hours: str = "clock"  # of a processor
+    session: str = "regular"
 
     def names(self) -> list[str]:
         """Of its nodes: ``nbbo``, or ``nbbo-1`` to ``nbbo-3``."""

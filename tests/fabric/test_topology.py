@@ -290,6 +290,14 @@ def test_the_market_is_told_to_processors_and_may_have_venues_that_are_not_read(
     assert load(text).node("nbbo").settings == ProcessorSettings("", "V", "VQN")
 
 
+def test_candles_are_of_the_session_that_the_file_says() -> None:
+    text = "processors: {bars: {run: nodes.candles:main, reads: [trade], publishes: [bar.1h], session: %s}}"
+    for session in ("regular", "ext"):
+        assert load(text % session).node("bars").settings == ProcessorSettings("", "V", "", "clock", session)
+    (problem,) = problems(FEED + text % "exd")
+    assert problem.endswith("session: unknown session 'exd'; did you mean 'ext'?")
+
+
 def test_hours_of_candles_begin_as_the_file_says() -> None:
     text = "processors: {bars: {run: nodes.candles:main, reads: [trade], publishes: [bar.1h], hours: %s}}"
     for hours in ("clock", "open"):

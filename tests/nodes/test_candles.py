@@ -385,6 +385,23 @@ def test_every_row_of_the_tables_is_among_the_cases() -> None:
         assert {code for code, updates in rows if "unknown" not in updates and code.strip()} == listed
 
 
+@pytest.mark.parametrize("tape", ["A", "C"])
+def test_in_the_extended_series_trades_of_extended_hours_have_prices(kernel: str, tape: str) -> None:
+    """T as any other, U as one out of sequence, and an odd lot among them still only a volume."""
+    rows = [
+        trade(1, 100, 10, condition="@ T", tape=tape),
+        trade(2, 110, 20, condition="T", tape=tape),
+        trade(3, 90, 30, condition="U", tape=tape),
+        trade(4, 500, 5, condition="@ TI", tape=tape),
+        trade(5, 600, 5, condition="M", tape=tape),
+    ]
+    (bar,) = minutes(Rig(session="ext").at(10, *rows))
+    assert (*ohlc(bar), bar["volume"], bar["trades"]) == (100, 110, 90, 110, 65, 4)
+    assert bar["vwap_px"] == round((100 * 10 + 110 * 20 + 90 * 30) / 60)
+    (bar,) = minutes(Rig().at(10, *rows))
+    assert (*ohlc(bar), bar["volume"], bar["trades"]) == (*(NULL,) * 4, 65, 4)
+
+
 def test_a_trade_out_of_sequence_sets_the_close_only_as_the_first_of_the_day(kernel: str) -> None:
     rig = Rig()
     rows = trade(2, 102, condition="Z"), trade(1, 101, condition="P"), trade(3, 103, condition="4")
