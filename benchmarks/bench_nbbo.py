@@ -2,12 +2,18 @@
 
 The walk reads each quote and the symbol's best, writes the venue's slot and decides nothing. Three streams, each at
 random over symbols and 4 or 16 venues: in `quiet` no quote reaches the best, in `sticky` a venue keeps its prices and
-changes sizes, in `storm` every quote is new. The node's step is timed whole, batch by batch, in turns with the walk;
-before either, the batch is written into one array that is used again and again, as an inbox does.
+changes sizes, in `storm` every quote is new. A fourth, `taq`, is the recorded day of twelve venues in
+../shared/data/taq_nbbo: each symbol takes a stretch of it, quote by quote, in turns at random. The node's step is timed
+whole, batch by batch, in turns with the walk; before either, the batch is written into one array that is used again and
+again, as an inbox does.
 
 Run: python benchmarks/bench_nbbo.py
 """
 
+import csv
+import gzip
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +28,7 @@ VENUES = {4: "NPQV", 16: "ABCHJKLMNPQTUVXY"}
 SYMBOLS = (500, 5_000, 50_000)
 BATCH, BATCHES, ROUNDS = 8_192, 32, 12
 CENT = PRICE_UNIT // 100
+RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "taq_nbbo" / "quotes_2018-01-02.csv.gz"
 
 
 @lean_kernel
@@ -77,6 +84,33 @@ def quiet(symbols: int, venues: str, rng: np.random.Generator) -> Rows:
     return quotes
 
 
+@cache
+def recorded() -> Rows:
+    """The quotes of 2018-01-02 in one stock, in the order of the tape."""
+    with gzip.open(RECORDED, "rt") as lines:
+        read = list(csv.DictReader(lines))
+    quotes = empty(len(read), QUOTE, KIND_QUOTE)
+    quotes["venue"] = [ord(line["ex"]) for line in read]
+    quotes["condition"], quotes["tape"] = [pack(line["qu_cond"]) for line in read], pack("A")
+    for side in ("bid", "ask"):
+        quotes[f"{side}_px"] = [round(float(line[side]) * 100) * CENT for line in read]
+        quotes[f"{side}_size"] = [int(line[f"{side}_size"]) * 100 for line in read]
+    return quotes
+
+
+def taq(symbols: int, venues: str, rng: np.random.Generator) -> Rows:
+    """Each symbol takes a stretch of the recorded day, as long as its turns are many."""
+    assert set(recorded()["venue"].tolist()) == set(map(ord, venues))
+    turns = rng.integers(1, symbols, BATCH * BATCHES)
+    order = np.argsort(turns, kind="stable")
+    first = np.searchsorted(turns[order], turns[order])
+    nth = np.empty(turns.size, np.int64)
+    nth[order] = np.arange(turns.size) - first
+    quotes = recorded()[(rng.integers(0, recorded().size, symbols)[turns] + nth) % recorded().size]
+    quotes["symbol"], quotes["event_ns"] = turns, np.arange(quotes.size)
+    return quotes
+
+
 def main() -> None:
     """Print a line for each stream, number of venues and number of symbols."""
     print(describe())
@@ -87,6 +121,12 @@ def main() -> None:
                 measure(
                     make.__name__, venues, symbols, make(symbols, venues, np.random.default_rng(1)).view(EVENT), count
                 )
+    if not RECORDED.exists():
+        print(f"taq: not measured, there is no {RECORDED}")
+        return
+    for symbols in SYMBOLS:
+        venues = "NPBTYZKXJVAM"
+        measure("taq", venues, symbols, taq(symbols, venues, np.random.default_rng(1)).view(EVENT), len(venues))
 
 
 def measure(name: str, venues: str, symbols: int, rows: Rows, count: int) -> None:
