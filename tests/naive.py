@@ -406,6 +406,7 @@ class NaiveCandles:
         self.horizon_ns, self.silence_ns = horizon_ns, silence_ns
         self.time: int | None = None
         self.trades: list[dict[str, Any]] = []  # with `rights`; what was cancelled is gone
+        self.closing: dict[int, set[int]] = {}  # symbol -> its `closing_trades`, until they change
         self.official: dict[tuple[int, date, str], dict[str, Any]] = {}
         self.bars: dict[tuple[int, int, int], dict[str, Any]] = {}  # (length, start, symbol), by their first trade
         self.down_since: dict[tuple[str, str], float] = {}
@@ -494,6 +495,7 @@ class NaiveCandles:
         elif made["rights"] and not self._is_final(ns):
             before = self._closes(row["symbol"])
             self.trades.append(made)
+            self.closing.pop(row["symbol"], None)
             self.venues.setdefault(row["symbol"], set()).add(chr(row["venue"]))
             self._revise(made, before, out)
 
@@ -520,6 +522,7 @@ class NaiveCandles:
                 trade["rights"] = self._rights(trade, row) - {"o", "c"}
         if mark == "x" or not trade["rights"]:
             self.trades = [t for t in self.trades if t is not trade]
+        self.closing.pop(row["symbol"], None)
         self._revise(trade, before, out)
 
     def _closes(self, symbol: int) -> dict[int, int]:
@@ -610,7 +613,9 @@ class NaiveCandles:
         """The bar of the trades of an interval, given what the day's trades before them were."""
         end = span_of(k, start)[1]
         of_symbol = [t for t in self.trades if t["symbol"] == symbol]
-        return bar_of([t for t in of_symbol if start <= t["event_ns"] < end], closing_trades(of_symbol))
+        if symbol not in self.closing:
+            self.closing[symbol] = closing_trades(of_symbol)
+        return bar_of([t for t in of_symbol if start <= t["event_ns"] < end], self.closing[symbol])
 
     def _publish(self, key: tuple[int, int, int], out: list[Row]) -> None:
         k, start, symbol = key

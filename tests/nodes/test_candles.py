@@ -304,6 +304,15 @@ def test_a_clock_two_seconds_ahead_begins_no_bar_before_its_time_and_closes_none
     assert rig.node.counters()["skew"] == rig.node.counters()["late"] == 0
 
 
+def test_a_clock_two_seconds_ahead_closes_its_own_minute_no_earlier_than_ours(kernel: str) -> None:
+    """Its second trade of the minute is the usual one; 59.9 s, and 1.5 s more of our time, would close the minute."""
+    rig = Rig()
+    rig.at(58, trade(57.5), trade(59.9))
+    (running,) = minutes(rig.at(59.5, trade(59.5, venue="P")))
+    assert (running["rev"], running["trades"], rig.node.counters()["late"]) == (0, 3, 0)
+    assert [(bar["rev"], bar["trades"]) for bar in minutes(rig.at(61))] == [(1, 3)]
+
+
 def test_what_a_clock_two_seconds_ahead_traded_can_be_cancelled_at_once(kernel: str) -> None:
     rig = Rig()
     rig.at(59, trade(61, trade_id=7), trade(61.5, 101, trade_id=8))
