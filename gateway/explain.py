@@ -20,6 +20,7 @@ from fabric.records import (
     venue_letters,
     venue_mask,
 )
+from fabric.reference import session_at
 from gateway.latest import Latest
 from gateway.values import decimal, number, rfc3339
 
@@ -50,6 +51,7 @@ def answer(latest: Latest, names: Mapping[str, str], symbol: int, now_ns: int) -
         "kind": "nbbo" if state & STATE_NATIONAL else "composite",
         "state": "stale" if state & STATE_STALE else "halted" if state & STATE_HALTED else "live",
         "flags": [flag for bit, flag in STATE_NAMES.items() if state & bit],
+        "session": session_at(now_ns).state,
         "t": rfc3339(best["event_ns"]),
         "scope": venue_letters(max(best["scope"], 0)),
         "round_lot": number(why["round_lot"]),

@@ -94,6 +94,10 @@ SCHEMAS: Final[Json] = {
             "kind": {"enum": ["nbbo", "composite"]},
             "state": {"enum": ["live", "halted", "stale"]},
             "flags": _list({"enum": list(STATE_NAMES.values())}),
+            "session": {
+                "enum": ["pre", "regular", "post", "closed"],
+                "description": "locked and crossed are usual outside of regular",
+            },
             "t": _nullable("string"),
             "scope": _TEXT,
             "round_lot": _SIZE,

@@ -17,6 +17,7 @@ from fabric.records import (
     pack,
     venue_mask,
 )
+from fabric.reference import session_at
 from fabric.topology import Venue
 from gateway import explain
 from gateway_market import OPEN_NS, Market
@@ -105,6 +106,7 @@ def test_each_reason_for_being_left_out(market: Market, reason: str) -> None:
     on_one_side = reason.startswith("bid_")
     assert answer["venues"][1]["ask"]["standing"] == ("best" if on_one_side else "out")
     assert answer["venues"][0]["bid"]["standing"] == "best"
+    assert answer["session"] == session_at(OPEN_NS).state == "regular"
     assert answer["round_lot"] == 100
 
 
