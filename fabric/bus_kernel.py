@@ -446,11 +446,11 @@ def publish(
         rows[i, 5] = counters[OUT_POSITION] + 1
         rows[i, stamp] = stamp_ns
         topic = write_topic(schema, words, rows, i, base)
-        payload = write_payload(schema, words, rows, i, base + TOPIC_MAX)
+        payload = write_payload(schema, words, rows, i, base + topic)
         if payload < 0:
             counters[OUT_REFUSED] += 1
             continue
-        if append(journal, base, topic, base + TOPIC_MAX, payload, rows[i, 5], epoch, stamp_ns, now_ns) == 0:
+        if append(journal, base, topic, topic + payload, rows[i, 5], epoch, stamp_ns, now_ns) == 0:
             return i
         while socket != 0 and zmq_send(socket, base, topic, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0:
             code = errno()
@@ -458,7 +458,7 @@ def publish(
                 return i
             if code != EINTR:
                 return -code
-        while socket != 0 and zmq_send(socket, base + TOPIC_MAX, payload, ZMQ_DONTWAIT) < 0:
+        while socket != 0 and zmq_send(socket, base + topic, payload, ZMQ_DONTWAIT) < 0:
             code = errno()
             if code != EINTR and code != EAGAIN:
                 return -code

@@ -52,7 +52,7 @@ ROLLS_A_KEEP = 8
 """A segment is left at this part of the time that is kept, so that a slow log forgets in time too."""
 LEAVING_MAX = 8
 """Segments that were left and are not sealed yet: a publisher that outruns the disk by more has to wait."""
-AHEAD_MIN = 256 * 1024
+AHEAD_MIN = 1 << 20
 BLOCK = 1 << 20
 """Bytes that a reader takes from a file at once."""
 NO_END = 2**63 - 1
