@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -472,6 +474,59 @@ def test_killed_at_random_instants_it_has_all_that_was_appended(folder: Path) ->
         assert [p for p, *_ in found] == list(range(1, len(found) + 1))
         assert all(m[4] == b"%d" % m[0] * 8 for m in found)
     assert len({e for _, e, *_ in found}) == 3
+
+
+def test_killed_before_any_step_of_roll_and_retention_no_segment_is_lost_and_none_twice(
+    folder: Path, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 33: before each call that changes the folder its files are kept as a process that is killed there leaves
+    them; what was written to mapped memory is in the files at once.
+    """
+    settings = replace(SETTINGS, bytes_max=1 << 20)
+    changing = threading.RLock()
+    moments: list[tuple[str, Path, int]] = []
+
+    def hook(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def kept_before(*arguments: Any, **options: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                return call(*arguments, **options)
+            with changing:
+                last = int(log.state[jk.J_LAST])
+                moment = tmp_path / "moments" / str(len(moments)) / "feed"
+                shutil.copytree(folder, moment, ignore=shutil.ignore_patterns("lock"))
+                moments.append((name, moment, last))
+                return call(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, kept_before)
+
+    log = Journal(folder, settings, clock, 1)
+    sent = messages(24_000)
+    for owner, name in (
+        (os, "open"), (os, "posix_fallocate"), (os, "pwrite"), (os, "ftruncate"), (os, "fdatasync"), (Path, "unlink")
+    ):  # fmt: skip
+        hook(owner, name)
+    monkeypatch.setattr(log, "_allocate", os.posix_fallocate)
+    for start in range(0, len(sent), 500):
+        append(log, sent[start : start + 500])
+        if start % 4_000 == 0:
+            until(lambda end=start + 500: log.counters()["log_synced"] >= end)  # type: ignore[misc]
+    until(lambda: log.counters()["log_forgotten"] > 0)
+    log.close()
+    monkeypatch.undo()
+    assert log.counters()["log_forgotten"] > 0
+    assert {name for name, *_ in moments} == {"open", "posix_fallocate", "pwrite", "ftruncate", "fdatasync", "unlink"}
+    for name, moment, last in moments:
+        late = Journal(moment, SETTINGS, clock, 2)  # which keeps more, and forgets nothing of it
+        assert late.position >= last, name
+        append(late, [(b"trade.X|V", b"after")], epoch=2)
+        found = read(late.listing)
+        late.close()
+        first, end = found[0][0], found[-1][0]
+        assert [position for position, *_ in found] == list(range(first, end + 1)), name
+        assert [(m[3], m[4]) for m in found[:-1]] == sent[first - 1 : end - 1], name
+    assert read(lambda: journal.segments(moments[0][1]))[0][0] == 1
 
 
 def test_an_error_of_its_own_suspends_the_log_and_nothing_else(
