@@ -250,14 +250,24 @@ class Recorder:
                     return
 
     def close(self) -> None:
-        """End every file; feeds go on without us."""
+        """Take what feeds have passed on up to now, and end every file; feeds go on without us."""
         self._path.unlink(missing_ok=True)
         for peer in self._by_socket:
+            self._finish(peer)
             peer.close()
         self._listener.close()
         self._selector.close()
         for each in self.recorded.values():
             each.end()
+
+    def _finish(self, peer: socket.socket) -> None:
+        """Take what waits, at most as much as can have waited when this began."""
+        taken = 0
+        with suppress(OSError):
+            while not self.full and taken < QUEUE_BYTES and (message := peer.recv(1 << 20)):
+                taken += len(message)
+                if not self._take(peer, message):
+                    return
 
     def _take(self, source: socket.socket, message: bytes) -> bool:
         """Whether this feed is one that is recorded."""

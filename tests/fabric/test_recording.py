@@ -160,3 +160,15 @@ def test_one_recorder_at_a_time_and_a_killed_one_is_no_hindrance(folder: RunFold
         with pytest.raises(UnavailableError, match="another"):
             Recorder(folder, tmp_path / "two", (), 1 << 30)
     assert not folder.socket_path(NAME).exists()
+
+
+def test_what_waits_at_the_end_is_in_the_file(recorder: Recorder, folder: RunFolder) -> None:
+    with closing(joined(recorder, folder)) as tee:
+        for _ in range(30):  # more than one turn takes
+            tee.give(*packets(random.Random(3), 10))
+        tee.look(3 * SECOND_NS)
+    assert tee.dropped == 0
+    recorder.close()
+    assert recorder.recorded["feed"].packets == 300
+    with Capture(recorder.recorded["feed"].path) as capture:
+        assert sum(batch.packets.offsets.size for batch in capture) == 300

@@ -48,8 +48,10 @@ def recording(folder: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of a run that has ended, and what was recorded of it from its first packet."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], int]:
+    """The folder of a run that has ended, what was recorded of it from its first packet, and how many quotes the feed
+    told again.
+    """
     folder = tmp_path_factory.mktemp("logged")
     topology = default_topology(folder, only="nasdaq", rate="10000", symbols_max="6000")
     with recording(folder) as recorded, product(topology, folder / "run") as launcher:
@@ -66,22 +68,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
         assert hop.balanced, hop
     assert {hop.reader for hop in books} == {"web", "history", "redis-writer"}
     assert {hop.publisher for hop in books if hop.reader == "web"} >= {"nasdaq", "nbbo-1", "candles-1"}
-    return folder, recorded[0]
+    return folder, recorded[0], reports["nasdaq"]["retold"]
 
 
-def test_processors_say_again_what_they_said(run: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = run
+def test_processors_say_again_what_they_said(run: tuple[Path, dict[str, Any], int]) -> None:
+    folder, _, _ = run
     summary = fabric(folder, "replay", ".fabric/journal", "--bare")
     assert summary["records"] > MESSAGES
     assert set(summary["hash"]) >= {"nbbo", "why"}
     assert summary["hash"] == summary["live"] == fabric(folder, "journal", "hash")
 
 
-def test_a_recording_of_a_feed_is_whole_and_says_the_same_from_run_to_run(run: tuple[Path, dict[str, Any]]) -> None:
-    folder, recorded = run
+def test_a_recording_of_a_feed_is_whole_and_says_what_the_feed_said(run: tuple[Path, dict[str, Any], int]) -> None:
+    folder, recorded, retold = run
     assert (recorded["feed"], recorded["dropped"], recorded["kernel_drops"]) == ("nasdaq", 0, 0)
     first, again = (fabric(folder, "replay", recorded["file"], "--bare") for _ in range(2))
     assert first["packets"] == recorded["packets"]
     assert (first["gaps"], first["malformed"]) == (0, 0)
     assert first["quotes"] + first["trades"] > MESSAGES / 2
     assert first["hash"] == again["hash"]
+    live = fabric(folder, "journal", "hash", "nasdaq")
+    assert set(live) == {"quote", "trade", "status"}
+    for channel in ("quote", "trade") if retold == 0 else ():  # a feed that slept for seconds tells its quotes again
+        assert first["hash"][channel] == live[channel], channel
