@@ -192,20 +192,20 @@ def _positions(raw: bytes, at: int, first: int, count: int) -> tuple[npt.NDArray
 class _Reader:
     """One input's log on this machine, read forward; begins anew where something earlier is wanted."""
 
-    def __init__(self, folder: Path, prefixes: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, prefixes: Sequence[str], data: Bytes, at: int, reach: npt.NDArray[np.int64]
+    ) -> None:
+        """Reads into ``data[at:at + READ_BYTES]``; ``reach`` says which of it is at hand: from, to."""
         self._folder = folder
         self._prefixes = tuple(prefix.encode() for prefix in prefixes)
         self._segments: list[Segment] | None = None
         self._cursor: Cursor | None = None
-        self.data = np.zeros(READ_BYTES + READ_PAD, np.uint8)
-        self.at = self.stop = 0
+        self._data, self._begin, self._reach = data, at, reach
 
     def seek(self, position: int) -> bool:
-        """Have records at hand, the first of which is not behind ``position``; False where the log ends before it."""
-        if self.at < self.stop:
-            if self._position_here() <= position:
-                return True
-            self.close()
+        """Have records at hand of which the first is not behind ``position``; False where the log does not hold it."""
+        if self._at_hand():
+            self.close()  # it is further on already
         if self._cursor is not None and self._cursor.seen >= position:
             self.close()
         if self._cursor is None:
@@ -213,17 +213,22 @@ class _Reader:
                 self._segments = journal.segments(self._folder)
             listing = self._segments
             self._cursor = Cursor(lambda: listing, Query(first=position, prefixes=self._prefixes))
-        self.at, self.stop = 0, self._cursor.read(self.data[:READ_BYTES])
-        return self.stop > 0
+        size = self._cursor.read(self._data[self._begin : self._begin + READ_BYTES])
+        self._reach[:] = self._begin, self._begin + size
+        return self._at_hand() and self._position_here() <= position
+
+    def _at_hand(self) -> bool:
+        return bool(self._reach[0] < self._reach[1])
 
     def _position_here(self) -> int:
-        return int(self.data[self.at + 8 : self.at + 16].view(np.int64)[0])
+        at = int(self._reach[0])
+        return int(self._data[at + 8 : at + 16].view(np.int64)[0])
 
     def close(self) -> None:
         if self._cursor is not None:
             self._cursor.close()
         self._cursor = None
-        self.at = self.stop = 0
+        self._reach[:] = 0
 
 
 class Inputs:
@@ -231,17 +236,21 @@ class Inputs:
 
     def __init__(self, sources: Sequence[Source], symbols: SymbolTable, rows_max: int) -> None:
         """``rows_max``: the most rows of a turn."""
+        self._data = np.zeros(len(sources) * READ_BYTES + READ_PAD, np.uint8)
+        self._reach = np.zeros((len(sources), 2), np.int64)
         self._readers = [
-            _Reader(Path(settings.folder) / source.publisher.name, source.topics)
+            _Reader(
+                Path(settings.folder) / source.publisher.name, source.topics, self._data, link * READ_BYTES,
+                self._reach[link],
+            )
             if (settings := source.publisher.journal)
             else None
-            for source in sources
-        ]
+            for link, source in enumerate(sources)
+        ]  # fmt: skip
         self._symbols = symbols
         self._rows = np.zeros((rows_max, WIDTH), np.int64)
         self._way = np.zeros(order_kernel.B_WIDTH, np.int64)
         self._waiting = np.zeros(DEPTH_MAX, np.int64)
-        self._nothing = np.zeros(READ_PAD, np.uint8)
 
     def rows(self, turn: Turn, tables: Mapping[str, npt.NDArray[np.int64]]) -> Rows | None:
         """The batch as it was given, good until the next call; None where a log does not hold it any more.
@@ -252,21 +261,17 @@ class Inputs:
         for part in turn.parts:
             way[:] = 0
             way[order_kernel.B_AT] = 8 * order_kernel.PART_WIDTH
-            reader: _Reader | None = None
             while True:
-                data, stop = (reader.data, reader.stop) if reader else (self._nothing, 0)
                 n, how = order_kernel.bring_back(
-                    codec.SCHEMA, self._symbols.arrays, part, part.size - READ_PAD, data, stop, way, tables["state"],
-                    tables["layout"], tables["last"], tables["places"], tables["advance"], self._rows, n, self._waiting,
+                    codec.SCHEMA, self._symbols.arrays, part, part.size - READ_PAD, self._data, self._reach, way,
+                    tables["state"], tables["layout"], tables["last"], tables["places"], tables["advance"], self._rows,
+                    n, self._waiting,
                 )  # fmt: skip
-                if reader:
-                    reader.at = int(way[order_kernel.B_RECORD])
                 if how == order_kernel.DONE:
                     break
                 reader = self._readers[int(way[order_kernel.B_LINK])]
                 if how == order_kernel.MISSING or not reader or not reader.seek(int(way[order_kernel.B_WANTED])):
                     return None
-                way[order_kernel.B_RECORD] = reader.at
         return self._rows[:n].view(EVENT).reshape(n)
 
     def close(self) -> None:

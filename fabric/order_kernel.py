@@ -59,14 +59,13 @@ B_LEFT: Final = 1  # rows of the run that are to come
 B_WANTED: Final = 2  # position of the next of them
 B_LINK: Final = 3
 B_EPOCH: Final = 4
-B_RECORD: Final = 5  # where in the data of that link's log to go on
-B_WIDTH: Final = 6
+B_WIDTH: Final = 5
 
 DONE: Final = 0
 MORE: Final = 1
-"""More of the log of link `B_LINK`, from position `B_WANTED` on."""
+"""What is at hand of the log of link `B_LINK` does not hold position `B_WANTED`."""
 MISSING: Final = 2
-"""That log does not hold what was given."""
+"""What was noted cannot be read, or is not what that log holds."""
 
 
 def noted_max(rows: int, symbols: int) -> tuple[int, int]:
@@ -224,13 +223,13 @@ def _keep(
 
 @lean_kernel
 def bring_back(
-    schema: Any, symbols: Any, part: Any, stop: int, data: Any, data_stop: int, way: Any, state: Any, layout: Any,
+    schema: Any, symbols: Any, part: Any, stop: int, data: Any, reach: Any, way: Any, state: Any, layout: Any,
     last: Any, places: Any, advance: Any, rows: Any, start: int, waiting: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """Go on with the items of ``part[:stop]`` from ``way[B_AT]``; return the rows and DONE, MORE or MISSING.
 
-    ``data[way[B_RECORD]:data_stop]`` holds sound records of the log of link ``way[B_LINK]``, as a cursor gives them.
-    The tables of the inbox become what they were behind these rows.
+    ``data[reach[link, 0]:reach[link, 1]]`` are sound records of the log of each link, as a cursor gives them; they are
+    used up to where ``reach`` says then. The tables of the inbox become what they were behind these rows.
     """
     ids = symbols.ids
     words = symbols.words
@@ -239,15 +238,16 @@ def bring_back(
     n = start
     while True:
         while way[B_LEFT] > 0:
-            at = way[B_RECORD]
-            if at >= data_stop:
+            link = way[B_LINK]
+            at = reach[link, 0]
+            if at >= reach[link, 1]:
                 return n, MORE
             word = load_int64(source + at)
             size = (word >> 32) & 0xFFFFFF
             position = load_int64(source + at + 8)
             if position > way[B_WANTED]:
-                return n, MISSING
-            way[B_RECORD] = at + ((size + 7) & ~7)
+                return n, MORE
+            reach[link, 0] = at + ((size + 7) & ~7)
             if position < way[B_WANTED]:
                 continue
             topic = at + HEAD_BYTES
@@ -259,7 +259,7 @@ def bring_back(
                 or read_payload(schema, words, data, payload, at + size, rows, n, waiting) != OK
             ):
                 return n, MISSING
-            _keep(state, layout, last, places, advance, rows, n, way[B_LINK], symbols.used[0], 0)
+            _keep(state, layout, last, places, advance, rows, n, link, symbols.used[0], 0)
             n += 1
             way[B_LEFT] -= 1
             if way[B_LEFT] > 0:
@@ -296,7 +296,6 @@ def bring_back(
             way[B_EPOCH] = load_int64(base + at + 8)
             way[B_WANTED] = load_int64(base + at + 16)
             way[B_LINK] = link
-            return n, MORE
 
 
 def warm_up() -> None:
@@ -312,7 +311,7 @@ def warm_up() -> None:
     note(rows, table, symbols.words, 0, 0, 0, 0, 0, 0, ends[0], out, ends)
     state[:, LOGGED] = 1
     bring_back(
-        np.zeros((1, SCHEMA_WIDTH), np.int64), symbols, out, 0, out, 0, np.zeros(B_WIDTH, np.int64), state,
+        np.zeros((1, SCHEMA_WIDTH), np.int64), symbols, out, 0, out, ends, np.zeros(B_WIDTH, np.int64), state,
         np.full((1, 1, 2), -1, np.int64), ends[0], ends[0], np.zeros((1, 1, LETTERS), np.int64), rows, 0,
         np.zeros(DEPTH_MAX, np.int64),
     )  # fmt: skip
