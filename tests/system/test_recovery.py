@@ -75,7 +75,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Topology, Wi
     """A market that was killed into all along, and has ended."""
     folder: Path = tmp_path_factory.mktemp("recovery")
     rng = random.Random(KILLS)
-    topology = default_topology(folder, only="iex", rate=str(RATE // 4), symbols_max="6000")
+    kept = max(512, 80 * KILLS)  # all of the run: what a log has forgotten cannot be looked at
+    topology = default_topology(folder, only="iex", rate=str(RATE // 4), symbols_max="6000", bytes=f"{kept}mb")
     topology = replace(topology, limits=replace(topology.limits, restarts_max=1_000))
     with zmq.Context() as context:
         with product(topology, folder / "run") as launcher:
