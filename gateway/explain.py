@@ -39,6 +39,7 @@ REASONS = {
     "odd_lot": "less than a round lot",
 }
 """Why a side is left out, the first that holds."""
+NEWER = "newer than the best bid and offer that has come"
 
 
 def answer(latest: Latest, names: Mapping[str, str], symbol: int, now_ns: int) -> JsonObject:
@@ -116,18 +117,22 @@ def _standing(letter: str, px: int, size: int, best: Row, why: Row, side: str) -
     for reason in REASONS:
         if _has(why[reason] if reason in why else why[f"{side}_{reason}"], letter):
             return OUT, reason
+    best_px = best[f"{side}_px"]
     if unpack(best[f"{side}_venue"]) == letter:
+        if px != best_px:
+            return BEST, f"held it; this quote is {NEWER}"
         alone = best[f"{side}_mask"] == venue_mask(letter)
         return BEST, "alone at the best price" if alone else "the largest there, or as large and the first"
-    if _has(best[f"{side}_mask"], letter):
+    if _has(best[f"{side}_mask"], letter) and px == best_px:
         smaller = size < best[f"{side}_size"]
         return AT_BEST, "same price, smaller size" if smaller else "same price and size, but later"
     if px == NULL:
         return NONE, "no quote on this side"
-    best_px = best[f"{side}_px"]
+    if _has(best[f"{side}_mask"], letter):
+        return AHEAD, NEWER
     if best_px != NULL and (px < best_px if side == "bid" else px > best_px):
         return BEHIND, "a worse price"
-    return AHEAD, "newer than the best bid and offer that has come"
+    return AHEAD, NEWER
 
 
 def _has(mask: int, letter: str) -> bool:

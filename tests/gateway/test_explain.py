@@ -132,6 +132,19 @@ def test_a_quote_that_is_newer_than_the_composite_is_ahead_of_it(market: Market)
     assert standings(explained(market), "bid")["N"] == "ahead"
 
 
+def test_who_was_at_the_best_and_has_quoted_since_is_not_said_to_be_at_that_price(market: Market) -> None:
+    quote(market, "N", (102, 300), (104, 100))
+    quote(market, "P", (101, 300), (104, 100))
+    quote(market, "Q", (99, 300), (104, 100))
+    best(market, (100, 300, "N"), (104, 100, "N"), "NPQ", "NPQ")
+    answer = explained(market)
+    assert standings(answer, "bid") == {"N": "best", "P": "ahead", "Q": "ahead", "V": "none"}
+    assert {venue["bid"]["why"] for venue in answer["venues"][:3]} == {
+        "held it; this quote is newer than the best bid and offer that has come",
+        "newer than the best bid and offer that has come",
+    }
+
+
 def test_a_symbol_without_any_value_is_explained_too(market: Market) -> None:
     market.apply(market.trade("AAPL", 100))
     answer = explained(market)
