@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -21,14 +22,15 @@ from fabric.environment import Environment
 from fabric.operations import WINDOW_NS
 
 EVERY_S = 1.0
-SPARK = 40
-"""Seconds that a sparkline shows, one character each."""
+SPARK, SPARK_SHORT = 40, 20
+"""Seconds that a sparkline shows, one character each; the second in a terminal that is not wide."""
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {"ok": "green", "warn": "yellow", "alarm": "bold red"}
 _MIDDLE = 100
-"""One of so many has room for where hops begin and end."""
+"""A terminal of so many columns has room for sparklines of the nodes, and _ENDS for where hops begin and end."""
+_ENDS = 118
 _WIDE = 130
-"""A terminal of so many columns has room for sparklines and what each node uses."""
+"""One of so many has room for long ones and for what each node uses."""
 
 
 @click.command("top")
@@ -65,7 +67,7 @@ def screen(document: dict[str, Any], width: int) -> Group:
     head = Text.assemble(
         (document["state"], "bold green" if document["state"] == "ready" else "bold yellow"),
         f"  up {tables.uptime(document['uptime_s'])}  ",
-        f"{document['connections']['open']:,} connections",
+        f"{document['connections']['open']:,} connection{'' if document['connections']['open'] == 1 else 's'}",
     )
     return Group(head, _thresholds(document), _hops(document, width), _nodes(document, width), _links(document))
 
@@ -80,30 +82,30 @@ def spark(values: Sequence[float | None], width: int = SPARK) -> str:
     )
 
 
-def _thresholds(document: dict[str, Any]) -> Text:
-    text = Text()
+def _thresholds(document: dict[str, Any]) -> Columns:
+    parts = []
     for threshold in document["thresholds"]:
-        value = "-" if threshold["value"] is None else f"{threshold['value']:,.6g}"
-        sign = ">" if threshold["worse"] == "above" else "<"
-        text.append(f"{threshold['title']} ")
-        text.append(value, _STYLES[threshold["health"]])
-        text.append(f" {threshold['unit']} (alarm {sign} {threshold['alarm']:,g})   ", "dim")
-    return text
+        sign = "under" if threshold["worse"] == "above" else "over"
+        text = Text(f"{threshold['title']} ", no_wrap=True)
+        text.append(_milliseconds([threshold["value"]])[0], _STYLES[threshold["health"]])
+        parts.append(text.append(f" {threshold['unit']} ({sign} {threshold['alarm']:,g})", "dim"))
+    return Columns(parts, padding=(0, 3, 0, 0))
 
 
 def _hops(document: dict[str, Any], width: int) -> Table:
-    table = _table("hop", *(("from", "to") if width >= _MIDDLE else ()))
+    ends = width >= _ENDS
+    seconds = SPARK if width >= _WIDE else SPARK_SHORT
+    table = _table("hop", *(("from", "to") if ends else ()))
     for heading in ("messages/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
         table.add_column(heading, justify="right", no_wrap=True)
-    if width >= _WIDE:
-        table.add_column(f"p99, {SPARK} s", no_wrap=True)
+    table.add_column(f"p99, {seconds} s", no_wrap=True)
     series = document["series"]["hops"]
     for hop in document["hops"]:
         rate = hop["count"] / max(1.0, min(document["uptime_s"], WINDOW_NS / SECOND_NS))
         figures = _milliseconds(hop[key] for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
         table.add_row(
-            hop["name"], *((hop["from"], hop["to"]) if width >= _MIDDLE else ()), f"{rate:,.0f}", *figures,
-            *([spark(series[hop["name"]]["p99_ms"])] if width >= _WIDE else []),
+            hop["name"], *((hop["from"], hop["to"]) if ends else ()), f"{rate:,.0f}", *figures,
+            spark(series[hop["name"]]["p99_ms"], seconds),
             style=None if hop["health"] == "ok" else _STYLES[hop["health"]],
         )  # fmt: skip
     return table
@@ -111,26 +113,29 @@ def _hops(document: dict[str, Any], width: int) -> Table:
 
 def _nodes(document: dict[str, Any], width: int) -> Table:
     table = _table("node", "state")
+    seconds = SPARK if width >= _WIDE else SPARK_SHORT
     for heading in ("rate/s", "lag", "lag ms", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     if width >= _WIDE:
         for heading in ("cpu %", "MB", "restarts"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column(f"rate, {SPARK} s", no_wrap=True)
+    if width >= _MIDDLE:
+        table.add_column(f"rate, {seconds} s", no_wrap=True)
     table.add_column("what is the matter", overflow="fold")
     series = document["series"]["nodes"]
     for node in document["nodes"]:
         latency = node["latency"] or {}
-        wide = []
+        more = []
         if width >= _WIDE:
             memory = None if node["rss_bytes"] is None else round(node["rss_bytes"] / 1e6)
-            wide = [_figure(node["cpu_percent"]), _figure(memory), _figure(node["restarts"])]
-            wide.append(spark(series[node["name"]]["rate"]) if node["name"] in series else "")
+            more = [_figure(node["cpu_percent"]), _figure(memory), _figure(node["restarts"])]
+        if width >= _MIDDLE:
+            more.append(spark(series[node["name"]]["rate"], seconds) if node["name"] in series else "")
         table.add_row(
             node["name"], Text(node["state"], _STYLES[node["health"]]),
             "-" if node["rate"] is None else f"{node['rate']:,.0f}",
             _figure(node["lag"]), _figure(node["lag_ms"]),
-            *_milliseconds(latency.get(key) for key in ("p50_ms", "p99_ms")), *wide,
+            *_milliseconds(latency.get(key) for key in ("p50_ms", "p99_ms")), *more,
             Text(node["why"], _STYLES[node["health"]]),
         )  # fmt: skip
     return table

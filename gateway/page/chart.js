@@ -6,7 +6,10 @@ import * as format from "./format.js";
 const FIRST = 400; // candles that the stream begins with
 const PAGE = 600; // and that each look further back brings
 const ASK_BEFORE = 60; // so many candles before the oldest one comes into view
+const FEW = 12; // candles that leave most of the chart empty: it says since when there are any
+const SPACING = 8; // pixels of a candle, and at most twice that where few fill the chart
 const LOST_MS = 12_000; // the stream says something each 5 s
+const PARTIAL_MS = 5_000; // a history that did not answer is asked again after so long
 
 const SECONDS = { "1m": 60, "5m": 300, "1h": 3600 };
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -25,6 +28,7 @@ export class CandleChart {
     this.candles = new Map(); // start in seconds -> candle
     this.older = null;
     this.loading = false;
+    this.partial = false; // the history did not answer when the range was read
     this.symbol = this.interval = null;
     this.source = null;
     this.hovered = null;
@@ -33,6 +37,8 @@ export class CandleChart {
     this.volumes = this.chart.addSeries(charts.HistogramSeries, {
       priceScaleId: "volume", priceFormat: { type: "volume" }, lastValueVisible: false, priceLineVisible: false,
     });
+    this.spacing = SPACING;
+    this.chart.timeScale().applyOptions({ barSpacing: SPACING }); // not of the look: a change of that leaves the zoom as it is
     this.chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
     this.chart.priceScale("right").applyOptions({ scaleMargins: { top: 0.12, bottom: 0.22 } });
     this.restyle();
@@ -52,7 +58,7 @@ export class CandleChart {
       grid: { vertLines: { visible: false }, horzLines: { color: style("--line") } },
       rightPriceScale: { borderVisible: false },
       timeScale: {
-        borderVisible: false, timeVisible: true, secondsVisible: false, rightOffset: 6, barSpacing: 8, minBarSpacing: 1.5,
+        borderVisible: false, timeVisible: true, secondsVisible: false, rightOffset: 6, minBarSpacing: 1.5,
         tickMarkFormatter: (time, type) => (type < 3 ? DAY : MINUTE).format(time * 1000),
       },
       localization: { timeFormatter: (time) => FULL.format(time * 1000), priceFormatter: format.price },
@@ -76,7 +82,7 @@ export class CandleChart {
     this.interval = interval;
     this.candles.clear();
     this.older = null;
-    this.loading = false;
+    this.loading = this.partial = false;
     this.prices.setData([]);
     this.volumes.setData([]);
     this.write(null);
@@ -85,7 +91,7 @@ export class CandleChart {
 
   open(fresh) {
     this.source?.close();
-    this.heardAt = performance.now();
+    this.heardAt = this.openedAt = performance.now();
     const query = new URLSearchParams({ interval: this.interval, limit: FIRST, follow: true });
     const source = new EventSource(`candles/${encodeURIComponent(this.symbol)}?${query}`);
     this.source = source;
@@ -105,6 +111,7 @@ export class CandleChart {
     if (!source) return;
     if (source.readyState === EventSource.CLOSED) this.open(this.candles.size === 0);
     else if (performance.now() - this.heardAt > LOST_MS) this.open(false);
+    else if (this.partial && performance.now() - this.openedAt > PARTIAL_MS) this.open(false);
   }
 
   /** The range that a stream begins with; after a pause it joins what is there, or replaces it where a hole would be left. */
@@ -113,11 +120,30 @@ export class CandleChart {
     const range = answer.candles;
     const last = Math.max(...this.candles.keys());
     if (!fresh && range.length && range[0].start > last + SECONDS[this.interval] && answer.older) this.candles.clear();
-    if (!this.candles.size) this.older = answer.older;
+    if (!this.candles.size || this.partial) this.older = answer.older;
     range.forEach((candle) => this.candles.set(candle.start, candle));
-    this.onState(answer.partial ? "The history does not answer: older candles may be missing" : range.length ? "" : "No candles of this symbol yet");
+    this.partial = Boolean(answer.partial);
     this.draw();
-    if (fresh) this.chart.timeScale().scrollToRealTime();
+    this.tell();
+    if (!fresh) return;
+    this.fit(range.length);
+    this.chart.timeScale().scrollToRealTime();
+  }
+
+  /** Few candles may be wider, unless the user has zoomed. */
+  fit(count) {
+    const scale = this.chart.timeScale();
+    if (Math.abs(scale.options().barSpacing - this.spacing) > 0.01) return;
+    this.spacing = Math.min(2 * SPACING, Math.max(SPACING, this.container.clientWidth / (count + 8)));
+    scale.applyOptions({ barSpacing: this.spacing });
+  }
+
+  /** Why older candles, or all, are missing. */
+  tell() {
+    const count = this.candles.size;
+    if (this.partial) this.onState("The history does not answer: older candles may be missing");
+    else if (!count) this.onState("No candles of this symbol yet");
+    else this.onState(count < FEW && !this.older ? `Candles begin at ${MINUTE.format(Math.min(...this.candles.keys()) * 1000)}` : "");
   }
 
   change(candle) {
@@ -125,7 +151,7 @@ export class CandleChart {
     const last = Math.max(...this.candles.keys());
     this.candles.set(candle.start, candle);
     if (candle.start < last) return this.draw(); // a revision
-    this.onState("");
+    this.tell();
     this.prices.update(this.price(candle));
     this.volumes.update(this.volume(candle));
     this.write(this.hovered);
@@ -142,6 +168,7 @@ export class CandleChart {
     answer.candles.forEach((candle) => this.candles.has(candle.start) || this.candles.set(candle.start, candle));
     this.older = answer.partial ? this.older : answer.older;
     this.draw();
+    this.tell();
   }
 
   draw() {
@@ -170,6 +197,7 @@ export class CandleChart {
   write(time) {
     const candle = this.candles.get(time) ?? this.candles.get(Math.max(...this.candles.keys()));
     this.container.dataset.count = this.candles.size;
+    this.container.dataset.oldest = Math.min(...this.candles.keys());
     this.legend.replaceChildren();
     if (!candle) return;
     const close = candle.close ?? candle.open;

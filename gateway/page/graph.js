@@ -111,7 +111,7 @@ export class Graph {
           one.lag != null && `${format.size(one.lag)} behind`, one.latency?.p50_ms != null && `p50 ${format.latency(one.latency.p50_ms)}, p99 ${format.latency(one.latency.p99_ms)}`,
           one.cpu_percent != null && `${Math.round(one.cpu_percent)} % of a core`, one.rss_bytes != null && `${Math.round(one.rss_bytes / 2 ** 20)} MB`, one.restarts && `${one.restarts} restarts`,
         ].filter(Boolean).join(" · ")
-      : "Point at a node, or move to it with Tab, to see its numbers";
+      : "Point at a node, tap it or move to it with Tab to see its numbers";
     if (this.about.textContent !== words) this.about.textContent = words;
   }
 }

@@ -42,7 +42,17 @@ def test_a_sparkline_goes_from_nothing_to_the_greatest() -> None:
 @pytest.mark.parametrize("width", [80, 110, 160])
 def test_every_width_shows_hops_nodes_and_what_is_the_matter(width: int) -> None:
     text = shown(document(report={"line": "stale", "breaker_reason": "silence"}), width)
-    for word in ("processor", "total", "iex", "1,234", "Cache hit ratio", "stale"):
+    for word in (
+        "processor",
+        "total",
+        "iex",
+        "1,234",
+        "Cache hit ratio",
+        "(over 90)",
+        "(under 10,000)",
+        "stale",
+        "p99, ",
+    ):
         assert word in text
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text, "nothing is cut off"
