@@ -2,11 +2,11 @@
 
 2,000,000 one-minute candles of 5,000 symbols are written as they close, minute by minute, through `History.write`;
 beside it the same rows by a bare `executemany` without the rule of revisions. Then queries as a chart makes them, 400
-candles of a random symbol up to a random instant, through `History.read`; beside it the same by bare SQL. Then a tenth
-of it through a PostgreSQL of its own on this machine, which does not sync, and a day as a Parquet file, read for one
-symbol as research does.
+candles of a random symbol up to a random instant, through `History.read`; beside it the same by bare SQL. The same
+through a PostgreSQL of its own on this machine, which does not sync. And as many candles as the Parquet file of a day,
+read for one symbol at a time as research does.
 
-Run: python benchmarks/bench_history.py [--rows 2000000] [--queries 5000]
+Run: python benchmarks/bench_history.py [--rows 2000000] [--queries 5000] [--store sqlite|postgres|parquet]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from machine import describe, percentiles
@@ -27,12 +28,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import postgres_server  # noqa: E402  (after the path is set)
 from fabric import history_parquet  # noqa: E402  (as above)
-from fabric.history import History, open_history  # noqa: E402  (as above)
+from fabric.history import Candle, History, open_history  # noqa: E402  (as above)
 from fabric.records import BAR, KIND_BAR_1M, PRICE_UNIT, Rows, empty  # noqa: E402  (as above)
 
 SYMBOLS = 5_000
 MINUTE_NS = 60 * 10**9
 START_NS = 1_767_366_000 * 10**9
+DAY_START_NS = START_NS // history_parquet.DAY_NS * history_parquet.DAY_NS
 CANDLES = 400
 NAMES = [f"S{number:04}" for number in range(SYMBOLS)]
 
@@ -72,40 +74,89 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The history of candles, written and read")
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--queries", type=int, default=5_000)
+    parser.add_argument("--store", choices=sorted(STORES), help="only this one, not all one after the other")
     options = parser.parse_args()
-    minutes = max(1, options.rows // SYMBOLS)
     print(describe())
+    for name, measure in STORES.items():
+        if options.store in (None, name):
+            measure(max(1, options.rows // SYMBOLS), options.queries)
+
+
+def sqlite(minutes: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.db"
         store = open_history(str(path))
-        spent, cpu = written(store, minutes)
-        count = minutes * SYMBOLS
+        spent = fill("SQLite", store, minutes)
         sample = max(1, minutes // 8)
         plain = bare(Path(folder) / "bare.db", sample) / sample * minutes
-        print(f"written: {count:,} candles, {count / spent:,.0f} a second, {cpu / count * 1e6:.1f} us of a core each, "
-              f"{store.size_bytes() / count:.0f} bytes each; a bare insert {count / plain:,.0f} a second: "
-              f"ratio {plain / spent:.2f}")  # fmt: skip
-        reader = open_history(str(path), read_only=True)
-        asked = questions(options.queries, minutes)
-        ours = queries(asked, lambda name, end: reader.read(name, "1m", 0, end, CANDLES))
-        show(f"chart query of {CANDLES}", ours)
-        show("the same by bare SQL", queries(asked, plain_query(path)))
-        reader.close()
-        fewer = max(1, minutes // 10)
-        parquet(store, Path(folder) / "archive")
+        rate = minutes * SYMBOLS / plain
+        print(f"SQLite: a bare insert {rate:,.0f} a second: ratio {plain / spent:.2f}")
         store.close()
+        reader = open_history(str(path), read_only=True)
+        asked = questions(count, minutes)
+        show("SQLite: chart query", queries(asked, lambda name, end: reader.read(name, "1m", 0, end, CANDLES)))
+        show("SQLite: the same by bare SQL", queries(asked, plain_query(path)))
+        reader.close()
+
+
+def postgres(minutes: int, count: int) -> None:
     if postgres_server.find_binaries() is None:
         print("PostgreSQL: not installed")
         return
     with postgres_server.server() as server:
-        postgres = open_history(server.url)
-        spent, cpu = written(postgres, fewer)
-        count = fewer * SYMBOLS
-        print(f"PostgreSQL: {count:,} candles, {count / spent:,.0f} a second, {cpu / count * 1e6:.1f} us of a core, "
-              f"{postgres.size_bytes() / count:.0f} bytes each")  # fmt: skip
-        some = questions(options.queries // 5, fewer)
-        show("PostgreSQL: chart query", queries(some, lambda name, end: postgres.read(name, "1m", 0, end, CANDLES)))
-        postgres.close()
+        store = open_history(server.url)
+        fill("PostgreSQL", store, minutes)
+        asked = questions(count, minutes)
+        show("PostgreSQL: chart query", queries(asked, lambda name, end: store.read(name, "1m", 0, end, CANDLES)))
+        store.close()
+
+
+def parquet(minutes: int, count: int) -> None:
+    """A day of all symbols as its file, and single ones read from it."""
+    from pyarrow import parquet as files
+
+    with tempfile.TemporaryDirectory() as folder:
+        archive = history_parquet.Archive(folder)
+        begun, used = time.perf_counter(), time.process_time()
+        archive.write(cast(History, Day(minutes)), NAMES, "1m", DAY_START_NS)
+        spent, cpu = time.perf_counter() - begun, time.process_time() - used
+        path = archive.path("1m", DAY_START_NS)
+        rows = files.read_metadata(path).num_rows
+        print(f"Parquet: {rows:,} of a day, {rows / spent:,.0f} a second, {cpu / rows * 1e6:.1f} us of a core each, "
+              f"{path.stat().st_size / rows:.0f} bytes each")  # fmt: skip
+        asked = questions(count // 20, minutes)
+        show(
+            "Parquet: a symbol's day",
+            queries(asked, lambda name, _: files.read_table(path, filters=[("symbol", "=", name)])),
+        )
+
+
+class Day:
+    """A store that has the day already: what the archive takes is measured without reading it."""
+
+    def __init__(self, minutes: int) -> None:
+        chance = np.random.default_rng(1)
+        self._prices = (chance.integers(10_000, 20_000, (minutes, 5)) * (PRICE_UNIT // 100)).tolist()
+        self._minutes = range(minutes)
+
+    def read(self, symbol: str, interval: str, start_ns: int, *_: int, newest: bool) -> list[Candle]:
+        volume = 700 + ord(symbol[-1])
+        return [
+            (START_NS + at * MINUTE_NS, *prices[:4], volume + at % 97, 7, prices[4], 1, 0, 0)
+            for at, prices in zip(self._minutes, self._prices, strict=True)
+        ]
+
+
+STORES = {"sqlite": sqlite, "postgres": postgres, "parquet": parquet}
+
+
+def fill(name: str, store: History, minutes: int) -> float:
+    """Write the candles of so many minutes; return the seconds that took."""
+    spent, cpu = written(store, minutes)
+    count = minutes * SYMBOLS
+    print(f"{name}: {count:,} written, {count / spent:,.0f} a second, {cpu / count * 1e6:.1f} us of a core each, "
+          f"{store.size_bytes() / count:.0f} bytes each")  # fmt: skip
+    return spent
 
 
 def written(store: History, minutes: int) -> tuple[float, float]:
@@ -125,30 +176,6 @@ def questions(count: int, minutes: int) -> list[tuple[str, int]]:
     chance = random.Random(1)
     ends = [START_NS + chance.randint(1, minutes) * MINUTE_NS for _ in range(count)]
     return [(chance.choice(NAMES), end) for end in ends]
-
-
-def parquet(store: History, folder: Path) -> None:
-    """The first day of a tenth of the symbols to its file, and one of them read from it."""
-    from pyarrow import parquet as files
-
-    archive = history_parquet.Archive(str(folder))
-    day_ns = START_NS // history_parquet.DAY_NS * history_parquet.DAY_NS
-    begun = time.perf_counter()
-    archive.write(store, NAMES[: SYMBOLS // 10], "1m", day_ns)
-    spent = time.perf_counter() - begun
-    path = archive.path("1m", day_ns)
-
-    def read(name: str) -> object:
-        return files.read_table(path, filters=[("symbol", "=", name)])
-
-    count = files.read_metadata(path).num_rows
-    size = path.stat().st_size / count
-    print(f"Parquet: {count:,} candles of a day, {count / spent:,.0f} a second, {size:.1f} bytes each")
-    names = [(name, 0) for name in NAMES[: SYMBOLS // 10 : 10]]
-    show(
-        "Parquet: a symbol's day",
-        queries(names, lambda name, _: files.read_table(path, filters=[("symbol", "=", name)])),
-    )
 
 
 def plain_query(path: Path) -> Callable[[str, int], object]:

@@ -23,8 +23,8 @@ SETTLED_NS = 2 * 3_600 * SECOND_NS
 """After midnight UTC, so that the day's last revisions are in."""
 BACK_DAYS = 7
 """How far back a day that is missing is made up for."""
-GROUP_ROWS = 100_000
-"""Rows of one row group, which is what a write holds in memory."""
+GROUP_ROWS = 32_768
+"""Rows of one row group: what a write holds in memory, and what is read of a file for one symbol."""
 _PRICES = ("open", "high", "low", "close", "vwap")
 _COLUMNS = ("start", "open", "high", "low", "close", "volume", "trades", "vwap", "rev", "final", "gap")
 
@@ -99,7 +99,7 @@ def _columns(names: list[str], candles: list[tuple[int, ...]]) -> dict[str, Any]
     import pyarrow as pa
 
     values = np.array(candles, np.int64)
-    table: dict[str, Any] = {"symbol": pa.array(names).dictionary_encode()}
+    table: dict[str, Any] = {"symbol": pa.array(names)}  # as plain text: of dictionaries readers skip no group
     for place, name in enumerate(_COLUMNS):
         raw = np.ascontiguousarray(values[:, place])
         if name == "start":
