@@ -1,8 +1,9 @@
 """Candles over HTTP: a range, joined from memory and history, and what becomes of it.
 
-Where they come from, in this order: memory, which has the newest; Redis, for the candle in progress where memory has
-none; the history, wherever memory does not hold the range without a break; 404. An answer from several is one list
-with each start once: of memory and history the revision of memory, unless that one has a gap and the other has not.
+Where they come from, in this order: memory, which has the newest; where memory does not hold the range without a break,
+the history, and Redis for the newest that neither has: a gateway that has just started knows only the candle that runs,
+and the history gets the one before when it has closed; 404. An answer from several is one list with each start once: of
+memory and history the revision of memory, unless that one has a gap and the other has not.
 
 ``follow=true`` answers with a stream of events (text/event-stream): first ``candles``, the range as without it, then
 ``candle`` for each candle that begins or changes. Both are taken from the same memory in one turn of the loop, so
@@ -141,7 +142,7 @@ def joined(stored: Sequence[Candle], kept: Sequence[Candle], limit: int) -> list
 
 
 def from_cache(value: Mapping[str, object] | None) -> Candle | None:
-    """The candle in progress as Redis has it, without what it does not keep there."""
+    """The newest candle as Redis has it, without what it does not keep there."""
     start = value.get("start") if value else None
     if value is None or not isinstance(start, int | float):
         return None
@@ -218,21 +219,20 @@ class CandlesHandler(DataHandler):
         more = request.limit + 1  # one more tells whether there are older ones
         symbol = latest.find(request.symbol)
         kept = held(latest, symbol, request, more)
-        source = ["memory"]
-        if self.service.history is None or unbroken(kept, request.start_ns, more, INTERVAL_NS[request.interval]):
-            stored: list[Candle] = []
-            partial = False
-        else:
-            try:
-                stored, partial = await self._stored(request, more), False
-            except StoreError:
-                stored, partial = [], True
+        stored: list[Candle] = []
+        cached: Candle | None = None
+        partial = False
+        if not unbroken(kept, request.start_ns, more, INTERVAL_NS[request.interval]):
+            (stored, partial), cached = await asyncio.gather(self._stored(request, more), self._cached(request, kept))
             symbol = latest.find(request.symbol)
             kept = held(latest, symbol, request, more)  # memory has gone on
-            source = ["memory", "history"] if stored and kept else ["history"] if stored else source
-        if not kept and (running := await self._running(request, symbol)) is not None:
-            kept, source = [running], ["redis", "history"] if stored else ["redis"]
         found = joined(stored, kept, more)
+        if cached and all(candle[_START] != cached[_START] for candle in found):
+            found = joined([cached], found, more)
+        else:
+            cached = None
+        parts = {"memory": kept, "redis": cached, "history": stored}
+        source = [name for name, part in parts.items() if part] or ["memory"]
         if symbol < 0 and not found:
             if partial:
                 raise Problem(
@@ -243,20 +243,27 @@ class CandlesHandler(DataHandler):
         reads["history" if "history" in source else source[0] if found else "missed"] += 1
         return Found(found[-request.limit :], tuple(source), len(found) > request.limit, partial, kept)
 
-    async def _stored(self, request: CandleRequest, limit: int) -> list[Candle]:
-        """What the history has of the range, as far as the user's plan sees it. Raises StoreError."""
+    async def _stored(self, request: CandleRequest, limit: int) -> tuple[list[Candle], bool]:
+        """What the history has of the range, as far as the user's plan sees it; and whether it did not answer."""
+        if self.service.history is None:
+            return [], False
         end_ns = request.end_ns
         if delay_ns := self.grant.plan.delay_ns:
             end_ns = min(end_ns, self.service.clock.now_ns() - delay_ns - INTERVAL_NS[request.interval])
-        assert self.service.history is not None
-        return await self.service.history.candles(request.symbol, request.interval, request.start_ns, end_ns, limit)
+        try:
+            found = await self.service.history.candles(
+                request.symbol, request.interval, request.start_ns, end_ns, limit
+            )
+        except StoreError:
+            return [], True
+        return found, False
 
-    async def _running(self, request: CandleRequest, symbol: int) -> Candle | None:
-        """The cache's candle in progress, where it lies in the range and memory has had none at all."""
-        store, latest = self.service.store, self.latest
-        if store is None or self.grant.plan.delay_ns:
-            return None
-        if symbol >= 0 and latest.bars[request.kind][symbol]["seq"] != NULL:
+    async def _cached(self, request: CandleRequest, kept: Sequence[Candle]) -> Candle | None:
+        """The newest candle as Redis has it, where it lies in the range. Without a history it is asked only where
+        memory has nothing: what else is missing there is nowhere.
+        """
+        store = self.service.store
+        if store is None or self.grant.plan.delay_ns or (kept and self.service.history is None):
             return None
         try:
             candle = from_cache(await store.candle(request.symbol, request.interval))

@@ -222,6 +222,26 @@ def test_a_symbol_that_only_the_history_knows_and_one_that_only_redis_has_in_pro
     play(steps, history=history, store=Cache())
 
 
+def test_the_minute_between_memory_and_history_comes_from_redis(history: History) -> None:
+    """A gateway that has just started knows what runs; the minute before has closed, and is not yet stored."""
+
+    async def steps(rig: Rig) -> None:
+        history.write(["AAPL"] * 9, np.concatenate([candle(at) for at in range(90, 99)]))
+        rig.put(memory(rig, candle(100, rev=0), candle(101, rev=0)))
+        await rig.taken()
+        answer = await get(rig, "/candles/AAPL?limit=10")
+        assert (minutes(answer), answer["source"]) == (list(range(92, 102)), "memory, redis, history")
+        assert [one["close"] for one in answer["candles"][-3:]] == [1.5, 103, 103]
+        older = await get(rig, f"/candles/AAPL?limit=10&end={answer['older']}")
+        assert (minutes(older), older["source"]) == (list(range(82, 92)), "history")
+        history.write(["AAPL"], candle(99))  # now it is
+        answer = await get(rig, "/candles/AAPL?limit=10")
+        assert (minutes(answer), answer["source"]) == (list(range(92, 102)), "memory, history")
+        assert answer["candles"][-3]["close"] == 103
+
+    play(steps, history=history, store=Cache())
+
+
 def test_a_history_that_is_away_costs_only_what_it_alone_has() -> None:
     """Fault 36, bad input 56."""
 
