@@ -4,6 +4,9 @@
     history.write(names, rows, positions)  # BAR rows that have closed, and how far the logs are read: one transaction
     history.read("AAPL", "1m", start_ns, end_ns, limit, newest=True)
 
+Where it is asked for it keeps ticks too: trades as they came, cancellations and corrections among them. A tick is
+(symbol, time, venue, epoch, seq): what the bus numbered, so writing it again changes nothing.
+
 A candle is (symbol, interval, start). Writing is idempotent: of two states of one candle the same one stays, in
 whatever order and however often they are written. From one life of its processor (``epoch``) that is the higher
 revision, and the final one; of two lives the one without a gap, and of two with one that of more trades: a processor
@@ -21,9 +24,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from fabric.errors import StoreError, UnavailableError
-from fabric.records import BAR, KIND_BAR_1M, NULL, Rows, columns
+from fabric.records import BAR, EVENT, KIND_BAR_1M, KIND_TRADE, NULL, TRADE, Rows, columns, unpack
 
 INTERVALS = ("1m", "5m", "1h", "1d")
+TICK = "tick"
+"""What retention calls ticks, beside the intervals."""
 INTERVAL_NS = dict(zip(INTERVALS, (60 * 10**9, 300 * 10**9, 3_600 * 10**9, 86_400 * 10**9), strict=True))
 CHUNK = 4_096
 """Candles of one transaction: what a reader that comes between waits for, and what a failure costs."""
@@ -32,6 +37,9 @@ FORGET_SYMBOLS = 256
 
 Candle = tuple[int, ...]
 """start, open, high, low, close, volume, trades, vwap, rev, final, gap; NULL where undefined."""
+Tick = tuple[Any, ...]
+"""time, venue (a letter), epoch, seq, price, size, condition, trade_id, mark ("", "x" or "c"), original_id; None where
+undefined. Texts as in TRADE."""
 
 _STORED = {
     "start": "event_ns",
@@ -61,6 +69,27 @@ CREATE = (
     + f", PRIMARY KEY ({', '.join(_KEY)}))",
     "CREATE TABLE IF NOT EXISTS position (publisher TEXT PRIMARY KEY, epoch BIGINT NOT NULL, position BIGINT NOT NULL)",
 )
+_TICK = {
+    "time": "event_ns",
+    "venue": "venue",
+    "epoch": "epoch",
+    "seq": "seq",
+    "price": "price",
+    "size": "size",
+    "condition": "condition",
+    "trade_id": "trade_id",
+    "mark": "mark",
+    "original_id": "original_id",
+}
+"""Column of the table of ticks -> column of a TRADE row."""
+_TICK_TEXTS = ("venue", "condition", "mark")
+_BY_TRADE = [(TRADE.names or ()).index(column) for column in _TICK.values()]
+CREATE_TICK = (
+    "CREATE TABLE IF NOT EXISTS tick (symbol TEXT NOT NULL, "
+    + ", ".join(f"{name} {'TEXT' if name in _TICK_TEXTS else 'BIGINT'}" for name in _TICK)
+    + ", PRIMARY KEY (symbol, time, venue, epoch, seq))"
+)
+TICK_COLUMNS = "price / 1e9 AS price, size, condition, trade_id, mark, original_id"
 _PRICES = ("open", "high", "low", "close", "vwap", "official_open", "official_close")
 VIEW_COLUMNS = ", ".join(f"{name} / 1e9 AS {name}" for name in _PRICES) + ", volume, trades, rev, final, gap"
 
@@ -104,17 +133,25 @@ class History(ABC):
     # What they share.
 
     def write(self, names: Sequence[str], rows: Rows, positions: Mapping[str, tuple[int, int]] | None = None) -> None:
-        """Store BAR rows, ``names[i]`` being the symbol of the i-th, and by publisher (epoch, position) up to which its
-        log has been dealt with. All of it or nothing.
+        """Store BAR and TRADE rows, ``names[i]`` being the symbol of the i-th, and by publisher (epoch, position) up to
+        which its log has been dealt with. All of it or nothing.
         """
-        kinds = (rows["kind"] - KIND_BAR_1M).tolist()
-        values = columns(rows)[:, _BY_BAR].tolist()
-        stored = [(name, INTERVALS[kind], *value) for name, kind, value in zip(names, kinds, values, strict=True)]
+        table, kinds = columns(rows), rows["kind"].tolist()
+        candles, ticks = [], []
+        for name, kind, bar, trade in zip(
+            names, kinds, table[:, _BY_BAR].tolist(), table[:, _BY_TRADE].tolist(), strict=True
+        ):
+            if kind == KIND_TRADE:
+                ticks.append((name, *_tick(trade)))
+            else:
+                candles.append((name, INTERVALS[kind - KIND_BAR_1M], *bar))
         with self._connection() as connection:
             self._begin(connection)
             cursor = connection.cursor()
-            if stored:
-                cursor.executemany(self._sql(_upsert()), stored)
+            if candles:
+                cursor.executemany(self._sql(_upsert()), candles)
+            if ticks:
+                cursor.executemany(self._sql(_INSERT_TICK), ticks)
             if positions:
                 told = [(name, *position) for name, position in positions.items()]
                 cursor.executemany(self._sql(_UPSERT_POSITION), told)
@@ -134,6 +171,18 @@ class History(ABC):
             connection.rollback()
         return found[::-1] if newest else found
 
+    def ticks(self, symbol: str, start_ns: int, end_ns: int, limit: int, *, newest: bool = True) -> list[Tick]:
+        """Ticks with ``start_ns <= time < end_ns``, chosen and ordered as by `read`."""
+        order = "DESC" if newest else "ASC"
+        keys = ", ".join(f"{name} {order}" for name in ("time", "venue", "epoch", "seq"))
+        sql = self._sql(
+            f"SELECT {', '.join(_TICK)} FROM tick WHERE symbol = ? AND time >= ? AND time < ? ORDER BY {keys} LIMIT ?"
+        )
+        with self._connection() as connection:
+            found: list[Tick] = connection.execute(sql, (symbol, start_ns, end_ns, limit)).fetchall()
+            connection.rollback()
+        return found[::-1] if newest else found
+
     def positions(self) -> dict[str, tuple[int, int]]:
         """By publisher how far its log has been dealt with."""
         with self._connection() as connection:
@@ -143,26 +192,37 @@ class History(ABC):
 
     def symbols(self) -> list[str]:
         """Every symbol of which there is a candle, in alphabetical order."""
+        return self._symbols("candle")
+
+    def forget(self, interval: str, before_ns: int, symbols: Sequence[str] | None = None) -> int:
+        """Delete candles, or with `TICK` ticks, that began before ``before_ns``, of these symbols or of all; return how
+        many.
+        """
+        count = 0
+        rest: list[int | str]
+        if interval == TICK:
+            sql, rest = "DELETE FROM tick WHERE symbol = ? AND time < ?", [before_ns]
+        else:
+            sql, rest = "DELETE FROM candle WHERE symbol = ? AND start < ? AND interval = ?", [before_ns, interval]
+        if symbols is None:
+            symbols = self._symbols(TICK if interval == TICK else "candle")
+        for first in range(0, len(symbols), FORGET_SYMBOLS):
+            with self._connection() as connection:
+                self._begin(connection)
+                for symbol in symbols[first : first + FORGET_SYMBOLS]:
+                    count += connection.execute(self._sql(sql), (symbol, *rest)).rowcount
+                connection.commit()
+        return count
+
+    def _symbols(self, table: str) -> list[str]:
         found: list[str] = []
-        sql = self._sql("SELECT min(symbol) FROM candle WHERE symbol > ?")  # a step in the key each, not a scan
+        sql = self._sql(f"SELECT min(symbol) FROM {table} WHERE symbol > ?")  # a step in the key each, not a scan
         with self._connection() as connection:
             last: str | None = ""
             while last := connection.execute(sql, (last,)).fetchone()[0]:
                 found.append(last)
             connection.rollback()
         return found
-
-    def forget(self, interval: str, before_ns: int, symbols: Sequence[str]) -> int:
-        """Delete candles of these symbols that began before ``before_ns``; return how many."""
-        count = 0
-        sql = self._sql("DELETE FROM candle WHERE symbol = ? AND interval = ? AND start < ?")
-        for first in range(0, len(symbols), FORGET_SYMBOLS):
-            with self._connection() as connection:
-                self._begin(connection)
-                for symbol in symbols[first : first + FORGET_SYMBOLS]:
-                    count += connection.execute(sql, (symbol, interval, before_ns)).rowcount
-                connection.commit()
-        return count
 
     def close(self) -> None:
         """Close every connection; may be called again."""
@@ -214,12 +274,21 @@ def open_history(url: str, *, read_only: bool = False) -> History:
     return postgres
 
 
-def closed(rows: Rows) -> Rows:
-    """Of a batch the rows that belong into a history: candles of a symbol that have closed (BAR, a copy)."""
+def lasting(rows: Rows) -> Rows:
+    """Of a batch the rows that belong into a history: of symbols, the candles that have closed and the trades (EVENT, a
+    copy).
+    """
     kinds = rows["kind"]
-    bars = rows[(kinds >= KIND_BAR_1M) & (kinds < KIND_BAR_1M + len(INTERVALS)) & (rows["symbol"] > 0)].view(BAR)
-    kept: Rows = bars[bars["rev"] > 0]
+    bars = (kinds >= KIND_BAR_1M) & (kinds < KIND_BAR_1M + len(INTERVALS))
+    kept: Rows = rows[((bars & (rows.view(BAR)["rev"] > 0)) | (kinds == KIND_TRADE)) & (rows["symbol"] > 0)].view(EVENT)
     return kept
+
+
+def _tick(values: list[int]) -> tuple[int | str | None, ...]:
+    """The columns of a TRADE row as they are stored; a trade without a time has none to be found by: 0."""
+    time, *rest = (None if value == NULL else value for value in values)
+    named = zip(list(_TICK)[1:], rest, strict=True)
+    return time or 0, *((unpack(value or 0) if name in _TICK_TEXTS else value) for name, value in named)
 
 
 def _upsert() -> str:
@@ -235,6 +304,9 @@ def _upsert() -> str:
 
 
 _SELECT = "SELECT " + ", ".join(f"coalesce({name}, {NULL + 1} - 1)" for name in _READ) + " FROM candle"
+_INSERT_TICK = (
+    f"INSERT INTO tick (symbol, {', '.join(_TICK)}) VALUES ({', '.join('?' * (1 + len(_TICK)))}) ON CONFLICT DO NOTHING"
+)
 _UPSERT_POSITION = (
     "INSERT INTO position (publisher, epoch, position) VALUES (?, ?, ?) ON CONFLICT (publisher) "
     "DO UPDATE SET epoch = excluded.epoch, position = excluded.position"

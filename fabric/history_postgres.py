@@ -1,6 +1,6 @@
 """Candles in PostgreSQL: the engine beyond one machine; every gateway that reaches it reads the same history.
 
-Where the TimescaleDB extension is installed the table is a hypertable of chunks of time; else it is a plain one. The
+Where the TimescaleDB extension is installed tables are hypertables of chunks of time; else they are plain ones. The
 server must answer within `TIMEOUT_S`, so that a store that hangs is one that is away. Sources: PostgreSQL manual,
 "INSERT", "Client Connection Defaults"; docs.timescale.com, create_hypertable (integer time).
 """
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from fabric.history import CREATE, VIEW_COLUMNS, History
+from fabric.history import CREATE, CREATE_TICK, TICK_COLUMNS, VIEW_COLUMNS, History
 
 TIMEOUT_S = 5
 CHUNK_NS = 7 * 86_400 * 10**9
@@ -20,7 +20,11 @@ _VIEW = (
     f"CREATE OR REPLACE VIEW candles AS SELECT symbol, interval, to_timestamp(start / 1e9) AS start, {VIEW_COLUMNS} "
     "FROM candle"
 )
-_HYPERTABLE = f"SELECT create_hypertable('candle', by_range('start', {CHUNK_NS}), if_not_exists => true)"
+_VIEW_TICK = (
+    f"CREATE OR REPLACE VIEW ticks AS SELECT symbol, to_timestamp(time / 1e9) AS time, venue, {TICK_COLUMNS} FROM tick"
+)
+_TABLES = {"candle": ((*CREATE, _VIEW), "start"), "tick": ((CREATE_TICK, _VIEW_TICK), "time")}
+"""Table -> what makes it, and its column of time."""
 
 
 class PostgresHistory(History):
@@ -59,13 +63,16 @@ class PostgresHistory(History):
 
     def _make(self, connection: Any) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        if connection.execute("SELECT to_regclass('candle')").fetchone()[0] is None:
-            for statement in (*CREATE, _VIEW):
+        for table, (statements, time) in _TABLES.items():
+            if connection.execute("SELECT to_regclass(%s)", (table,)).fetchone()[0] is not None:
+                continue
+            for statement in statements:
                 connection.execute(statement)
             there = connection.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'")
             if there.fetchone()[0]:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-                connection.execute(_HYPERTABLE)
+                by_range = f"by_range('{time}', {CHUNK_NS})"
+                connection.execute(f"SELECT create_hypertable('{table}', {by_range}, if_not_exists => true)")
         connection.commit()
 
     def _begin(self, connection: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fabric.errors import StoreError
-from fabric.history import CREATE, VIEW_COLUMNS, History
+from fabric.history import CREATE, CREATE_TICK, TICK_COLUMNS, VIEW_COLUMNS, History
 
 SCHEMA = 1
 """`user_version` of the files that this build writes."""
@@ -23,6 +23,10 @@ CACHE_KIB = 32_768
 _VIEW = (
     "CREATE VIEW IF NOT EXISTS candles AS SELECT symbol, interval, "
     f"strftime('%Y-%m-%dT%H:%M:%SZ', start / 1000000000, 'unixepoch') AS start, {VIEW_COLUMNS} FROM candle"
+)
+_VIEW_TICK = (
+    "CREATE VIEW IF NOT EXISTS ticks AS SELECT symbol, strftime('%Y-%m-%dT%H:%M:%S', time / 1000000000, 'unixepoch') "
+    f"|| printf('.%09dZ', time % 1000000000) AS time, venue, {TICK_COLUMNS} FROM tick"
 )
 
 
@@ -81,6 +85,8 @@ class SqliteHistory(History):
             table, position = CREATE
             for statement in (f"{table} WITHOUT ROWID", position, _VIEW, f"PRAGMA user_version={SCHEMA}"):
                 connection.execute(statement)
+        for statement in (f"{CREATE_TICK} WITHOUT ROWID", _VIEW_TICK):  # files of older builds have none
+            connection.execute(statement)
 
     def _begin(self, connection: Any) -> None:
         connection.execute("BEGIN IMMEDIATE")

@@ -1,10 +1,11 @@
-"""Candles -> the history store: the node. Closed candles wait in a bounded buffer for a thread that writes them.
+"""Candles -> the history store: the node. Closed candles wait in a bounded buffer for a thread that writes them, and
+so do trades, where the topology asks for ticks (`history.ticks`): then it reads them too.
 
-The bus side never waits for the store: it puts the closed candles of each batch (`fabric.history.closed`) into the
-`Buffer`; the thread takes from there each `WRITE_EVERY_NS`, for candles close all at once. While the store is away
-they wait; what is more than `rows_max` pushes out the oldest, and is counted as ``lost``. With each transaction
-goes how far the publishers' logs have been read, so after a crash of anything the logs bring what had not been written,
-and what had been is written again to no effect.
+The bus side never waits for the store: it puts what lasts of each batch (`fabric.history.lasting`) into the `Buffer`;
+the thread takes from there each `WRITE_EVERY_NS`, for candles close all at once. While the store is away they wait;
+what is more than `rows_max` pushes out the oldest, and is counted as ``lost``. With each transaction goes how far the
+publishers' logs have been read, so after a crash of anything the logs bring what had not been written, and what had
+been is written again to no effect.
 
 Once an hour the same thread forgets what is older than its interval is kept, and writes the days that are over to the
 archive, where there is one.
@@ -20,9 +21,9 @@ import numpy as np
 from fabric import history, history_parquet
 from fabric.clock import MILLISECOND_NS, SECOND_NS
 from fabric.errors import StoreError
-from fabric.history import CHUNK, History
+from fabric.history import CHUNK, TICK, History
 from fabric.node import Runtime
-from fabric.records import Rows
+from fabric.records import KIND_TRADE, Rows
 from fabric.topology import HistorySettings
 
 GATHER_NS = 100 * MILLISECOND_NS
@@ -136,7 +137,7 @@ class Writer:
         self._tidy_ns: int | None = None
         self._problem = ""
         self._size_bytes = 0
-        self.written = self.transactions = self.failures = self.forgotten = self.archived = 0
+        self.written = self.ticks = self.transactions = self.failures = self.forgotten = self.archived = 0
 
     def positions(self) -> Positions:
         """How far the publishers' logs have been dealt with by who wrote here last; none where the store is away."""
@@ -147,8 +148,8 @@ class Writer:
             return {}
 
     def take(self, batch: Rows, positions: Positions) -> None:
-        """Put the closed candles of a batch of the bus where the thread finds them."""
-        self._buffer.put(history.closed(batch), positions)
+        """Put the closed candles and the trades of a batch of the bus where the thread finds them."""
+        self._buffer.put(history.lasting(batch), positions)
 
     def turn(self, monotonic_ns: int, now_ns: int) -> None:
         """Hand the thread what is due, unless it is still busy; never waits."""
@@ -161,9 +162,12 @@ class Writer:
         self._work = self._thread.submit(self._write, now_ns if tidy else None)
 
     def counters(self) -> dict[str, int | float | str]:
-        """Candles written, waiting, lost; transactions and failures; forgotten, archived files; what the store says."""
+        """Rows written, ticks of these; rows waiting, lost; transactions, failures; forgotten, archived files; what
+        the store says.
+        """
         return {
             "written": self.written,
+            "ticks": self.ticks,
             "waiting": len(self._buffer),
             "lost_candles": self._buffer.lost,
             "transactions": self.transactions,
@@ -213,6 +217,7 @@ class Writer:
             self._store.write([names.name(symbol) for symbol in rows["symbol"].tolist()], rows, positions)
             self._buffer.drop(parts)
             self.written += rows.size
+            self.ticks += int(np.count_nonzero(rows["kind"] == KIND_TRADE))
             self.transactions += 1
         if tidy_at_ns is not None:
             self._tidy(tidy_at_ns)
@@ -222,5 +227,5 @@ class Writer:
         if self._archive is not None:
             self.archived += self._archive.catch_up(self._store, symbols, now_ns)
         for interval, keep_ns in self._keep_ns.items():
-            self.forgotten += self._store.forget(interval, now_ns - keep_ns, symbols)
+            self.forgotten += self._store.forget(interval, now_ns - keep_ns, None if interval == TICK else symbols)
         self._size_bytes = self._store.size_bytes()

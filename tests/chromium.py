@@ -56,11 +56,11 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, expression: str) -> Any:
+    async def until(self, expression: str, within_s: float = 10) -> Any:
         """Wait until an expression is true; return its value."""
         look = f"const value = ({expression}); value ? done(value) : setTimeout(look, 15)"
         return await asyncio.wait_for(
-            self.evaluate(f"new Promise(done => {{ const look = () => {{ {look} }}; look() }})"), 10
+            self.evaluate(f"new Promise(done => {{ const look = () => {{ {look} }}; look() }})"), within_s
         )
 
     async def open(self, url: str) -> None:

@@ -503,7 +503,7 @@ class Draft:
             return None
         section = Section(value)
         store, keep, archive = section.get("store"), section.get("keep"), section.get("archive")
-        rows = section.get("rows_max")
+        rows, ticks = section.get("rows_max"), section.get("ticks")
         section.close()
         kept = dict(HISTORY_KEEP_NS)
         for entry in keep.entries().values() if keep else ():
@@ -516,6 +516,7 @@ class Draft:
             tuple(kept.items()),
             str(self._folder.resolve() / archive.text("a folder")) if archive else "",
             rows.integer(1_000, 100_000_000) if rows else HistorySettings.rows_max,
+            shortest(read_prefix(item) for item in ticks.items()) if ticks else (),
         )
 
     def _history_url(self, store: Value | None) -> str:
@@ -649,7 +650,8 @@ class Draft:
                 NodeSpec(WRITER_NODE, "writer", "gateway.redis_writer:main", cache, reads=reads, host=first.name)
             )
         if self.history:
-            reads = sources_of({channel: [""] for channel in BAR_CHANNELS}, publishers.values())
+            channels = {channel: [""] for channel in BAR_CHANNELS} | {"trade": list(self.history.ticks)}
+            reads = sources_of(channels, publishers.values())
             nodes.append(
                 NodeSpec(HISTORY_NODE, "history", "nodes.history:main", self.history, reads=reads, host=first.name)
             )

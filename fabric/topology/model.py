@@ -231,6 +231,7 @@ class HistorySettings:
     keep_ns: tuple[tuple[str, int], ...]  # (interval, how long): older candles are forgotten
     archive: str = ""  # folder of Parquet files, one a day and interval; empty: none
     rows_max: int = 500_000  # candles that wait in memory while the store is away: 200 bytes each
+    ticks: tuple[str, ...] = ()  # prefixes of symbols whose trades are kept too; "" means all
 
     @property
     def remote(self) -> bool:
@@ -366,8 +367,8 @@ CACHE_NODE = "redis"
 WRITER_NODE = "redis-writer"
 HISTORY_NODE = "history"
 _DAY_NS = 86_400 * SECOND_NS
-HISTORY_KEEP_NS = {"1m": 7 * _DAY_NS, "5m": 30 * _DAY_NS, "1h": 365 * _DAY_NS, "1d": 3_650 * _DAY_NS}
-"""Interval -> how long its candles are kept, where the file does not say."""
+HISTORY_KEEP_NS = {"1m": 7 * _DAY_NS, "5m": 30 * _DAY_NS, "1h": 365 * _DAY_NS, "1d": 3_650 * _DAY_NS, "tick": _DAY_NS}
+"""Interval -> how long its candles are kept, and ticks, where the file does not say."""
 BAR_CHANNELS = ("bar.1m", "bar.5m", "bar.1h", "bar.1d")
 
 

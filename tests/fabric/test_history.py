@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import postgres_server
-from candle_rows import MINUTE_NS, START_NS, candle
+from candle_rows import MINUTE_NS, START_NS, candle, trade
 from fabric.errors import StoreError
-from fabric.history import History, closed, open_history
-from fabric.records import EVENT, KIND_BAR_1D, KIND_BAR_5M, KIND_NBBO, NBBO, NULL, PRICE_UNIT, Rows, empty
+from fabric.history import TICK, History, lasting, open_history
+from fabric.records import EVENT, KIND_BAR_1D, KIND_BAR_5M, KIND_NBBO, NBBO, NULL, PRICE_UNIT, Rows, empty, pack
 
+SECOND_NS = 10**9
 FOR_EVER = (0, 2**63 - 1, 1_000)
 FIRST = (START_NS, *(price * PRICE_UNIT for price in (100, 101, 102, 103)), 700, 7, 104 * PRICE_UNIT, 1, 0, 0)
 
@@ -41,6 +42,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, postgres: str) -> Iter
     with made._connection() as connection:
         connection.execute("DELETE FROM candle")
         connection.execute("DELETE FROM position")
+        connection.execute("DELETE FROM tick")
         connection.commit()
     yield made
     made.close()
@@ -140,10 +142,60 @@ def test_people_read_a_view_with_prices_and_times(store: History) -> None:
     assert prices == [100, 101, 102, 103]
 
 
-def test_only_closed_candles_of_symbols_belong_into_it() -> None:
-    rows = [candle(0), candle(1, rev=0), candle(2, symbol=0), candle(3, kind=KIND_BAR_1D)]
+def test_ticks_come_back_as_they_were_and_are_there_once(store: History) -> None:
+    rows = [
+        trade(0), trade(1, seq=2, price=101 * PRICE_UNIT, condition=0, trade_id=NULL), trade(1, seq=3, venue=ord("Q")),
+        trade(2, seq=4, mark=pack("x"), original_id=7), trade(2, seq=1, epoch=2),
+    ]  # fmt: skip
+    both = np.concatenate([*(row.view(EVENT) for row in rows), candle(0).view(EVENT)])
+    for order in (both, both[::-1].copy(), both[2:5]):
+        store.write(["AAPL"] * order.size, order, {"nyse": (1, 9)})
+    first = (START_NS, "N", 1, 1, 100 * PRICE_UNIT, 50, "@I", 7, "", None)
+    second = START_NS + SECOND_NS
+    found = store.ticks("AAPL", *FOR_EVER)
+    assert found[:3] == [
+        first, (second, "N", 1, 2, 101 * PRICE_UNIT, 50, "", None, "", None), (second, "Q", 1, 3, *first[4:])
+    ]  # fmt: skip
+    assert [tick[1:4] + tick[8:] for tick in found[3:]] == [("N", 1, 4, "x", 7), ("N", 2, 1, "", None)]
+    assert store.ticks("AAPL", START_NS, START_NS + SECOND_NS, 10) == [first]
+    assert store.ticks("AAPL", *FOR_EVER[:2], 1, newest=False) == [first]
+    assert store.ticks("AAPL", *FOR_EVER[:2], 1) == found[-1:]
+    assert store.ticks("MSFT", *FOR_EVER) == []
+    assert len(store.read("AAPL", "1m", *FOR_EVER)) == 1
+    with store._connection() as connection:
+        time, *rest = connection.execute("SELECT time, venue, price, size FROM ticks ORDER BY time").fetchone()
+    assert str(time)[:10] == "2026-01-02"
+    assert rest == ["N", 100, 50]
+
+
+def test_old_ticks_are_forgotten_of_every_symbol_and_candles_are_not(store: History) -> None:
+    for name in ("AAPL", "ZVZZT"):
+        store.write([name] * 4, np.concatenate([trade(at, seq=at + 1) for at in range(4)]))
+    write(store, candle(0))
+    assert store.forget(TICK, START_NS + 3 * SECOND_NS) == 6
+    assert [len(store.ticks(name, *FOR_EVER)) for name in ("AAPL", "ZVZZT")] == [1, 1]
+    assert store.symbols() == ["AAPL"]
+
+
+def test_only_closed_candles_and_trades_of_symbols_belong_into_it() -> None:
+    rows = [candle(0), candle(1, rev=0), candle(2, symbol=0), candle(3, kind=KIND_BAR_1D), trade(5), trade(6, symbol=0)]
     batch = np.concatenate([row.view(EVENT) for row in [*rows, empty(1, NBBO, KIND_NBBO)]])
-    assert closed(batch)["event_ns"].tolist() == [START_NS, START_NS + 3 * MINUTE_NS]
+    kept = lasting(batch)
+    assert kept["event_ns"].tolist() == [START_NS, START_NS + 3 * MINUTE_NS, START_NS + 5 * SECOND_NS]
+
+
+def test_a_file_of_before_there_were_ticks_gets_their_table(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    before = open_history(str(path))
+    write(before, candle(0))
+    with before._connection() as connection:
+        connection.execute("DROP VIEW ticks")
+        connection.execute("DROP TABLE tick")
+    before.close()
+    store = open_history(str(path))
+    store.write(["AAPL"], trade(0))
+    assert len(store.ticks("AAPL", *FOR_EVER)) == len(store.read("AAPL", "1m", *FOR_EVER)) == 1
+    store.close()
 
 
 def test_sqlite_tells_what_is_wrong_with_a_file(tmp_path: Path) -> None:

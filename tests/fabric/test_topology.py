@@ -20,6 +20,7 @@ from fabric.topology import (
     FaultSettings,
     FeedSettings,
     GatewaySettings,
+    HistorySettings,
     JournalSettings,
     Limits,
     Plan,
@@ -153,6 +154,18 @@ def test_an_empty_rest_has_defaults() -> None:
     assert [node.name for node in found.nodes] == ["redis", "iex", "redis-writer"]
     assert found.cache == CacheSettings(servers=("redis://127.0.0.1:5502/0",))
     assert (found.log_level, found.log_format, found.clock, found.lossless) == ("INFO", "text", "system", False)
+
+
+def test_a_history_reads_candles_and_where_it_is_asked_for_trades() -> None:
+    bars = "processors: {candles: {run: 'nodes.candles:main', reads: [trade], publishes: [bar.1m]}}"
+    plain = load(f"{bars}\nhistory: {{}}").node("history")
+    assert [source.topics for source in plain.reads] == [("bar.1m.",)]
+    asked = load(f"{bars}\nhistory: {{ticks: [AAPL, BRK, AAP, 'SP*'], keep: {{tick: 2h}}}}").node("history")
+    assert isinstance(asked.settings, HistorySettings)
+    assert asked.settings.ticks == ("AAP", "BRK", "SP")
+    assert dict(asked.settings.keep_ns)["tick"] == 7_200 * 10**9
+    topics = {source.publisher.name: source.topics for source in asked.reads}
+    assert topics == {"iex": ("trade.AAP", "trade.BRK", "trade.SP"), "candles": ("bar.1m.",)}
 
 
 def test_an_exchange_has_its_settings() -> None:

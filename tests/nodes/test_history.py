@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from candle_rows import MINUTE_NS, START_NS, candle
+from candle_rows import MINUTE_NS, START_NS, candle, trade
 from fabric.errors import StoreError
 from fabric.history import History, open_history
 from fabric.history_parquet import DAY_NS, Archive
@@ -114,6 +114,24 @@ def test_while_the_store_is_away_candles_wait_and_then_are_there_once(
     assert rig.store.store.positions() == {"candles-1": (1, 119)}
     told = [record.message for record in caplog.records]
     assert told == ["history: the store is away; candles wait", "history: works again, 0 candles waited"]
+
+
+def test_trades_wait_and_are_written_with_the_candles_and_forgotten_in_their_own_time(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "history.db")
+    rig.store.away = True
+    rig.take(candle(0).view(EVENT), trade(1).view(EVENT), trade(2, seq=2).view(EVENT))
+    rig.turn()
+    assert rig.writer.counters()["waiting"] == 3
+    rig.store.away = False
+    rig.turn()
+    assert (rig.writer.counters()["written"], rig.writer.counters()["ticks"]) == (3, 2)
+    assert rig.minutes() == [0]
+    assert len(rig.store.store.ticks("AAPL", *FOR_EVER)) == 2
+    rig.writer._keep_ns = {"tick": -2 * SECOND_NS}
+    rig.monotonic_ns += 3_600 * SECOND_NS
+    rig.turn()
+    assert [tick[3] for tick in rig.store.store.ticks("AAPL", *FOR_EVER)] == [2]
+    rig.writer.close()
 
 
 def test_what_does_not_fit_pushes_out_the_oldest_and_is_counted(tmp_path: Path) -> None:

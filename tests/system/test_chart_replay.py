@@ -6,14 +6,17 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import naive
+from fabric.history import open_history
 from fabric.records import KIND_TRADE, NULL, PRICE_UNIT, TRADE, Rows, empty, pack, unpack
 from redis_servers import wait_for
 from support import free_port, product_environment
@@ -53,17 +56,21 @@ def naive_minutes(rows: Rows) -> dict[int, dict[str, int]]:
 
 
 def test_the_chart_of_a_recorded_day_is_that_of_all_its_trades(shared_data: Path, tmp_path: Path) -> None:
-    """Memory holds the last 100 minutes only: the pages before come from the history that the replay has written."""
+    """Memory holds the last 100 minutes only: the pages before come from the history that the replay has written, which
+    is asked to keep the trades too.
+    """
     source = shared_data / "taq_nbbo" / "trades_2018-01-02.csv.gz"
-    expected = naive_minutes(recorded(source))
+    trades = recorded(source)
+    expected = naive_minutes(trades)
     text = (ROOT / "topology.yaml").read_text()
     topology = tmp_path / "topology.yaml"
-    topology.write_text(text.replace("limits:\n", "limits:\n  candles_kept: 100\n"))
+    text = text.replace("limits:\n", "limits:\n  candles_kept: 100\n")
+    topology.write_text(text.replace("\nhistory:\n", "\nhistory:\n  ticks: [XX]\n"))
     port = free_port()
     command = [sys.executable, "-m", "fabric", "replay", str(source), str(topology), "--hold", "--json"]
     command += ["--port-base", str(free_range(40)), "--http-port", str(port)]
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(
-        command, cwd=ROOT, env=product_environment(), stdout=subprocess.PIPE, stderr=log, text=True
+    with tempfile.TemporaryDirectory() as folder, (tmp_path / "log").open("w") as log, subprocess.Popen(
+        command, cwd=ROOT, env=product_environment() | {"TMPDIR": folder}, stdout=subprocess.PIPE, stderr=log, text=True
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
@@ -72,6 +79,9 @@ def test_the_chart_of_a_recorded_day_is_that_of_all_its_trades(shared_data: Path
             assert line, (tmp_path / "log").read_text()
             wait_for(lambda: len(pages(port)[0]) >= len(expected), 30)
             found, sources = pages(port)
+            (file,) = Path(folder).glob("fabric-replay-*/history.db")
+            wait_for(lambda: len(ticks(file)) >= trades.size, 30)
+            kept = ticks(file)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
@@ -80,6 +90,15 @@ def test_the_chart_of_a_recorded_day_is_that_of_all_its_trades(shared_data: Path
     assert sources[-1] == "history"
     shown = {start: {key: one[key] for key in COLUMNS} for start, one in found.items()}
     assert shown == {start: {key: number(bar[COLUMNS[key]], key) for key in COLUMNS} for start, bar in expected.items()}
+
+    assert kept == sorted(zip(*(trades[name].tolist() for name in ("event_ns", "price", "size")), strict=True))
+
+
+def ticks(file: Path) -> list[tuple[int, int, int]]:
+    """Time, price and size of each trade that the history has, in order."""
+    with closing(open_history(str(file), read_only=True)) as store:
+        found = store.ticks("XXX", 0, 2**63 - 1, 10_000_000)
+    return sorted((tick[0], tick[4], tick[5]) for tick in found)
 
 
 def number(value: int, key: str) -> float | None:
