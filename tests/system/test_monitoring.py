@@ -1,5 +1,6 @@
 """What operators see of real processes: a slow processor is that hop everywhere, and the alert rules hold."""
 
+import asyncio
 import json
 import os
 import re
@@ -20,12 +21,14 @@ import yaml
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+import chromium
 from fabric import topology as topologies
 from fabric.launcher import Running
-from topologies import free_range, product
+from topologies import ROOT, free_range, product
 
 pytestmark = pytest.mark.timeout(600)
-MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
+MONITORING = ROOT / "docs" / "monitoring"
+ARTEFACTS = ROOT / "artefacts"
 TEXT = """
 venues: {{V: {{}}}}
 exchanges:
@@ -48,6 +51,7 @@ class Rig:
 
     def __init__(self, launcher: Running, web: int, metrics: int) -> None:
         self.launcher, self._web, self._metrics = launcher, web, metrics
+        self.http = f"http://127.0.0.1:{web}"
 
     def operations(self, query: str = "") -> dict[str, Any]:
         found: dict[str, Any] = json.loads(_get(f"http://127.0.0.1:{self._web}/v1/ops{query}"))
@@ -131,6 +135,25 @@ class TestASlowProcessor:
         assert latency["nbbo"]["p50_ms"] >= 700
         threshold = document["thresholds"][0]
         assert (threshold["name"], threshold["health"]) == ("latency_p99", "alarm")
+
+    @pytest.mark.skipif(chromium.PATH is None, reason="no chromium: apt-get install chromium")
+    def test_is_exactly_that_hop_in_the_page(self, rig: Rig, tmp_path: Path) -> None:
+        async def steps() -> None:
+            async with chromium.page(tmp_path / "profile") as page:
+                await page.look_like(1440, 900, dark=True)
+                await page.open(f"{rig.http}/#operations")
+                hops = "[...document.querySelectorAll('[data-hop]')]"
+                shown = f"{hops}.map(hop => hop.dataset.hop + ' ' + hop.dataset.health).join()"
+                await page.until(
+                    f"{shown} === 'exchange ok,feed ok,processor alarm,gateway ok,total alarm'", within_s=60
+                )
+                figure = "document.querySelector('[data-hop=processor] .p50 b').textContent"
+                slow = await page.evaluate(figure)
+                assert slow.endswith(" s") or float(slow.removesuffix(" ms")) >= 700
+                await page.screenshot(ARTEFACTS / "operations-slow-processor.png")
+                assert not page.problems
+
+        asyncio.run(steps())
 
     def test_is_exactly_that_hop_in_top(self, rig: Rig) -> None:
         lines = [line.strip() for line in rig.command("top", "--once").splitlines()]
