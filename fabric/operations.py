@@ -224,7 +224,8 @@ class Operations:
         report, reporter = node["report"], self._reporters.get(spec.name)
         rate, rate_of = main_rate(node)
         lag, lag_ms = _lag(reporter)
-        health, why = _node_health(node, lag, reporter)
+        taken = _percentiles(latency.get((hop, spec.name))) if hop else None
+        health, why = _node_health(node, lag, reporter, taken)
         return known | {
             **{key: node[key] for key in ("state", "pid", "uptime_s", "restarts", "cpu_percent", "rss_bytes")},
             "health": health,
@@ -235,7 +236,7 @@ class Operations:
             "lag_ms": lag_ms,
             **{key: report.get(key) for key in ("line", "breaker", "clock_offset_ms", "lost", "gaps")},
             "bad": _bad(report),
-            "latency": _percentiles(latency.get((hop, spec.name))) if hop else None,
+            "latency": taken,
         }
 
     def _bus_links(self, found: Mapping[str, JsonObject]) -> Iterable[JsonObject]:
@@ -357,8 +358,10 @@ def _lag(reporter: _Reporter | None) -> tuple[int | None, int | None]:
     return max(link["lag"] for link in links), max(link["lag_ns"] for link in links) // MILLISECOND_NS
 
 
-def _node_health(node: Mapping[str, Any], lag: int | None, reporter: _Reporter | None) -> tuple[str, str]:
-    """How a node is, and what is the matter with it."""
+def _node_health(
+    node: Mapping[str, Any], lag: int | None, reporter: _Reporter | None, latency: Mapping[str, float] | None
+) -> tuple[str, str]:
+    """How a node is, and what is the matter with it; ``latency`` of the hop that it ends."""
     state, report = node["state"], node["report"]
     reasons = [(_STATE_HEALTH.get(state, "warn"), f"it is {state}")]
     if state == "ready":
@@ -374,6 +377,8 @@ def _node_health(node: Mapping[str, Any], lag: int | None, reporter: _Reporter |
         down = [name for name, link in reporter.links.items() if not link["up"]] if reporter else []
         if down:
             reasons.append(("alarm", f"does not hear {', '.join(down)}"))
+        if latency is not None and LATENCY.health(latency["p99_ms"]) == "alarm":
+            reasons.append(("alarm", f"its p99 is {latency['p99_ms']:,.0f} ms"))
         if node["role"] == "writer" and report.get("breaker", "closed") != "closed":
             reasons.append(("alarm", f"the store's breaker is {report['breaker']}"))
         if report.get("log_suspended"):

@@ -2,6 +2,7 @@
 
 import * as format from "./format.js";
 
+const SLOW_MS = 200; // a latency that is told rather than the lag
 const COLUMNS = ["exchange", "feed", "processor", "writer", "gateway"];
 const TITLES = { exchange: "Exchanges", feed: "Feeds", processor: "Processors", writer: "Stores", gateway: "Gateways" };
 const PLACED = { cache: "writer", history: "writer" };
@@ -78,8 +79,9 @@ export class Graph {
     box.group.dataset.state = one.state ?? "";
     const parts = one.state && one.state !== "ready" ? [one.state] : [];
     if (one.rate != null) parts.push(`${format.compact(one.rate)}/s`);
-    if (one.lag) parts.push(`lag ${format.compact(one.lag)}`);
-    if (one.latency?.p99_ms != null && parts.length < 2) parts.push(`p99 ${format.latency(one.latency.p99_ms)}`);
+    const p99 = one.latency?.p99_ms;
+    if (one.lag && !(p99 >= SLOW_MS)) parts.push(`lag ${format.compact(one.lag)}`);
+    if (p99 != null && parts.length < 2) parts.push(`p99 ${format.latency(p99)}`);
     const text = parts.join(" · ");
     if (box.detail.textContent !== text) box.detail.textContent = text;
     box.group.setAttribute("aria-label", `${one.name}: ${one.state || "no state"}${text ? `, ${text}` : ""}`);

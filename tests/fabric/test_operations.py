@@ -118,6 +118,14 @@ def test_the_slow_hop_is_the_only_one_that_is_not_well(rig: Rig) -> None:
     assert rig.threshold("latency_p99")[1] == "alarm"
 
 
+def test_the_node_that_is_slow_says_so_and_no_other(rig: Rig) -> None:
+    rig.report("nyse", hops=Counting().packed(feed=[1] * 9))
+    rig.report("nbbo", hops=Counting().packed(processor=[1_000] * 9))
+    assert (rig.shown("nyse")["health"], rig.shown("nyse")["why"]) == ("ok", "")
+    assert rig.shown("nbbo")["health"] == "alarm"
+    assert "p99 is 1,0" in rig.shown("nbbo")["why"]
+
+
 def test_what_is_not_measured_is_none_and_not_zero(rig: Rig) -> None:
     document = rig.document()
     assert {hop["p99_ms"] for hop in document["hops"]} == {None}

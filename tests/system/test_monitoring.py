@@ -147,6 +147,8 @@ class TestASlowProcessor:
                 await page.until(
                     f"{shown} === 'exchange ok,feed ok,processor alarm,gateway ok,total alarm'", within_s=60
                 )
+                boxes = "[...document.querySelectorAll('[data-node][data-health=alarm]')].map(box => box.dataset.node)"
+                await page.until(f"{boxes}.join() === 'nbbo'", within_s=60)
                 figure = "document.querySelector('[data-hop=processor] .p50 b').textContent"
                 slow = await page.evaluate(figure)
                 assert slow.endswith(" s") or float(slow.removesuffix(" ms")) >= 700
