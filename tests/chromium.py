@@ -56,7 +56,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, expression: str, within_s: float = 10) -> Any:
+    async def until(self, expression: str, within_s: float = 30) -> Any:
         """Wait until an expression is true; return its value."""
         look = f"const value = ({expression}); value ? done(value) : setTimeout(look, 15)"
         return await asyncio.wait_for(

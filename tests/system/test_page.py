@@ -70,6 +70,14 @@ class Stage:
         row = f"tr[data-symbol={json.dumps(symbol)}] {cell}"
         await self.page.until(f"document.querySelector({json.dumps(row)})?.textContent === {json.dumps(text)}")
 
+    async def asks(self, request: dict[str, Any]) -> None:
+        """Wait until this is the last that the stream has been asked."""
+        for _ in range(3_000):
+            if self.asked and self.asked[-1] == request:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"asked {self.asked[-1:]}, not {request}")
+
     async def symbols(self) -> list[str]:
         found: list[str] = await self.page.evaluate(
             "[...document.querySelectorAll('#rows tr')].map(row => row.dataset.symbol)"
@@ -221,7 +229,7 @@ def test_a_symbol_is_found_added_moved_removed_and_remembered_by_keyboard(tmp_pa
         await page.press("Enter")
         await page.until("document.activeElement.dataset.symbol === 'ABT'")
         await stage.shows("ABT", ".bid .price", "185.50")
-        assert stage.asked[-1] == {"action": "subscribe", "quotes": ["ABT"], "trades": ["ABT"], "interval_ms": 100}
+        await stage.asks({"action": "subscribe", "quotes": ["ABT"], "trades": ["ABT"], "interval_ms": 100})
 
         await page.press("ArrowUp", alt=True)
         assert (await stage.symbols())[-2:] == ["ABT", "IBM"]
@@ -230,7 +238,7 @@ def test_a_symbol_is_found_added_moved_removed_and_remembered_by_keyboard(tmp_pa
         await page.press("Delete")
         assert "IBM" not in await stage.symbols()
         assert await page.evaluate("document.activeElement.dataset.symbol") == "ABT"
-        assert stage.asked[-1] == {"action": "unsubscribe", "quotes": ["IBM"], "trades": ["IBM"]}
+        await stage.asks({"action": "unsubscribe", "quotes": ["IBM"], "trades": ["IBM"]})
 
         kept = await stage.symbols()
         await stage.open()
