@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import zmq
 
-from fabric import audit, journal
+from fabric import audit, codec, journal
 from fabric.bus import Inbox
 from fabric.clock import SystemClock, TurnClock
 from fabric.journal import Cursor, Query, records, segments
 from fabric.launcher import Running
-from fabric.records import KIND_LINK
+from fabric.records import KIND_LINK, unpack
 from fabric.symbols import SymbolTable
 from fabric.topology import Limits, NodeSpec, ProcessorSettings, Source, Topology
+from naive import MINUTE_NS, as_dicts, bar_of, closing_trades, sale_rights
 from nodes.candles import Candles
 from nodes.nbbo import Nbbo
 from order_twin import expected, logged
@@ -43,6 +44,7 @@ class Witness:
         publisher = topology.node("nbbo-1").publishes
         assert publisher is not None
         self.positions: list[int] = []
+        self.killed_ns: dict[str, int] = {}
         self.inbox = Inbox(
             context, [Source(publisher, ("nbbo.",))], SymbolTable(20_000), Limits(), SystemClock(), complete=True
         )
@@ -88,12 +90,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Topology, Wi
                 for kill in range(KILLS):
                     name = KILLED[kill % len(KILLED)]
                     before = nodes(launcher)[name]
+                    witness.killed_ns[name] = time.time_ns()
                     os.kill(before["pid"], signal.SIGKILL)
                     deadline = time.monotonic() + 20
                     while (now := nodes(launcher)[name])["restarts"] == before["restarts"] or not now["ready"]:
                         assert time.monotonic() < deadline, f"{name} has not come back"
                         witness.read(0.05)
                     witness.read(rng.uniform(0.5, 2.0))
+                for counter in ("trades", "bars"):  # what has come since the last kill is published
+                    before, deadline = nodes(launcher)["candles-1"]["report"][counter], time.monotonic() + 30
+                    while nodes(launcher)["candles-1"]["report"][counter] <= before:
+                        assert time.monotonic() < deadline, f"candles-1 has no more {counter} than {before}"
+                        witness.read(0.1)
                 reports = {name: node["report"] for name, node in nodes(launcher).items()}
         yield topology, witness, Path(topology.publishers()[0].journal.folder)  # type: ignore[union-attr]
     for name in ("nbbo-1", "candles-1"):
@@ -127,6 +135,47 @@ def test_what_was_published_is_what_the_logged_order_gives(run: tuple[Topology, 
     assert len(found) > 1_000
     assert found == wanted[: len(found)]
     assert len(found) == len(wanted), "what the last turn gave is there too"
+
+
+def rows_of(folder: Path, symbols: SymbolTable, prefix: bytes) -> list[dict[str, int]]:
+    """What the log of a publisher holds under a prefix."""
+    listing = segments(folder)
+    found = journal.records(Cursor(lambda: listing, Query(prefixes=(prefix,))))
+    return as_dicts(codec.decode([(topic, payload) for *_, topic, payload in found], symbols))
+
+
+@pytest.mark.skipif(KILLS < 2, reason="the candles were not killed")
+def test_the_minute_in_which_the_candles_were_killed_is_as_if_they_had_not_been(
+    run: tuple[Topology, Witness, Path],
+) -> None:
+    """Each minute that both lives published is what a plain computation makes of its trades before and after the kill,
+    in the order of the feed's log. (That a short absence is no gap is tested in fabric/test_recovery.py.)
+    """
+    _, witness, folder = run
+    symbols = SymbolTable(20_000)
+    trades: dict[int, list[dict[str, Any]]] = {}
+    for row in rows_of(folder / "iex", symbols, b"trade."):
+        condition, tape, venue = unpack(row["condition"]), unpack(row["tape"]), chr(row["venue"])
+        trade: dict[str, Any] = row | {"rights": sale_rights(condition, tape, row["event_ns"], venue)}
+        trades.setdefault(row["symbol"], []).append(trade)
+    undone = {symbol for symbol, made in trades.items() if any(unpack(trade["mark"]) for trade in made)}
+    bars: dict[tuple[int, int], list[dict[str, int]]] = {}
+    for bar in rows_of(folder / "candles-1", symbols, b"bar.1m."):
+        if bar["symbol"] not in undone | {0}:
+            bars.setdefault((bar["symbol"], bar["event_ns"]), []).append(bar)
+
+    epoch, killed_ns = min(made[0]["epoch"] for made in bars.values()), witness.killed_ns["candles-1"]
+    whole = 0
+    for (symbol, start), made in bars.items():
+        before, after = ([bar for bar in made if (bar["epoch"] == epoch) == first] for first in (True, False))
+        if not before or not after:
+            continue
+        of_minute = [t for t in trades[symbol] if start <= t["event_ns"] < start + MINUTE_NS]
+        taken = [t for t in of_minute if t["rights"] & {"h", "v"}][: after[-1]["trades"]]
+        wanted = bar_of(taken, closing_trades(trades[symbol]))
+        assert {name: after[-1][name] for name in wanted} == wanted
+        whole += taken[0]["event_ns"] < killed_ns < taken[-1]["event_ns"]
+    sys.stdout.write(f"{whole} minutes with trades before and after the kill\n")
 
 
 def test_a_bot_that_wants_all_has_all_and_nothing_twice(run: tuple[Topology, Witness, Path]) -> None:
