@@ -32,13 +32,13 @@ export class CandleChart {
     this.symbol = this.interval = null;
     this.source = null;
     this.hovered = null;
-    this.chart = charts.createChart(container, { autoSize: true, ...this.look() });
+    this.spacing = SPACING; // not of the look: a change of that leaves the zoom as it is
+    const look = this.look();
+    this.chart = charts.createChart(container, { autoSize: true, ...look, timeScale: { ...look.timeScale, barSpacing: SPACING } });
     this.prices = this.chart.addSeries(charts.CandlestickSeries, {});
     this.volumes = this.chart.addSeries(charts.HistogramSeries, {
       priceScaleId: "volume", priceFormat: { type: "volume" }, lastValueVisible: false, priceLineVisible: false,
     });
-    this.spacing = SPACING;
-    this.chart.timeScale().applyOptions({ barSpacing: SPACING }); // not of the look: a change of that leaves the zoom as it is
     this.chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
     this.chart.priceScale("right").applyOptions({ scaleMargins: { top: 0.12, bottom: 0.22 } });
     this.restyle();
