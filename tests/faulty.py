@@ -2,10 +2,14 @@
 
 SIGUSR1 steps the wall clock of a node 5 s ahead and SIGUSR2 5 s back, as an administrator or NTP does; a node whose
 program is named with ``blocking=`` instead sleeps in its main thread for `BLOCK_S` at SIGUSR1, and one with ``slow=``
-takes `SLOW_S` for each row that it reads from SIGUSR1 on, until SIGUSR2.
+takes `SLOW_S` for each row that it reads from SIGUSR1 on, until SIGUSR2. The log of one with ``unsynced=`` has a disk
+on which every sync fails (EIO) from SIGUSR1 on, until SIGUSR2.
 """
 
+import errno
+import functools
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +20,8 @@ import gateway.redis_writer
 import nodes.candles
 import nodes.feeds.feed
 import nodes.nbbo
+from fabric import journal_kernel
+from fabric.bus import outbox
 from fabric.clock import SECOND_NS, SystemClock
 from fabric.topology import Topology
 
@@ -27,6 +33,7 @@ BLOCK_S = 6.0
 SLOW_S = 1e-3
 BLOCKING = "blocking="
 SLOW = "slow="
+UNSYNCED = "unsynced="
 
 
 class SteppedClock(SystemClock):
@@ -40,14 +47,14 @@ class SteppedClock(SystemClock):
 
 
 def with_faults(topology: Topology, *roles: str, kind: str = "") -> Topology:
-    """The same topology with the programs of these roles made faulty: `BLOCKING`, `SLOW`, or with a stepped clock."""
+    """The same topology with the programs of these roles made faulty: of a kind above, or with a stepped clock."""
     nodes = [replace(n, run=f"faulty:{kind}{n.run}") if n.role in roles else n for n in topology.nodes]
     return replace(topology, nodes=tuple(nodes))
 
 
 def __getattr__(name: str) -> Callable[[Any], None]:
     """The program ``name``, made faulty."""
-    wanted = name.removeprefix(BLOCKING).removeprefix(SLOW)
+    wanted = name.removeprefix(BLOCKING).removeprefix(SLOW).removeprefix(UNSYNCED)
     program = next((p for p in PROGRAMS if f"{p.__module__}:{p.__name__}" == wanted), None)
     if program is None:
         raise AttributeError(name)
@@ -77,6 +84,17 @@ def __getattr__(name: str) -> Callable[[Any], None]:
         runtime.inbox = inbox
         program(runtime)
 
+    def unsynced(runtime: Any) -> None:
+        failing = threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: failing.set())
+        signal.signal(signal.SIGUSR2, lambda *_: failing.clear())
+
+        def sync(address: int, length: int) -> int:
+            return errno.EIO if failing.is_set() else int(journal_kernel.sync(address, length))
+
+        outbox.Journal = functools.partial(outbox.Journal, sync=sync)  # type: ignore[misc, assignment]
+        program(runtime)
+
     def stepped(runtime: Any) -> None:
         runtime.clock = clock = SteppedClock()
 
@@ -87,4 +105,5 @@ def __getattr__(name: str) -> Callable[[Any], None]:
             signal.signal(number, step)
         program(runtime)
 
-    return blocking if name.startswith(BLOCKING) else slow if name.startswith(SLOW) else stepped
+    kinds = {BLOCKING: blocking, SLOW: slow, UNSYNCED: unsynced}
+    return next((made for kind, made in kinds.items() if name.startswith(kind)), stepped)
