@@ -123,6 +123,7 @@ class Recovery:
         self._turn.go_on(self._clock)
         self._inbox.go_on(seamless)
         self._due_ns = self._clock.monotonic_ns() + CHECKPOINT_NS
+        self._rows = self._counts["recovered_rows"]  # or who is killed often enough would have ever more to take again
         took_ms = (self._clock.monotonic_ns() - began_ns) // MILLISECOND_NS
         self._counts["recovered_ms"] = took_ms
         log.info("recovered in %d ms: %d turns, %d rows behind the checkpoint; away for %d ms%s", took_ms,

@@ -238,6 +238,29 @@ def test_killed_at_any_instant_it_goes_on_as_if_nothing_had_been(market: Market,
     assert (counters["lost"], counters["gaps"], counters["duplicates"]) == (0, 0, 0)
 
 
+def test_killed_again_and_again_it_has_no_more_to_take_each_time(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken again counts for the next checkpoint: no life here is long enough for one of its own."""
+    monkeypatch.setattr(recoveries, "CHECKPOINT_ROWS", 1_500)
+    monkeypatch.setattr(recoveries, "COST_SHARE", 0)
+    old = market.start()
+    old.until(lambda: old.inbox.ready() and old.outbox.position > 300)
+    old.checkpoint()
+    again = []
+    for life in range(6):
+        before = sum(rows.size for rows in old.rows)
+        while sum(rows.size for rows in old.rows) - before < 500:
+            market.turn(old)
+        if old.recovery._writer is not None:
+            old.recovery._writer.join()
+        old = market.start(market.left_behind(old, tmp_path / f"life{life}"))
+        assert old.seamless
+        again.append(old.recovery.counters()["recovered_rows"])
+        old.until(old.inbox.ready)
+    assert max(again) < 2 * 1_500, again
+
+
 def test_one_that_was_told_to_stop_has_nothing_to_take_again(market: Market, tmp_path: Path) -> None:
     old = market.start()
     old.until(lambda: old.inbox.ready() and old.outbox.position > 300)
