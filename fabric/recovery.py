@@ -44,7 +44,7 @@ from fabric.topology import NodeSpec, Topology
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_ROWS = 50_000
+CHECKPOINT_ROWS = 20_000
 """Rows between two checkpoints: a fraction of a second of a recovery."""
 CHECKPOINT_NS = 60 * SECOND_NS
 COST_SHARE = 100
