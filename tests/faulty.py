@@ -92,7 +92,7 @@ def __getattr__(name: str) -> Callable[[Any], None]:
         def sync(address: int, length: int) -> int:
             return errno.EIO if failing.is_set() else int(journal_kernel.sync(address, length))
 
-        outbox.Journal = functools.partial(outbox.Journal, sync=sync)  # type: ignore[misc, assignment]
+        outbox.Journal = functools.partial(outbox.Journal, sync=sync)  # type: ignore[misc, assignment]  (in place of a class)
         program(runtime)
 
     def stepped(runtime: Any) -> None:

@@ -1,13 +1,17 @@
-"""What tests share that is no fixture: the product's own environment, free ports, capture files."""
+"""What tests share that is no fixture: the product's own environment, free ports, small file systems, capture files."""
 
 import os
 import random
 import socket
 import struct
+import subprocess
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 TEST_ONLY = ("NUMBA_BOUNDSCHECK", "FABRIC_KERNEL_CACHE")
 """Set by `conftest.py` for kernels under test; a topology that a test starts runs as a user's does."""
@@ -16,6 +20,19 @@ TEST_ONLY = ("NUMBA_BOUNDSCHECK", "FABRIC_KERNEL_CACHE")
 def product_environment(**extra: str) -> dict[str, str]:
     """The environment for a real `fabric` process: kernels unchecked and from the product's own cache."""
     return {name: value for name, value in os.environ.items() if name not in TEST_ONLY} | extra
+
+
+@contextmanager
+def file_system(place: Path, megabytes: int) -> Iterator[None]:
+    """A file system of this size at ``place``. Only root may mount one: CI is root, where a skip is a failure."""
+    place.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs a privilege that this user has not")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 _GIVEN: Final = deque[int](maxlen=1_000)

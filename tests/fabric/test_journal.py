@@ -26,7 +26,7 @@ from fabric.clock import SECOND_NS, ManualClock, SystemClock
 from fabric.errors import UnavailableError
 from fabric.journal import Cursor, Journal, Query, records
 from fabric.topology import JournalSettings
-from support import product_environment
+from support import file_system, product_environment
 
 PATIENCE_S = 10.0
 SETTINGS = JournalSettings("", keep_ns=2**66, bytes_max=8 << 20, sync_ns=2_000_000)
@@ -347,12 +347,7 @@ class TestDisk:
     def test_a_file_system_that_is_full_leaves_no_torn_file(self, tmp_path: Path, clock: ManualClock) -> None:
         """Fault 29 with a real file system of three megabytes."""
         place = tmp_path / "small"
-        place.mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], check=False, capture_output=True
-        ).returncode:
-            pytest.skip("mounting a tmpfs needs a privilege that this user has not")
-        try:
+        with file_system(place, 3):
             log = Journal(place / "feed", SETTINGS, clock, 1)
             sent = messages(30_000)
             append(log, sent)
@@ -361,8 +356,6 @@ class TestDisk:
             assert 0 < logged < len(sent)
             log.close()
             assert [(m[3], m[4]) for m in read(lambda: journal.segments(log.folder))] == sent[:logged]
-        finally:
-            subprocess.run(["umount", place], check=True)
 
     def test_a_segment_whose_sync_failed_is_sealed_as_suspect_and_never_called_synced(
         self, opened: Callable[..., Journal], caplog: pytest.LogCaptureFixture
@@ -511,7 +504,7 @@ def test_killed_before_any_step_of_roll_and_retention_no_segment_is_lost_and_non
     for start in range(0, len(sent), 500):
         append(log, sent[start : start + 500])
         if start % 4_000 == 0:
-            until(lambda end=start + 500: log.counters()["log_synced"] >= end)  # type: ignore[misc]
+            until(lambda end=start + 500: log.counters()["log_synced"] >= end)  # type: ignore[misc]  (one argument)
     until(lambda: log.counters()["log_forgotten"] > 0)
     log.close()
     monkeypatch.undo()

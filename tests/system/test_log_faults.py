@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 import urllib.request
@@ -29,6 +28,7 @@ from fabric.records import KIND_QUOTE
 from fabric.symbols import SymbolTable
 from fabric.topology import GatewaySettings, Limits, Source, Topology
 from faulty import UNSYNCED, with_faults
+from support import file_system
 from topologies import default_topology, product
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,19 +36,6 @@ KILLS = int(os.environ.get("FABRIC_KILLS", "4"))
 PATIENCE_S = 60.0
 """An order of magnitude more than anything here takes."""
 FEED = "iex"
-
-
-@contextmanager
-def file_system(place: Path, megabytes: int) -> Iterator[None]:
-    """A file system of this size at ``place``."""
-    place.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs a privilege that this user has not")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", place], check=True)
 
 
 @contextmanager
@@ -95,10 +82,12 @@ class Market:
     def until(self, what: str, happened: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Read on until the feed reports it; return that report."""
         deadline = time.monotonic() + PATIENCE_S
-        while not happened(report := self.node(FEED)["report"]):
+        report: dict[str, Any] = self.node(FEED)["report"]
+        while not happened(report):
             assert time.monotonic() < deadline, f"never: {what}: {report}"
             self.read(0.1)
-        return report  # type: ignore[no-any-return]
+            report = self.node(FEED)["report"]
+        return report
 
     def node(self, name: str) -> dict[str, Any]:
         return self.launcher.node(name)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
+from fabric import journal_kernel
 from fabric.bus import LogReader, Outbox, log_reader, service
 from fabric.clock import ManualClock, SystemClock
 from fabric.records import EVENT, KIND_TRADE, TRADE, Rows, empty
@@ -68,7 +69,7 @@ def taken(reader: LogReader, meanwhile: Callable[[], object] = lambda: None) -> 
             return found, part.whole
         assert time.monotonic() < deadline, "never done"
         meanwhile()
-        time.sleep(0.001)
+        time.sleep(0.001)  # `take` never waits, and what it asks for comes from another thread
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_what_the_log_has_forgotten_is_told(make: Callable[..., Feed], tmp_path:
     feed = make(tmp_path)
     journal = feed.outbox._journal
     assert journal is not None
-    feed.outbox._journal.state[8] = 50  # type: ignore[union-attr]  # J_FIRST: as if what was before were forgotten
+    journal.state[journal_kernel.J_FIRST] = 50  # as if what was before were forgotten
     found, whole = feed.read(1, 60, "trade.")
     assert found[-1] == 60
     assert not whole
