@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,15 @@ def messages(count: int, size: int = 160, seed: int = 1) -> list[Message]:
     return [(rng.choice(names).encode(), rng.randbytes(rng.randint(1, 2 * size))) for _ in range(count)]
 
 
-def append(log: Journal, what: list[Message], epoch: int = 1, stamp_ns: int = 1, now_ns: int = 1) -> None:
+def append(
+    log: Journal, what: list[Message], epoch: int = 1, stamp_ns: int = 1, now_ns: int = 1, *,
+    holding: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  (it has no state)
+) -> None:  # fmt: skip
     data, ends = codec.lay_out(what)
     done = 0
     while done < len(what):
-        done = int(jk.append_all(log.state, data, ends, done, epoch, stamp_ns, now_ns))
+        with holding:
+            done = int(jk.append_all(log.state, data, ends, done, epoch, stamp_ns, now_ns))
         if done < len(what):
             log.wait_for_room()
     if log.idle:
@@ -473,7 +478,8 @@ def test_killed_before_any_step_of_roll_and_retention_no_segment_is_lost_and_non
     folder: Path, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault 33: before each call that changes the folder its files are kept as a process that is killed there leaves
-    them; what was written to mapped memory is in the files at once.
+    them; what was written to mapped memory is in the files at once. Nothing is appended while they are copied: the
+    files would be of different instants.
     """
     settings = replace(SETTINGS, bytes_max=1 << 20)
     changing = threading.RLock()
@@ -502,7 +508,7 @@ def test_killed_before_any_step_of_roll_and_retention_no_segment_is_lost_and_non
         hook(owner, name)
     monkeypatch.setattr(log, "_allocate", os.posix_fallocate)
     for start in range(0, len(sent), 500):
-        append(log, sent[start : start + 500])
+        append(log, sent[start : start + 500], holding=changing)
         if start % 4_000 == 0:
             until(lambda end=start + 500: log.counters()["log_synced"] >= end)  # type: ignore[misc]  (one argument)
     until(lambda: log.counters()["log_forgotten"] > 0)
