@@ -293,11 +293,8 @@ def append_all(journal: Any, data: Any, ends: Any, done: int, epoch: int, stamp_
 
 
 @lean
-def sound(base: int, at: int, stop: int, last: int) -> int:
-    """Bytes, with padding, of the sound record at ``base + at``; 0: there is none; -1: it may go beyond ``stop``.
-
-    ``last`` is the position of the record before it: positions only go up.
-    """
+def framed(base: int, at: int, stop: int, last: int) -> int:
+    """As `sound`, by the record's head alone, without its CRC."""
     if at + 8 > stop:
         return -1
     word = load_int64(base + at)
@@ -308,7 +305,17 @@ def sound(base: int, at: int, stop: int, last: int) -> int:
     padded = (size + 7) & ~7
     if at + padded > stop:
         return -1
-    if load_int64(base + at + 8) <= last or record_crc(base + at, padded) != word & 0xFFFFFFFF:
+    return padded if load_int64(base + at + 8) > last else 0
+
+
+@lean
+def sound(base: int, at: int, stop: int, last: int) -> int:
+    """Bytes, with padding, of the sound record at ``base + at``; 0: there is none; -1: it may go beyond ``stop``.
+
+    ``last`` is the position of the record before it: positions only go up.
+    """
+    padded = framed(base, at, stop, last)
+    if padded > 0 and record_crc(base + at, padded) != load_int64(base + at) & 0xFFFFFFFF:
         return 0
     return padded
 
@@ -362,9 +369,12 @@ def walk(data: Any, start: int, stop: int, found: Any, index: Any) -> None:
 
 
 @lean
-def _wanted(topic: int, size: int, prefixes: Any, lengths: Any) -> bool:
+def wanted(topic: int, size: int, prefixes: Any, lengths: Any, start: int, stop: int) -> bool:
+    """Whether the topic at that address begins with one of ``prefixes[start:stop]``, of which ``lengths`` are used; at
+    least eight bytes can be read there.
+    """
     first = load_int64(topic)
-    for p in range(lengths.shape[0]):
+    for p in range(start, stop):
         length = lengths[p]
         if length == 0:
             return True
@@ -408,7 +418,11 @@ def select(
         if way[S_STARTED] == 0 and load_int64(base + at + 16) >= from_ns:
             way[S_STARTED] = 1
         topic = (load_int64(base + at) >> 56) & 0xFF
-        if position >= first and way[S_STARTED] == 1 and _wanted(base + at + HEAD_BYTES, topic, prefixes, lengths):
+        if (
+            position >= first
+            and way[S_STARTED] == 1
+            and wanted(base + at + HEAD_BYTES, topic, prefixes, lengths, 0, lengths.shape[0])
+        ):
             if way[S_OUT] + size > out.size:
                 break
             memcpy(to + way[S_OUT], base + at, size)
