@@ -429,6 +429,8 @@ class Inbox:
                 self._ask_log_again(link, now_ns)
             elif (state[sk.CONNECTED] or state[sk.UP]) and now_ns - link.heard_ns > self._limits.stale_after_ns:
                 self._silent(link, now_ns, "silent")
+            if not state[sk.UP] and now_ns - link.heard_ns > self._limits.stale_after_ns:
+                link.lag = link.lag_ns = 0  # it is not there; one that was given up stays late until it was asked again
             if link.rebuild_ns and now_ns >= link.rebuild_ns:
                 self._shut(link)
                 self._open(link)
@@ -638,8 +640,8 @@ class Inbox:
             sk.start_epoch(self._state, self._layout, self._last, self._advance, link.index, epoch, len(self._symbols))
             link.forget_heads()
             state[sk.JOINED] = 0
-        if not self._follow_lag(link, beat) and not state[sk.UP]:  # silent for a while, on a connection that held: its values must be learnt anew
-            state[sk.JOINED] = 0
+        if not self._follow_lag(link, beat) and not state[sk.UP]:
+            state[sk.JOINED] = 0  # silent for a while, on a connection that held: its values must be learnt anew
         if not state[sk.UP] and state[sk.CONNECTED] and not state[sk.BEHIND]:
             state[sk.UP] = 1
             self._events.append((KIND_LINK, link.index, 1))
@@ -647,7 +649,7 @@ class Inbox:
             state[sk.JOINED] = 1
             link.resumed = False
             link.even = head
-            link.lag = link.lag_ns = link.level_ns = 0
+            link.level_ns = 0
             self._ask(link, now_ns)
         if isinstance(self._clock, EventClock):
             self._clock.saw(int(beat["t"]))
@@ -665,7 +667,7 @@ class Inbox:
         it says is stale, though it comes in time, until it says otherwise.
         """
         state = self._state[link.index]
-        behind_ns = max((int(read["lag_ns"]) for read in beat.get("links", ()) if read["up"]), default=0)
+        behind_ns = max((int(read["lag_ns"]) for read in beat.get("links", ())), default=0)
         if behind_ns > self._limits.stale_after_ns and not self._lossless and self._reads_prices(link):
             if not state[sk.BEHIND]:
                 name, behind_ms = link.source.publisher.name, behind_ns // MILLISECOND_NS

@@ -382,7 +382,7 @@ class Wire:
         self.socket.send_multipart(list(frames))
 
     def beat(self, head: int, epoch: int = 1, channel: str = "quote", **lags_ns: int) -> None:
-        """``lags_ns``: how far it is behind each publisher that it reads; ``down`` is one that it does not hear."""
+        """``lags_ns``: how far it is behind each publisher that it reads."""
         beat = {
             "V": 1,
             "T": "node",
@@ -391,7 +391,7 @@ class Wire:
             "O": head,
             "heads": {channel: {"A": head}},
             "counters": {},
-            "links": [{"up": name != "down", "lag_ns": lag_ns} for name, lag_ns in lags_ns.items()],
+            "links": [{"publisher": name, "lag_ns": lag_ns} for name, lag_ns in lags_ns.items()],
         }
         self.send(b"node.feed|", msgpack.packb(beat))
 
@@ -1173,7 +1173,7 @@ def test_what_a_publisher_says_while_it_is_behind_itself_is_stale_though_it_come
     wire.beat(head=0)
     wire.quote(1)
     reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
-    wire.beat(head=1, feed=bus.limits.stale_after_ns, down=60 * SECOND_NS)  # neither counts
+    wire.beat(head=1, feed=bus.limits.stale_after_ns)
     wire.quote(2)
     reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2])
     assert reader.links() == [1]
