@@ -1,4 +1,5 @@
-"""Is everything that was published accounted for? The books of each hop of the bus, from the logs on both sides of it.
+"""Is everything that was published accounted for? The books of each hop, from the logs on both sides of it where there
+are any, else from what each end has counted.
 
 A publisher's log says what it published, a processor's order log what it was given. For each input, of what the
 processor subscribes to and from its first turn on:
@@ -10,6 +11,13 @@ rows), which lasts until the next state is delivered; trades and alerts of an ou
 ``replaced`` are states that were missed and of which a snapshot gave a newer value. In flight is what lies behind the
 last that was delivered. What is none of these is ``unexplained``, and what was delivered twice
 without being the publisher's own repetition, ``twice``: both must be 0.
+
+From a gateway to its clients a message is published once for each subscription that it concerns:
+
+    published = delivered + told + replaced + dropped + in flight
+
+``told`` stood in a ``gap``, ``replaced`` in the ``k`` of a later value; ``dropped`` was left when a client went or was
+cut, or could not be sent to it at all (`gateway.fanout_kernel.BOOKS`).
 """
 
 from collections import defaultdict
@@ -43,13 +51,14 @@ class Hop:
     delivered: int = 0
     told: int = 0
     replaced: int = 0
+    dropped: int = 0
     in_flight: int = 0
     unexplained: int = 0
     twice: int = 0
 
     @property
     def balanced(self) -> bool:
-        accounted = self.delivered + self.told + self.replaced + self.in_flight
+        accounted = self.delivered + self.told + self.replaced + self.dropped + self.in_flight
         return not self.unexplained and not self.twice and self.published == accounted
 
     def as_dict(self) -> dict[str, object]:
@@ -110,6 +119,23 @@ def living(topology: Topology, status: Mapping[str, Any]) -> list[Hop]:
             missing = upto - hop.delivered - hop.told
             hop.unexplained, hop.twice = max(0, missing), max(0, -missing)
             hops.append(hop)
+    return hops
+
+
+def to_clients(status: Mapping[str, Any]) -> list[Hop]:
+    """The books of each gateway process of a running topology with all its clients, since it began."""
+    hops = []
+    for node in status["nodes"]:
+        if "books_offered" not in node["report"]:
+            continue
+        of = {name.removeprefix("books_"): count for name, count in node["report"].items() if name.startswith("books_")}
+        hop = Hop(
+            node["name"], "clients", of["offered"], of["delivered"] + of["resumed"], of["missed"], of["replaced"],
+            of["left"] + of["withheld"], of["pending"],
+        )  # fmt: skip
+        missing = hop.published - (hop.delivered + hop.told + hop.replaced + hop.dropped + hop.in_flight)
+        hop.unexplained, hop.twice = max(0, missing), max(0, -missing)
+        hops.append(hop)
     return hops
 
 

@@ -48,6 +48,7 @@ from fabric.records import KIND_GAP, KIND_LINK, KIND_TRADE, NULL, WIDTH
 from fabric.sequence_kernel import (
     ACCEPTED,
     BAD,
+    BEHIND,
     BYTES,
     CONNECTED,
     DRAINED,
@@ -181,7 +182,7 @@ def accept(
             _make_room(rows, n)
             n = link_event(rows, n, link, 0, epoch, wall_ns)
             state[link, UP] = 0
-    if state[link, UP] == 0 and state[link, CONNECTED] == 1:
+    if state[link, UP] == 0 and state[link, CONNECTED] == 1 and state[link, BEHIND] == 0:
         _make_room(rows, n)
         n = link_event(rows, n, link, 1, epoch, wall_ns)
         state[link, UP] = 1

@@ -42,11 +42,19 @@ def beginning(listing: Sequence[Segment]) -> tuple[int, int] | None:
 
 
 def follow(spec: NodeSpec, symbols: SymbolTable, limits: Limits) -> Iterator[tuple[Turn, Rows]]:
-    """Every turn of a node that `NodeSpec.follows`, with its rows, good until the next is taken."""
+    """Every turn of a node that `NodeSpec.follows`, with its rows, good until the next is taken. Where they begin is
+    looked up at once.
+    """
     assert spec.follows is not None
     listing = segments(folder_in(Path(spec.follows.folder), spec.name))
     begun = beginning(listing)
     assert begun is not None, "who starts it has looked"
+    return _from(begun[0], listing, spec, symbols, limits)
+
+
+def _from(
+    begun: int, listing: Sequence[Segment], spec: NodeSpec, symbols: SymbolTable, limits: Limits
+) -> Iterator[tuple[Turn, Rows]]:
     inputs = Inputs(spec.reads, symbols, limits.batch_max + EVENTS_MAX)
     known = {  # what an inbox would know of its topics matters to nobody here
         "state": np.zeros((len(spec.reads), STATE_WIDTH), np.int64),
@@ -57,7 +65,7 @@ def follow(spec: NodeSpec, symbols: SymbolTable, limits: Limits) -> Iterator[tup
     }
     after = 0
     try:
-        for turn in turns(listing, begun[0] - 1):
+        for turn in turns(listing, begun - 1):
             rows = inputs.rows(turn, known) if turn.after == after else None
             if rows is None:
                 log.warning("the logs do not hold the turn at %d of the order log: not followed any further",

@@ -207,6 +207,7 @@ class Cursor:
         for row, prefix in zip(self._prefixes, query.prefixes, strict=True):
             assert len(prefix) <= jk.PREFIX_MAX
             row[: len(prefix)] = np.frombuffer(prefix, np.uint8)
+        self._filters = _filters(query.prefixes)
         self._way = np.zeros(jk.S_WIDTH, np.int64)
         self._way[jk.S_STARTED] = query.from_ns == 0
         self._block = np.empty(BLOCK, np.uint8)
@@ -239,7 +240,7 @@ class Cursor:
             final = self._at + size >= self._end
             jk.select(
                 self._block, 0, size, int(final), out, way, self._query.first, self._query.last, self._query.from_ns,
-                self._prefixes, self._lengths,
+                self._prefixes, self._lengths, self._filters,
             )  # fmt: skip
             self._at += int(way[jk.S_RESUME])
             self.looked += int(way[jk.S_RESUME])
@@ -324,6 +325,18 @@ class Cursor:
             late = np.flatnonzero(index[:, 1] >= self._query.from_ns)
             entry = max(entry, int(late[0]) - 1 if late.size else index.shape[0] - 1)
         return int(index[entry, 2]) if entry >= 0 else jk.DATA_AT
+
+
+def _filters(prefixes: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """What lets `journal_kernel.select` pass over topics; nothing where a prefix is empty, so that all are wanted."""
+    shifts = sorted({64 - 8 * min(len(prefix), 8) for prefix in prefixes}) if all(prefixes) else []
+    filters = np.zeros((len(shifts), 1 + (1 << jk.FILTER_BITS)), np.int64)
+    filters[:, 0] = shifts
+    for prefix in prefixes if shifts else ():
+        shift = 64 - 8 * min(len(prefix), 8)
+        word = int.from_bytes(prefix[:8], "little") << shift
+        filters[shifts.index(shift), 1 + jk.hashed(word)] = 1
+    return filters
 
 
 def records(cursor: Cursor) -> Iterator[tuple[int, int, int, bytes, bytes]]:

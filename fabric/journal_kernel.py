@@ -45,6 +45,9 @@ INDEX_EVERY = 64 * 1024
 """A segment's index has one entry (position, stamp, offset) for so many bytes."""
 PREFIX_MAX = 64
 PAGE = 4_096
+FILTER_BITS = 8
+"""A filter of topics has so many bits of a hash of their first letters as its index."""
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 by the golden ratio, as a signed number
 
 # The state that the publishing kernel and the log's thread share, int64[J_WIDTH].
 J_ON = 0
@@ -369,11 +372,25 @@ def walk(data: Any, start: int, stop: int, found: Any, index: Any) -> None:
 
 
 @lean
-def wanted(topic: int, size: int, prefixes: Any, lengths: Any, start: int, stop: int) -> bool:
-    """Whether the topic at that address begins with one of ``prefixes[start:stop]``, of which ``lengths`` are used; at
-    least eight bytes can be read there.
+def hashed(word: int) -> int:
+    """Where a filter says whether a prefix of eight letters or fewer, moved to the end of a word, may be wanted."""
+    return (word * _GOLDEN >> 64 - FILTER_BITS) & ((1 << FILTER_BITS) - 1)
+
+
+@lean
+def wanted(topic: int, size: int, prefixes: Any, lengths: Any, start: int, stop: int, filters: Any) -> bool:
+    """Whether a topic begins with one of ``prefixes[start:stop]``; at least eight bytes can be read there.
+
+    A reader of many lets most topics go by: ``filters``, one for each length that prefixes have (its shift, then a flag
+    by `hashed`), says so without looking at each; none: look.
     """
     first = load_int64(topic)
+    likely = filters.shape[0] == 0
+    for f in range(filters.shape[0]):
+        if filters[f, 1 + hashed(first << filters[f, 0])] != 0:
+            likely = True
+    if not likely:
+        return False
     for p in range(start, stop):
         length = lengths[p]
         if length == 0:
@@ -391,14 +408,14 @@ def wanted(topic: int, size: int, prefixes: Any, lengths: Any, start: int, stop:
 @waiting_kernel
 def select(
     data: Any, start: int, stop: int, final: int, out: Any, way: Any, first: int, last: int, from_ns: int, prefixes:
-    Any, lengths: Any,
+    Any, lengths: Any, filters: Any,
 ) -> None:  # fmt: skip
     """Copy the wanted records of ``data[start:stop]`` behind ``out[:way[S_OUT]]``, until the data end or ``out`` is
     full; ``way[S_RESUME]`` says where to go on.
 
     Wanted: positions from ``first`` to ``last``, from the first record that is not older than ``from_ns`` on, with a
-    topic that begins with one of ``prefixes``. ``final`` is 1 where the segment ends with the data: what is cut off
-    there is no record. What fails its CRC is skipped and counted.
+    topic that begins with one of ``prefixes`` (`_wanted`). ``final`` is 1 where the segment ends with the data: what is
+    cut off there is no record. What fails its CRC is skipped and counted.
     """
     base = data.ctypes.data
     to = out.ctypes.data
@@ -418,11 +435,8 @@ def select(
         if way[S_STARTED] == 0 and load_int64(base + at + 16) >= from_ns:
             way[S_STARTED] = 1
         topic = (load_int64(base + at) >> 56) & 0xFF
-        if (
-            position >= first
-            and way[S_STARTED] == 1
-            and wanted(base + at + HEAD_BYTES, topic, prefixes, lengths, 0, lengths.shape[0])
-        ):
+        begun = position >= first and way[S_STARTED] == 1
+        if begun and wanted(base + at + HEAD_BYTES, topic, prefixes, lengths, 0, lengths.shape[0], filters):
             if way[S_OUT] + size > out.size:
                 break
             memcpy(to + way[S_OUT], base + at, size)
@@ -466,6 +480,6 @@ def warm_up() -> None:
     crc32c_by_table(data, 0, 8, 0)
     append_all(np.zeros(J_WIDTH, np.int64), data, np.zeros((0, 2), np.int64), 0, 0, 0, 0)
     walk(data, 0, 0, np.zeros(W_WIDTH, np.int64), index)
-    select(data, 0, 0, 1, data, np.zeros(S_WIDTH, np.int64), 0, 0, 0, prefixes, lengths)
+    select(data, 0, 0, 1, data, np.zeros(S_WIDTH, np.int64), 0, 0, 0, prefixes, lengths, prefixes[:0].view(np.int64))
     sync(data.ctypes.data, 0)
     populate(0, 0)

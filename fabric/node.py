@@ -239,6 +239,7 @@ def take_again(node: Node, outbox: Outbox, runtime: Runtime, how: Following) -> 
             time.sleep(min(left_ns, RECEIVE_MS * MILLISECOND_NS) / SECOND_NS)
             beat()
 
+    turns = follow(runtime.spec, runtime.symbols, runtime.topology.limits)
     runtime.ready(how.folder)
     readers = sum(any(source.publisher.name == runtime.spec.name for source in n.reads) for n in runtime.topology.nodes)
     until_ns = runtime.clock.monotonic_ns() + READERS_MAX_NS
@@ -248,7 +249,7 @@ def take_again(node: Node, outbox: Outbox, runtime: Runtime, how: Following) -> 
 
     began_ns = runtime.clock.monotonic_ns()
     start_ns = first_ns = 0
-    for turn, rows in follow(runtime.spec, runtime.symbols, runtime.topology.limits):
+    for turn, rows in turns:
         if runtime.stopping() or (how.to_ns is not None and turn.now_ns >= how.to_ns):
             break
         told["turns"] += 1

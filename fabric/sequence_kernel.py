@@ -39,6 +39,7 @@ GAP_LAST = 23
 REPAIRED = 24  # messages that came from the log
 STAMP = 25  # when the last message was published, by the publisher's clock
 IN_PLACE = 26  # 1 where its rows come from its log in memory (`fabric.bus.tail`), and only word of them on the link
+BEHIND = 27  # 1 while the publisher says that it is too far behind what it reads itself: its values come, and are stale
 STATE_WIDTH = 28
 
 NEXT = 0
@@ -82,6 +83,7 @@ def start_epoch(state: Any, layout: Any, last: Any, advance: Any, link: int, epo
     if state[link, EPOCH] != 0:
         state[link, RESTARTS] += 1
     state[link, EPOCH] = epoch
+    state[link, BEHIND] = 0
     state[link, POSITION] = 0  # a power cut may have taken the end of its log: then positions come again
     for kind in range(layout.shape[1]):
         first = layout[link, kind, 0]

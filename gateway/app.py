@@ -70,6 +70,8 @@ _REPORTED = {
     "surges": "surges",
 }
 """Counters of the fan-out -> their names in a gateway's report."""
+_BOOKS = (*fanout_kernel.BOOKS, "replaced", "missed", "pending")
+"""Those that stand there as ``books_<name>``, of all its clients, for `fabric journal audit`."""
 PAGE = Path(__file__).parent / "page"
 SERVICE_RESTART = 1012
 Rule = tuple[Any, ...]
@@ -360,6 +362,11 @@ class Gateway:
     def _connection_counters(self) -> dict[str, int]:
         return {} if self._acceptor is None else self._acceptor.counters()
 
+    def _books(self) -> dict[str, int]:
+        """What clients were offered and what became of it, those of delayed plans included."""
+        counted = [self._clients.counters(), *(market.fanout.counters() for market in self._delayed.values())]
+        return {f"books_{name}": sum(counters.get(name, 0) for counters in counted) for name in _BOOKS}
+
     def _report(self) -> dict[str, int | float | str]:
         """One line of `fabric status`."""
         latest = self._latest.counters()
@@ -371,6 +378,7 @@ class Gateway:
             "clients": clients["clients"],
             "clients_max": self._runtime.topology.limits.clients_max,
             **{name: clients[found] for found, name in _REPORTED.items() if found in clients},
+            **self._books(),
             **{f"connections_{name}": count for name, count in self._connection_counters().items()},
             "requests": sum(self._service.requests.values()),
             "requests_failed": self._service.failed,

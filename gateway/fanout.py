@@ -280,7 +280,9 @@ class Fanout:
         mine["behind"] = 1
         entries = self._fan.entries[mine["start"] : mine["start"] + mine["count"]]
         mended = np.isin(entries["slot"], self.stream_slots(client, channels, before))
-        entries["last"][mended] = self._fan.version[entries["slot"][mended]]
+        now = self._fan.version[entries["slot"][mended]]
+        self._fan.books[fanout_kernel.RESUMED] += (now - entries["last"][mended]).sum()  # no snapshot is owed: no state
+        entries["last"][mended] = now
 
     def release(self, client: Client) -> None:
         """Go on with a client that was held."""
@@ -624,7 +626,15 @@ class Fanout:
             "symbols_capped": self._capped,
             "degraded": int(self._surge.on),
             "surges": self._surge.begun,
+            **self.books(),
         }
+
+    def books(self) -> dict[str, int]:
+        """What all clients were offered and what became of it (`fanout_kernel.BOOKS`): as of now, so that it agrees."""
+        offered, pending = fanout_kernel.books(self._fan, self._rows)
+        replaced, missed = (self._fan.counters[fanout_kernel.COUNTERS.index(name)] for name in ("replaced", "missed"))
+        kept = dict(zip(fanout_kernel.BOOKS, self._fan.books.tolist(), strict=True))
+        return kept | {"offered": offered, "replaced": int(replaced), "missed": int(missed), "pending": pending}
 
     def _held_back(self, now_ns: int) -> bool:
         """After the loop was blocked: first take what waits on the bus, then send only what is new.

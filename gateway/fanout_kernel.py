@@ -160,6 +160,21 @@ COUNTERS: Final = (
     "late_ns_max",  # the latest that a client was served after it was due
 )
 
+BOOKS: Final = (
+    "offered",  # without the versions that the slots of living entries have: `books` adds those
+    "delivered",  # messages handed to connections, snapshots included; without notices and gaps
+    "withheld",  # nothing to send: a snapshot that does not exist, a bar without prices for a stock client
+    "resumed",  # of streams: given from the publishers' logs instead, to clients that came back
+    "left",  # not yet given to a client that went, was cut, or wanted it no more
+)
+"""What became of what subscriptions were offered, each since the start:
+
+    offered = delivered + replaced + missed + withheld + resumed + left + pending
+
+An entry is offered one snapshot, where it wants that, and each version of its slot from then on. What it was offered
+comes from the versions alone, what became of it from what was done: that both agree is what the audit looks at.
+"""
+
 SERVICE: Final = (
     "late_ns",  # who is served later than this after it was due ...
     "restless_ns",  # ... or at least so late
@@ -188,6 +203,7 @@ STREAMS_BY_VENUE: Final = _TRADES
 (_FRAMES, _BYTES, _UPDATES, _REPLACED, _MISSED, _REFUSED, _PARTIAL, _EVENTS, _ENCODED, _UNPLACED, _LATE) = range(
     len(COUNTERS)
 )
+_OFFERED, _DELIVERED, _WITHHELD, RESUMED, _LEFT = range(len(BOOKS))
 _LATE_NS, _RESTLESS_NS, _SERVED, _SERVED_LATE, _SERVED_RESTLESS = range(len(SERVICE))
 
 
@@ -231,6 +247,7 @@ class Fan(NamedTuple):
     slot_cache: Rows  # CACHED[forms, state slots]
     event_cache: Rows  # CACHED[forms, EVENTS_KEPT]
     counters: npt.NDArray[np.int64]  # COUNTERS
+    books: npt.NDArray[np.int64]  # BOOKS
     chars: npt.NDArray[np.uint8]  # [SCRATCH] to encode with
     row: npt.NDArray[np.int64]  # [WIDTH] what is being encoded
     routes: npt.NDArray[np.int64]  # [4, 2] slots and messages that one row becomes
@@ -292,6 +309,7 @@ def make(symbols_max: int, venues: int, clients_max: int, publishers: int) -> Fa
         slot_cache=np.zeros((FORMS, states(venues) * symbols_max), CACHED),
         event_cache=np.zeros((FORMS, EVENTS_KEPT), CACHED),
         counters=np.zeros(len(COUNTERS), np.int64),
+        books=np.zeros(len(BOOKS), np.int64),
         chars=np.zeros(SCRATCH, np.uint8),
         row=np.zeros(WIDTH, np.int64),
         routes=np.zeros((4, 2), np.int64),
@@ -353,6 +371,35 @@ def _move_entry(head: Any, entries: Any, source: int, target: int) -> None:
         _link(head, entries, target)
 
 
+@lean
+def _close(fan: Any, place: int) -> None:
+    """End the books of an entry that is taken away: what was still to come, its client will not get."""
+    entry = fan.entries[place]
+    if entry["last"] == _OWED:
+        fan.books[_LEFT] += 1
+    else:
+        fan.books[_OFFERED] += fan.version[entry["slot"]]
+        fan.books[_LEFT] += fan.version[entry["slot"]] - entry["last"]
+
+
+@lean_kernel
+def books(fan: Any, clients: int) -> tuple[int, int]:
+    """What the entries of the first ``clients`` rows, and all before them, were offered, and what of it is pending."""
+    offered = fan.books[_OFFERED]
+    pending = 0
+    for client in range(clients):
+        mine = fan.clients[client]
+        for place in range(mine["start"], mine["start"] + mine["count"]):
+            last = fan.entries[place]["last"]
+            if last == _OWED:
+                pending += 1
+            else:
+                version = fan.version[fan.entries[place]["slot"]]
+                offered += version
+                pending += version - last
+    return offered, pending
+
+
 @lean_kernel
 def append(fan: Any, client: int, slots: Any, streams: int, snapshot: bool) -> None:
     """Give ``client`` an entry for each of ``slots``, which it has not; its block of entries has room for them.
@@ -366,7 +413,12 @@ def append(fan: Any, client: int, slots: Any, streams: int, snapshot: bool) -> N
         fan.entries[place]["slot"] = slot
         fan.entries[place]["owner"] = client
         fan.entries[place]["next"] = _UNLINKED
-        fan.entries[place]["last"] = _OWED if snapshot and fan.version[slot] > 0 else fan.version[slot]
+        if snapshot and fan.version[slot] > 0:
+            fan.entries[place]["last"] = _OWED
+            fan.books[_OFFERED] += 1
+        else:
+            fan.entries[place]["last"] = fan.version[slot]
+            fan.books[_OFFERED] -= fan.version[slot]
         if slot >= streams or mine["interval_ns"] == 0:
             _link(fan.head, fan.entries, place)
     mine["behind"] = 1
@@ -380,6 +432,7 @@ def retain(fan: Any, client: int, keep: Any, places: Any) -> None:
     kept = 0
     for i in range(mine["count"]):
         if keep[i] == 0:
+            _close(fan, mine["start"] + i)
             _unlink(fan.head, fan.entries, mine["start"] + i)
             places[i] = -1
         else:
@@ -472,6 +525,7 @@ def release(fan: Any, client: int) -> None:
     """Free the client's row: no kernel touches its descriptor after this."""
     mine = fan.clients[client]
     for place in range(mine["start"], mine["start"] + mine["count"]):
+        _close(fan, place)
         _unlink(fan.head, fan.entries, place)
     mine["count"] = 0
     mine["queue_count"] = 0
@@ -994,6 +1048,8 @@ def build(
         if version <= last:
             continue
         entry["last"] = version
+        if last == _OWED:
+            fan.books[_OFFERED] -= version
         skipped = _OWED if last == _OWED else version - last - 1
         missed = 0  # messages of a stream
         if slot >= streams and last != _OWED:
@@ -1016,6 +1072,9 @@ def build(
             if end > begin:
                 at = end
                 count += 1
+                fan.books[_DELIVERED] += part
+            else:
+                fan.books[_WITHHELD] += part
 
 
 @lean
@@ -1166,3 +1225,4 @@ def warm_up() -> None:
     rest(fan, 0)
     flush(fan, values, names, 0, 1, 1, 1, 0, 0, np.zeros(FRAME_BYTES, np.uint8))
     release(fan, 0)
+    books(fan, 1)

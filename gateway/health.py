@@ -96,6 +96,7 @@ GAUGES = frozenset(
         "delayed_waiting",
         "delayed_clients",
         "fanout_degraded",
+        "fanout_pending",
         "resume_waiting",
     )
 )

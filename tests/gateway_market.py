@@ -104,6 +104,14 @@ class Market:
         while self.fanout.flush(self.clock.monotonic_ns()):
             pass
 
+    def check_books(self) -> dict[str, int]:
+        """What clients were offered is what became of it, to the message; raises AssertionError."""
+        books = self.fanout.books()
+        accounted = sum(count for name, count in books.items() if name != "offered")
+        assert books["offered"] == accounted, books
+        assert min(books.values()) >= 0, books
+        return books
+
     def apply(self, *rows: Rows) -> None:
         """One batch of the bus."""
         batch = empty(len(rows), EVENT)

@@ -252,8 +252,8 @@ class Inbox:
         """Take what the logs that are read in place have had since."""
         tails = self._tails
         n, self._waits_in_logs = tail_kernel.drain_logs(
-            tails.table, tails.prefixes, tails.lengths, share, codec.SCHEMA, self._symbols.arrays, self._state,
-            self._layout, self._last, self._arrival, self._advance, self._places, self._rows, n, self._scratch,
+            tails.table, tails.prefixes, tails.lengths, tails.filters, share, codec.SCHEMA, self._symbols.arrays,
+            self._state, self._layout, self._last, self._arrival, self._advance, self._places, self._rows, n, self._scratch,
             self._reasons, self._waiting, now_ns, wall_ns, self._limits.refresh_every_ns,
         )  # fmt: skip
         for index in np.flatnonzero(tails.table[:, T_ENTERED]).tolist():
@@ -481,6 +481,8 @@ class Inbox:
                 self._ask_log_again(link, now_ns)
             elif (state[sk.CONNECTED] or state[sk.UP]) and now_ns - link.heard_ns > self._limits.stale_after_ns:
                 self._silent(link, now_ns, "silent")
+            if not state[sk.UP] and now_ns - link.heard_ns > self._limits.stale_after_ns:
+                link.lag = link.lag_ns = 0  # it is not there; one that was given up stays late until it was asked again
             if link.rebuild_ns and now_ns >= link.rebuild_ns:
                 self._shut(link)
                 self._open(link)
@@ -680,7 +682,7 @@ class Inbox:
         if epoch >= state[sk.EPOCH]:
             link.heard_ns = now_ns
             state[sk.LOGGED] = beat.get("log") is not None and self._limits.repair_max > 0
-            again = epoch > state[sk.EPOCH] or not state[sk.JOINED] or not state[sk.UP]
+            again = epoch > state[sk.EPOCH] or not state[sk.JOINED] or not (state[sk.UP] or state[sk.BEHIND])
             if again and not repaired and self._catch_up(link, beat, now_ns):
                 return
         verdict = sk.judge_epoch(self._state, link.index, epoch)
@@ -691,15 +693,16 @@ class Inbox:
             sk.start_epoch(self._state, self._layout, self._last, self._advance, link.index, epoch, len(self._symbols))
             link.forget_heads()
             state[sk.JOINED] = 0
-        elif not state[sk.UP]:  # silent for a while, on a connection that held: its values must be learnt anew
-            state[sk.JOINED] = 0
-        if not state[sk.UP] and state[sk.CONNECTED]:
+        if not self._follow_lag(link, beat) and not state[sk.UP]:
+            state[sk.JOINED] = 0  # silent for a while, on a connection that held: its values must be learnt anew
+        if not state[sk.UP] and state[sk.CONNECTED] and not state[sk.BEHIND]:
             state[sk.UP] = 1
             self._events.append((KIND_LINK, link.index, 1))
         if not state[sk.JOINED]:
             state[sk.JOINED] = 1
             link.resumed = False
             link.even = head
+            link.level_ns = 0
             self._ask(link, now_ns)
             link.owed = 0
             if state[sk.IN_PLACE] and not self._tails.begin(link.index, log_folder(link.source), head):
@@ -733,6 +736,25 @@ class Inbox:
         """Its log cannot be read, or has no room and lacks what was published: have its messages over the socket."""
         link.unlogged = int(self._state[link.index, sk.EPOCH])
         self._silent(link, now_ns, "its log does not hold what it published")
+
+    def _follow_lag(self, link: Link, beat: dict[str, Any]) -> bool:
+        """Whether the publisher says that it is further behind what it reads itself than a price may be old: then what
+        it says is stale, though it comes in time, until it says otherwise.
+        """
+        state = self._state[link.index]
+        behind_ns = max((int(read["lag_ns"]) for read in beat.get("links", ())), default=0)
+        if behind_ns > self._limits.stale_after_ns and not self._lossless and self._reads_prices(link):
+            if not state[sk.BEHIND]:
+                name, behind_ms = link.source.publisher.name, behind_ns // MILLISECOND_NS
+                log.warning("%s: it is %d ms behind what it reads: its prices are stale", name, behind_ms)
+            self._down(link)
+            state[sk.BEHIND] = 1
+        elif state[sk.BEHIND]:
+            state[sk.BEHIND] = 0
+            log.info("%s: it has caught up with what it reads", link.source.publisher.name)
+            # What has come meanwhile was taken as stale: all of it is asked for and told again.
+            sk.doubt(self._layout, self._last, link.index, len(self._symbols))
+        return bool(state[sk.BEHIND])
 
     def _compare_heads(self, link: Link, heads: dict[str, dict[str, int]], may_repair: bool) -> bool:
         """What a publisher has sent on (channel, first letter) since the last comparison, against what came. Tell what
@@ -785,8 +807,11 @@ class Inbox:
         waits = link.lag > max(0, taken - link.taken)
         link.lag, link.taken = missing, taken
         # Of the last message that was taken; without one that could be missing, of a heartbeat that is overdue.
-        since_ns = now_ns - int(state[sk.STAMP]) if missing else now_ns - link.beat_ns - 2 * BEAT_EVERY_NS
-        link.lag_ns = max(0, since_ns)
+        # What is missing was published after the last that was taken, and after nothing was.
+        newest_ns = max(int(state[sk.STAMP]), link.level_ns)
+        link.lag_ns = max(0, now_ns - newest_ns if missing else now_ns - link.beat_ns - 2 * BEAT_EVERY_NS)
+        if not missing:
+            link.level_ns = now_ns
         level = 0 if not waits else LAG_ALARM if missing >= LAG_ALARM else LAG_WARN if missing >= LAG_WARN else 0
         if level > link.lag_told or (link.lag_told and not level):
             name, waited_ms = link.source.publisher.name, link.lag_ns // MILLISECOND_NS
@@ -801,9 +826,12 @@ class Inbox:
     def _gives_up_old(self, link: Link) -> bool:
         """Whether what waits for too long on this link is wrong rather than late: prices, to who acts on the last."""
         held = self._state[link.index, sk.HELD] or not self._state[link.index, sk.UP]
-        return not (held or self._lossless or self._complete) and any(
-            PRICE_CHANNELS & set(topics.prefix_channels(topic)) for topic in link.source.topics
-        )
+        return not (held or self._lossless or self._complete) and self._reads_prices(link)
+
+    @staticmethod
+    def _reads_prices(link: Link) -> bool:
+        prices = PRICE_CHANNELS & set(link.source.publisher.channels)
+        return any(prices & set(topics.prefix_channels(topic)) for topic in link.source.topics)
 
     # Gaps, and how they are filled from the publisher's log
 

@@ -50,6 +50,7 @@ class Link:
     resumed: bool = False  # this reader goes on where one before it left off: nothing may be left out
     even: int = 0  # head O of the last heartbeat whose heads were those that had come, or were told as lost
     asked_head_ns: int = 0
+    level_ns: int = 0  # the publisher's time at which nothing was missing
     lag: int = 0  # messages that it had published and this reader had not taken when it was last asked
     lag_ns: int = 0
     taken: int = 0  # messages of this epoch that it had taken by then

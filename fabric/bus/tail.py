@@ -49,6 +49,7 @@ class Tails:
         topics = [topic.encode() for source in sources for topic in source.topics]
         self.prefixes = np.zeros((max(1, len(topics)), PREFIX_MAX), np.uint8)
         self.lengths = np.array([min(len(topic), PREFIX_MAX) for topic in topics] or [0], np.int64)
+        self.filters = np.zeros((0, 1), np.int64)  # a link has some dozens of prefixes at most: each is looked at
         for i, topic in enumerate(topics):
             used = topic[:PREFIX_MAX]
             self.prefixes[i, : len(used)] = np.frombuffer(used, np.uint8)

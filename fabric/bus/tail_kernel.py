@@ -49,9 +49,9 @@ def seek(address: int, at: int, stop: int, after: int) -> int:
 
 @lean_kernel
 def drain_logs(
-    tails: Any, prefixes: Any, lengths: Any, limit: int, schema: Any, symbols: Any, state: Any, layout: Any, last: Any,
-    arrival: Any, advance: Any, places: Any, rows: Any, start: int, scratch: Any, reasons: Any, waiting: Any, now_ns:
-    int, wall_ns: int, refresh_ns: int,
+    tails: Any, prefixes: Any, lengths: Any, filters: Any, limit: int, schema: Any, symbols: Any, state: Any, layout:
+    Any, last: Any, arrival: Any, advance: Any, places: Any, rows: Any, start: int, scratch: Any, reasons: Any, waiting:
+    Any, now_ns: int, wall_ns: int, refresh_ns: int,
 ) -> tuple[int, bool]:  # fmt: skip
     """Take what each log has had since, at most ``limit`` records of each, into ``rows[start:]``; return the next free
     row, and whether there was more. DRAINED says of each link whether it had no more.
@@ -93,7 +93,8 @@ def drain_logs(
             message_size = ((word >> 32) & 0xFFFFFF) - HEAD_BYTES
             seen = load_int64(address + at + 8)
             prefetch(address + at + size + PREFETCHED)
-            if not wanted(topic, topic_size, prefixes, lengths, tails[link, T_PREFIXES], tails[link, T_PREFIXES_END]):
+            first, end = tails[link, T_PREFIXES], tails[link, T_PREFIXES_END]
+            if not wanted(topic, topic_size, prefixes, lengths, first, end, filters):
                 tails[link, T_SEEN] = seen
                 at += size
                 continue
@@ -130,6 +131,7 @@ def warm_up() -> None:
     data, reasons = np.zeros(READ_PAD, np.uint8), np.zeros((0, 1), np.int64)
     seek(data.ctypes.data, 0, 0, 0)
     drain_logs(
-        np.zeros((0, T_WIDTH), np.int64), np.zeros((1, PREFIX_MAX), np.uint8), np.zeros(1, np.int64), 0, schema,
-        symbols, state, layout, slots, slots, heads, slots, rows, 0, data, reasons, slots, 0, 0, 0,
+        np.zeros((0, T_WIDTH), np.int64), np.zeros((1, PREFIX_MAX), np.uint8), np.zeros(1, np.int64),
+        np.zeros((0, 1), np.int64), 0, schema, symbols, state, layout, slots, slots, heads, slots, rows, 0, data,
+        reasons, slots, 0, 0, 0,
     )  # fmt: skip

@@ -125,7 +125,7 @@ def audit(environment: Environment, readers: tuple[str, ...], path: str, as_json
     value after an outage, or in flight. The exit code is 1 where one is none of these, or came twice.
 
     Of a running topology also between each publisher and the gateways, the cache and the history, by their own count
-    since the last outage.
+    since the last outage, and between each gateway and its clients.
     """
     loaded = topology.load(path)
     known = [spec.name for spec in loaded.nodes if spec.role == "processor"]
@@ -135,13 +135,16 @@ def audit(environment: Environment, readers: tuple[str, ...], path: str, as_json
     books = audits.hops(loaded, readers)
     if not readers:
         with suppress(NotRunningError), Control(run_folder(environment, path)) as control:
-            books += audits.living(loaded, control.ask("status"))
+            status = control.ask("status")
+            books += audits.living(loaded, status) + audits.to_clients(status)
     if as_json:
         click.echo(json.dumps([hop.as_dict() for hop in books]))
     for hop in books if not as_json else ():
         click.echo(
             f"{hop.publisher + ' > ' + hop.reader:<28} {hop.published:>12,} published = {hop.delivered:,} delivered + "
-            f"{hop.told:,} told + {hop.replaced:,} replaced + {hop.in_flight:,} in flight"
+            f"{hop.told:,} told + {hop.replaced:,} replaced + "
+            + (f"{hop.dropped:,} dropped + " if hop.reader == "clients" else "")
+            + f"{hop.in_flight:,} in flight"
             + ("" if hop.balanced else f"; {hop.unexplained:,} UNEXPLAINED, {hop.twice:,} TWICE")
         )
     if not books:

@@ -386,7 +386,8 @@ class Wire:
     def send(self, *frames: bytes) -> None:
         self.socket.send_multipart(list(frames))
 
-    def beat(self, head: int, epoch: int = 1, channel: str = "quote") -> None:
+    def beat(self, head: int, epoch: int = 1, channel: str = "quote", **lags_ns: int) -> None:
+        """``lags_ns``: how far it is behind each publisher that it reads."""
         beat = {
             "V": 1,
             "T": "node",
@@ -395,6 +396,7 @@ class Wire:
             "O": head,
             "heads": {channel: {"A": head}},
             "counters": {},
+            "links": [{"publisher": name, "lag_ns": lag_ns} for name, lag_ns in lags_ns.items()],
         }
         self.send(b"node.feed|", msgpack.packb(beat))
 
@@ -1259,6 +1261,44 @@ def test_a_reader_that_is_too_slow_takes_no_old_price_for_a_live_one(
     assert (len(reader.seqs(kind, "AAPL")) < 10_001) == gives_up
     assert reader.counter("lost") == 10_001 - len(reader.seqs(kind, "AAPL"))
     assert bool(reader.gaps()) == gives_up
+
+
+def test_what_a_publisher_says_while_it_is_behind_itself_is_stale_though_it_comes(bus: Joined, wire: Wire) -> None:
+    """Fault 10 and I2, one hop on: a slow processor's prices come in time and are old."""
+    reader = bus.read()
+    wire.joined(reader)
+    wire.beat(head=0)
+    wire.quote(1)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    wire.beat(head=1, feed=bus.limits.stale_after_ns)
+    wire.quote(2)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2])
+    assert reader.links() == [1]
+    wire.beat(head=2, other=0, feed=bus.limits.stale_after_ns + 1)
+    reader.until(lambda: reader.links() == [1, 0])
+    for seq in (3, 4):
+        wire.quote(seq)
+        wire.beat(head=seq, feed=bus.limits.stale_after_ns + seq)
+    reader.until(lambda: reader.inbox.heartbeat(0) is not None and reader.seqs(KIND_QUOTE, "AAPL") == [1, 2, 3, 4])
+    reader.turn()
+    assert reader.links() == [1, 0], "its values do not bring it back"
+    assert not reader.inbox.up(0)
+    wire.beat(head=4, feed=0)
+    reader.until(lambda: reader.links() == [1, 0, 1])
+    wire.quote(4)  # as its snapshot and its repetitions say it
+    wire.quote(5)
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1, 2, 3, 4, 4, 5])
+    assert (reader.counter("lost"), reader.counter("rebuilds"), reader.counter("duplicates")) == (0, 0, 0)
+
+
+def test_who_reads_no_prices_does_not_mind_that_a_publisher_is_behind(bus: Joined, wire: Wire) -> None:
+    reader = bus.read("trade.")
+    wire.joined(reader)
+    wire.beat(head=0)
+    reader.until(lambda: reader.links() == [1])
+    wire.beat(head=0, feed=60 * SECOND_NS)
+    reader.until(lambda: not reader.inbox._links[0].messages < 2)
+    assert reader.inbox.up(0)
 
 
 PUBLISHER = """

@@ -1,4 +1,6 @@
 import random
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,8 +18,11 @@ PX = 10**9
 
 
 @pytest.fixture
-def market(clock: ManualClock) -> Market:
-    return Market(clock)
+def market(clock: ManualClock) -> Iterator[Market]:
+    """Whatever a test did with it, in the end its books balance."""
+    made = Market(clock)
+    yield made
+    made.check_books()
 
 
 def prices(found: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
@@ -912,3 +917,65 @@ def test_clients_that_come_back_from_a_stall_are_no_late_cohorts(market: Market,
     counters = market.fanout.counters()
     assert (counters["surges"], counters["slow_cut"]) == (0, 0)
     assert counters["late_ns_max"] <= 10 * MILLISECOND_NS
+
+
+def test_the_books_say_what_clients_count_themselves(market: Market, clock: ManualClock) -> None:
+    """Clients that come, change, stall, are cut and go: what each was offered is what a plain count of rows gives, and
+    what it was given is what it counts in its frames.
+    """
+    rng = random.Random(6)
+    names = ["A", "AB", "B", "C"]
+    ours: Counter[str] = Counter()
+    heard: Counter[str] = Counter()
+    known: set[tuple[str, str]] = set()  # channel and symbol of what has a value
+    clients: list[tuple[Client, FakeSink, set[tuple[str, str]]]] = []
+
+    def read(sink: FakeSink) -> None:
+        for message in messages(sink.frames):
+            kind = message["T"]
+            heard["delivered"] += kind in ("q", "t")
+            heard["replaced"] += message.get("k", 0)
+            heard["missed"] += message["missed"] if kind == "gap" else 0
+
+    for _ in range(3_000):
+        match rng.choice(("come", "change", "row", "row", "row", "burst", "stick", "free", "go", "time")):
+            case "come" if len(clients) < 12:
+                clients.append((*market.client(rng.choice(("sip", "stream"))), set()))
+            case "change" if clients:
+                client, _, wants = rng.choice(clients)
+                channel, name = rng.choice(("quotes", "trades")), rng.choice(names)
+                if (channel, name) in wants:
+                    client.unsubscribe({channel: [name]})
+                    wants.discard((channel, name))
+                else:
+                    snapshot = not client.busy and rng.random() < 0.5
+                    client.subscribe({channel: [name]}, rng.choice((0, 100)), snapshot)
+                    market.flush()  # what comes before its snapshot is sent would be a part of that
+                    wants.add((channel, name))
+                    ours["offered"] += snapshot and (channel, name) in known
+            case "row" | "burst" as many:
+                name, channel = rng.choice(names), rng.choice(("quotes", "trades"))
+                row = market.nbbo(name, PX) if channel == "quotes" else market.trade(name, PX)
+                count = rng.choice((QUEUE_MIN, 3 * QUEUE_MIN)) if many == "burst" else 1
+                market.apply(*[row] * count)
+                known.add((channel, name))
+                for client, _, wants in clients:
+                    ours["offered"] += count * (client.row >= 0 and (channel, name) in wants)
+            case "stick" if clients:
+                rng.choice(clients)[1].stick()
+            case "free" if clients:
+                rng.choice(clients)[1].stick(False)
+            case "go" if clients and rng.random() < 0.1:
+                client, sink, _ = clients.pop(rng.randrange(len(clients)))
+                read(sink)
+                market.fanout.drop(client)
+            case "time":
+                clock.advance(rng.choice((1, 30, 150)) * MILLISECOND_NS)
+                market.flush()
+    for _, sink, _ in clients:
+        read(sink)
+    books = market.check_books()
+    assert {name: books[name] for name in heard} == heard
+    assert books["delivered"] > 2_000
+    assert min(books[name] for name in ("replaced", "missed", "left")) > 100
+    assert books["offered"] == ours["offered"]

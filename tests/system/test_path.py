@@ -19,6 +19,7 @@ import redis
 import websockets.sync.client
 import zmq
 
+from fabric import audit
 from fabric.bus import Inbox
 from fabric.client import Client, Update
 from fabric.clock import SystemClock
@@ -55,6 +56,13 @@ class Market:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def counted(self, name: str) -> int:
+        """A counter of the gateway's fan-out, as of now."""
+        with urllib.request.urlopen(self.http + "/metrics", timeout=10) as answer:
+            lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+        whole = f"fabric_fanout_{name}"
+        return int(float(lines.get(f"{whole}_total") or lines[whole]))
 
     def reports(self) -> dict[str, dict[str, Any]]:
         return {node["name"]: node["report"] for node in self.launcher.status()["nodes"]}
@@ -293,6 +301,63 @@ def test_the_path_is_quick(market: Market) -> None:
             live = rows[(rows["kind"] == KIND_NBBO)]
             ages += (time.time_ns() - live["recv_ns"]).tolist()[-50:]
     assert np.median(ages) < 1e9
+
+
+def test_what_clients_are_offered_is_accounted_for_to_the_message(market: Market) -> None:
+    """The last hop: a client each 100 ms and one of every tick count what they get; one that does not read is cut."""
+    wants = ({"quotes": ["A*"], "trades": ["A*"], "interval_ms": 100}, {"quotes": ["B*"], "trades": ["B*"]})
+    heard: Counter[str] = Counter()
+    numbers: dict[tuple[str, str], list[tuple[int, int]]] = {}  # epoch and symbol -> (N, k) of each NBBO
+
+    def count(messages: list[dict[str, Any]]) -> set[str]:
+        for message in messages:
+            heard["delivered"] += message["T"] in ("q", "t", "x", "c")
+            heard["replaced"] += message.get("k", 0)
+            heard["missed"] += message["missed"] if message["T"] == "gap" else 0
+            if message["T"] == "q":
+                numbers.setdefault((message["E"], message["S"]), []).append((message["N"], message.get("k", 0)))
+        return {message["T"] for message in messages}
+
+    wait_until(lambda: market.counted("clients") == 0)  # those of other tests have gone
+    before = {name: market.counted(name) for name in ("delivered", "replaced", "missed")}
+    with (
+        websockets.sync.client.connect(f"{market.ws}/stream") as conflated,
+        websockets.sync.client.connect(f"{market.ws}/stream") as ticks,
+    ):
+        for socket, want in zip((conflated, ticks), wants, strict=True):
+            socket.recv(5)
+            socket.send(json.dumps({"action": "subscribe", "interval_ms": 0, "resume": {}, **want}))
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            for socket in (conflated, ticks):
+                count(json.loads(socket.recv(5)))
+        for socket, want in zip((conflated, ticks), wants, strict=True):
+            channels = {name: want[name] for name in ("quotes", "trades")}
+            socket.send(json.dumps({"action": "unsubscribe", "req_id": "end", **channels}))
+            while True:
+                messages = json.loads(socket.recv(5))
+                count(messages)
+                if any(message.get("req_id") == "end" for message in messages):
+                    break
+        assert market.counted("pending") == 0
+        grew = {name: market.counted(name) - before[name] for name in before}
+        assert grew == {name: heard[name] for name in before}, "the gateway counts what its clients count"
+    assert heard["replaced"] > 1_000
+    assert heard["delivered"] > 3_000
+    for (_, symbol), found in numbers.items():
+        stood_for = sum(1 + k for _, k in found[1:])  # more than published where a line's state was told again
+        assert stood_for >= found[-1][0] - found[0][0], symbol
+
+    left = market.counted("left")
+    with websockets.sync.client.connect(f"{market.ws}/stream", max_queue=1) as stuck:
+        stuck.recv(5)
+        stuck.send(json.dumps({"action": "subscribe", "quotes": ["*"], "interval_ms": 0}))
+        wait_until(lambda: market.counted("slow_cut") > 0)
+        wait_until(lambda: market.counted("clients") == 0)
+    assert market.counted("left") > left, "what a client that is cut had not been given is counted"
+    (hop,) = audit.to_clients(market.launcher.status())
+    assert hop.balanced, hop
+    assert hop.delivered > 3_000
 
 
 def test_page_is_served_with_a_strict_policy(market: Market) -> None:
