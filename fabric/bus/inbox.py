@@ -253,8 +253,8 @@ class Inbox:
         tails = self._tails
         n, self._waits_in_logs = tail_kernel.drain_logs(
             tails.table, tails.prefixes, tails.lengths, tails.filters, share, codec.SCHEMA, self._symbols.arrays,
-            self._state, self._layout, self._last, self._arrival, self._advance, self._places, self._rows, n, self._scratch,
-            self._reasons, self._waiting, now_ns, wall_ns, self._limits.refresh_every_ns,
+            self._state, self._layout, self._last, self._arrival, self._advance, self._places, self._rows, n,
+            self._scratch, self._reasons, self._waiting, now_ns, wall_ns, self._limits.refresh_every_ns,
         )  # fmt: skip
         for index in np.flatnonzero(tails.table[:, T_ENTERED]).tolist():
             tails.look_ahead(index, log_folder(self.sources[index]))
