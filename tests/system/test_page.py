@@ -547,7 +547,7 @@ def test_a_gateway_with_keys_asks_for_one_and_the_stream_gets_a_ticket(tmp_path:
 
     async def steps(stage: Stage) -> None:
         await stage.open()
-        await stage.page.until("document.querySelector('#door').open")
+        await stage.page.until("document.querySelector('#door')?.open")
         await stage.page.type("FKWRONG.wrong")
         await stage.page.press("Enter")
         await stage.page.until("document.querySelector('#door .note').textContent.includes('not one that is let in')")
@@ -556,7 +556,7 @@ def test_a_gateway_with_keys_asks_for_one_and_the_stream_gets_a_ticket(tmp_path:
         await stage.page.press("Enter")
         await stage.shows("AAPL", ".bid .price", "185.50")
         await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
-        assert not await stage.page.evaluate("document.querySelector('#door').open")
+        assert not await stage.page.evaluate("document.querySelector('#door')?.open")
         await stage.page.evaluate("location.reload()")
         await stage.page.until("document.querySelector('#connection')?.dataset.state === 'live'")
         assert not await stage.page.evaluate("document.querySelector('#door').open")
