@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=1_000.0, help="connections a second")
     parser.add_argument("--sweep-ms", type=float, default=50.0, help="between two rounds over the timed clients")
     parser.add_argument("--timed-every", type=int, default=10, help="latency is measured on one client in so many")
-    parser.add_argument("--parts", type=int, default=4, help="a round asks one in so many of the others")
+    parser.add_argument("--parts", type=int, default=8, help="a round asks one in so many of the others")
     parser.add_argument("--begin-at", type=float, default=0.0, help="connect nobody before this time (Unix)")
     parser.add_argument("--stalled", type=int, default=0, help="clients that never read")
     parser.add_argument("--receive-bytes", type=int, default=0, help="SO_RCVBUF of each client; 0: the system's")

@@ -875,14 +875,13 @@ def _put(
     ``skipped`` is _OWED, else the gap of ``skipped`` messages in a stream. Events and states go through the cache.
     Where it is ``timed``, its way is counted.
     """
-    symbol = slot % values.nbbo.shape[0]
-    name = names.names[symbol]
-    size = names.lengths[symbol]
     state = slot < fan.slot_cache.shape[1]
     if not state and event == 0:
         message = _load_stream(fan, values, slot) if skipped == _OWED else _load_gap(fan, values, slot, skipped)
         if message < 0 or _unfit(fan, form, message):
             return at
+        symbol = slot % values.nbbo.shape[0]
+        name, size = names.names[symbol], names.lengths[symbol]
         end = encode(frame, at, form, message, fan.row, name, size, False, fan.chars, mask)
         if stamps != 0:
             end = append_stamps(frame, at, end, form, message, fan.row, stamps, wall_ns, fan.chars)
@@ -900,6 +899,8 @@ def _put(
         if timed and not (state and event == 0 and fan.restated[slot] == fan.version[slot]):
             out_ns = _sent_ns(fan)
             _time(fan, out_ns, _way_us(fan, out_ns), wall_ns)
+        symbol = slot % values.nbbo.shape[0]
+        name, size = names.names[symbol], names.lengths[symbol]
         end = encode(frame, at, form, message, fan.row, name, size, stale, fan.chars, mask)
         if stamps != 0:
             end = append_stamps(frame, at, end, form, message, fan.row, stamps, wall_ns, fan.chars)
@@ -923,6 +924,8 @@ def _put(
         start = to % CACHE_BYTES
         end = start
         if not _unfit(fan, form, message):
+            symbol = slot % values.nbbo.shape[0]
+            name, size = names.names[symbol], names.lengths[symbol]
             end = encode(fan.cache[form], start, form, message, fan.row, name, size, stale, fan.chars, 0)
         out_ns = _sent_ns(fan)
         if state and event == 0 and fan.restated[slot] == key:
