@@ -58,7 +58,6 @@ from fabric.sequence_kernel import (
     GAP_FIRST,
     GAP_LAST,
     HELD,
-    IN_PLACE,
     JOINED,
     LETTERS,
     LOGGED,
@@ -90,6 +89,8 @@ SCRATCH = 4096
 FUTURE_NS = 5_000_000_000
 NODE_PREFIX = 0x2E65646F6E
 """``node.``, first byte lowest."""
+MORE_PREFIX = 0x2E65726F6D
+"""``more.``, first byte lowest: word to those who read a log in memory, nothing to anybody else."""
 LIVE = 0
 SNAPSHOT = 1
 FROM_LOG = 2
@@ -113,12 +114,12 @@ def wait(items: Any, timeout_ms: int, linger_us: int) -> int:
 
 
 @lean
-def _is_heartbeat(topic: Any, size: int) -> bool:
-    """Whether the topic begins with ``node.``"""
+def _beginning(topic: Any, size: int) -> int:
+    """The first five letters of a topic, first byte lowest."""
     word = 0
     for i in range(min(size, 5)):
         word |= int64(topic[i]) << (8 * i)
-    return word == NODE_PREFIX
+    return word
 
 
 @lean
@@ -267,8 +268,8 @@ def drain(
 ) -> tuple[int, int]:  # fmt: skip
     """Take what is waiting on each readable link, at most ``limit`` messages of each, into ``rows[start:]``.
 
-    Heartbeats go to ``control`` (end offset and link in ``control_ends``) for Python; of a link that is read IN_PLACE
-    nothing else is taken. Returns (rows, heartbeats); rows is minus the errno where a socket is beyond use.
+    Heartbeats go to ``control`` (end offset and link in ``control_ends``) for Python. Returns (rows, heartbeats);
+    rows is minus the errno where a socket is beyond use.
     """
     ids = symbols.ids
     words = symbols.words
@@ -312,7 +313,7 @@ def drain(
                     size = zmq_msg_size(pointer)
                     kept = min(size, SCRATCH)
                     memcpy(base + TOPIC_MAX, zmq_msg_data(pointer), kept)
-                    if topic_size <= TOPIC_MAX and _is_heartbeat(scratch, topic_size):
+                    if topic_size <= TOPIC_MAX and _beginning(scratch, topic_size) == NODE_PREFIX:
                         if heartbeats < control_ends.shape[0] and control_end + size <= control.size:
                             memcpy(control.ctypes.data + control_end, zmq_msg_data(pointer), size)
                             control_end += size
@@ -323,8 +324,8 @@ def drain(
             state[link, BYTES] += topic_size + size
             if reason == -1:
                 break  # Python compares its heads with what has come so far: nothing later may be counted yet
-            if state[link, IN_PLACE] == 1:
-                continue  # word that there is more in the log
+            if _beginning(scratch, topic_size) == MORE_PREFIX:
+                continue
             if frames != 2:
                 reason = FRAMES
             elif size > SCRATCH:

@@ -930,6 +930,18 @@ def test_what_is_read_in_place_is_picked_by_prefix_and_not_sent_over_the_socket(
 
 
 @pytest.mark.parametrize("logged", ["memory"], indirect=True)
+def test_word_to_readers_in_place_is_no_bad_frame_to_who_subscribes_everything(logged: Joined) -> None:
+    out = logged.publish()
+    logged.same_host = False
+    reader = logged.joined("")
+    out.send(logged.quotes("AAPL"))
+    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
+    received = reader.counter("received")
+    reader.until(lambda: reader.counter("received") > received, BEAT_STEP_NS)
+    assert reader.counter("bad_frames") == 0
+
+
+@pytest.mark.parametrize("logged", ["memory"], indirect=True)
 @pytest.mark.parametrize("at_once", [1, 30], ids=["along", "behind"])
 def test_a_log_that_is_read_in_place_goes_on_from_segment_to_segment(logged: Joined, at_once: int) -> None:
     assert logged.publisher.journal is not None
