@@ -202,6 +202,18 @@ def session_at(ns: int) -> Session:
     return Session(day.date, state, open_ns, close_ns, close_ns - open_ns < CLOSE_NS - OPEN_NS)
 
 
+def trading_hours(ns: int, extended: bool = False) -> tuple[int, int] | None:
+    """From when until when the day that holds an instant trades: its regular session, or with ``extended`` what comes
+    before and after it too; None where it has none.
+    """
+    day = day_at(ns)
+    if day.open_ns is None or day.close_ns is None:
+        return None
+    if extended:
+        return day.open_ns - (OPEN_NS - PRE_FROM_NS), day.close_ns + POST_NS
+    return day.open_ns, day.close_ns
+
+
 def _since_midnight_ns(text: str) -> int:
     hour, minute = text.split(":")
     return int(hour) * HOUR_NS + int(minute) * 60 * SECOND_NS

@@ -5,6 +5,9 @@ the history, and Redis for the newest that neither has: a gateway that has just 
 and the history gets the one before when it has closed; 404. An answer from several is one list with each start once: of
 memory and history the revision of memory, unless that one has a gap and the other has not.
 
+``session=`` leaves out what lies outside of the session that is asked for, by the exchange calendar: pages are read
+until enough is left, or `PAGES_MAX` of them.
+
 ``follow=true`` answers with a stream of events (text/event-stream): first ``candles``, the range as without it, then
 ``candle`` for each candle that begins or changes. Both are taken from the same memory in one turn of the loop, so
 nothing is left out between them and nothing comes twice; a reader keeps candles by their start and needs no more.
@@ -24,6 +27,7 @@ from fabric.clock import SECOND_NS
 from fabric.errors import StoreError
 from fabric.history import INTERVAL_NS, Candle, History
 from fabric.records import KIND_BAR_1D, KIND_BAR_1H, KIND_BAR_1M, KIND_BAR_5M, NULL, PRICE_UNIT
+from fabric.reference import trading_hours
 from gateway.latest import Latest
 from gateway.rest import (
     RETRY_AFTER_S,
@@ -41,9 +45,13 @@ from gateway.rest import (
 from gateway.values import decimal, number, rfc3339
 
 INTERVALS = {"1m": KIND_BAR_1M, "5m": KIND_BAR_5M, "1h": KIND_BAR_1H, "1d": KIND_BAR_1D}
+SESSIONS = ("all", "regular", "extended")
+"""What a candle must overlap to be in an answer: nothing, the regular session, or that and the hours around it."""
 CANDLES_DEFAULT = 100
 CANDLES_MAX = 1_000
 """In one answer, which is made in one turn of the loop."""
+PAGES_MAX = 8
+"""Read for one answer of a session, of `CANDLES_MAX` each: five days and more of minutes around the clock."""
 FINAL_MAX_AGE_S = 60
 """How long a cache may keep candles none of which can change any more; one of a late symbol may still join them."""
 HISTORY_WAIT_S = 1.0
@@ -71,10 +79,19 @@ class CandleRequest:
     end_ns: int = LATEST_NS
     limit: int = CANDLES_DEFAULT
     follow: bool = False
+    session: str = "all"
 
     @property
     def kind(self) -> int:
         return INTERVALS[self.interval]
+
+    def asks_for(self, candle: Candle) -> bool:
+        """Whether a candle overlaps the session that is asked for."""
+        if self.session == "all":
+            return True
+        start_ns = candle[_START]
+        hours = trading_hours(start_ns, extended=self.session == "extended")
+        return hours is not None and start_ns < hours[1] and start_ns + INTERVAL_NS[self.interval] > hours[0]
 
 
 def candle_request(symbol: str, parameters: Mapping[str, str]) -> CandleRequest:
@@ -92,7 +109,12 @@ def candle_request(symbol: str, parameters: Mapping[str, str]) -> CandleRequest:
         raise bad_parameter("follow", follow, ["true", "false"])
     if follow == "true" and "end" in parameters:
         raise bad_parameter("end", parameters["end"], "possible with follow: what is followed has no end")
-    return CandleRequest(parse_symbol("symbol", symbol), interval, start_ns, end_ns, limit, follow == "true")
+    session = parameters.get("session", "all")
+    if session not in SESSIONS:
+        raise bad_parameter("session", session, list(SESSIONS))
+    if session != "all" and interval == "1d":
+        raise bad_parameter("session", session, "one for intervals below a day: a day has all its sessions")
+    return CandleRequest(parse_symbol("symbol", symbol), interval, start_ns, end_ns, limit, follow == "true", session)
 
 
 class HistoryReader(Reads):
@@ -180,26 +202,26 @@ class Found:
 
     candles: list[Candle]
     sources: tuple[str, ...] = ("memory",)
-    older: bool = False  # whether there are earlier ones in the range
+    older_ns: int | None = None  # where there may be earlier ones in the range: the end to ask for next
     partial: bool = False  # the history did not answer: earlier ones may be missing
     kept: Sequence[Candle] = ()  # what memory had of them
 
     def answer(self, request: CandleRequest) -> JsonObject:
-        """The body. ``older``, where there is more: the ``end`` to ask for next."""
+        """The body."""
         return {
             "symbol": request.symbol,
             "interval": request.interval,
             "candles": [candle_object(candle) for candle in self.candles],
-            "older": rfc3339(self.candles[0][_START]) if self.older else None,
+            "older": rfc3339(self.older_ns) if self.older_ns is not None else None,
             **({"partial": True} if self.partial else {}),
         }
 
 
 class CandlesHandler(DataHandler):
-    """``GET /candles/{symbol}?interval=&start=&end=&limit=&follow=``"""
+    """``GET /candles/{symbol}?interval=&start=&end=&limit=&session=&follow=``"""
 
     async def get(self, symbol: str) -> None:
-        parameters = self.parameters("interval", "start", "end", "limit", "follow")
+        parameters = self.parameters("interval", "start", "end", "limit", "session", "follow")
         request = candle_request(symbol, parameters)
         self.entitle("bars", [request.symbol])
         if request.follow and self.request.method == "GET":
@@ -214,6 +236,25 @@ class CandlesHandler(DataHandler):
             self.answer(body, source)
 
     async def _find(self, request: CandleRequest) -> Found:
+        """The candles of a range and session. Raises Problem as `_page` does."""
+        if request.session == "all":
+            return await self._page(request)
+        page = replace(request, limit=CANDLES_MAX)
+        first = part = await self._page(page)
+        candles = [candle for candle in part.candles if request.asks_for(candle)]
+        sources, partial = list(part.sources), part.partial
+        for _ in range(PAGES_MAX - 1):
+            if part.older_ns is None or len(candles) > request.limit:
+                break
+            part = await self._page(replace(page, end_ns=part.older_ns))
+            candles[:0] = [candle for candle in part.candles if request.asks_for(candle)]
+            sources += [name for name in part.sources if name not in sources]
+            partial |= part.partial
+        shown = candles[-request.limit :]
+        older_ns = shown[0][_START] if len(shown) < len(candles) else part.older_ns
+        return Found(shown, tuple(sources), older_ns, partial, first.kept)
+
+    async def _page(self, request: CandleRequest) -> Found:
         """The candles of a range. Raises Problem: 404 where nobody knows the symbol, 503 where that cannot be told."""
         reads, latest = self.service.reads, self.latest
         more = request.limit + 1  # one more tells whether there are older ones
@@ -241,7 +282,8 @@ class CandlesHandler(DataHandler):
                 )  # fmt: skip
             raise unknown_symbol(latest, request.symbol)
         reads["history" if "history" in source else source[0] if found else "missed"] += 1
-        return Found(found[-request.limit :], tuple(source), len(found) > request.limit, partial, kept)
+        shown = found[-request.limit :]
+        return Found(shown, tuple(source), shown[0][_START] if len(found) > request.limit else None, partial, kept)
 
     async def _stored(self, request: CandleRequest, limit: int) -> tuple[list[Candle], bool]:
         """What the history has of the range, as far as the user's plan sees it; and whether it did not answer."""
@@ -300,7 +342,7 @@ class CandlesHandler(DataHandler):
             if state != seen:
                 seen = state
                 newest = held(latest, symbol, replace(request, start_ns=first_ns), FOLLOWED)
-                changed = [candle for candle in newest if known.get(candle[_START]) != candle]
+                changed = [one for one in newest if known.get(one[_START]) != one and request.asks_for(one)]
                 known = {candle[_START]: candle for candle in newest}
             if changed:
                 await self._send("".join(_event("candle", candle_object(candle)) for candle in changed))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from fabric import __version__
 from fabric.records import STATE_NAMES
 from gateway.alpaca import BARS_PARAMETERS, LATEST_PARAMETERS, LIMIT_MAX, TIMEFRAMES
-from gateway.candles import INTERVALS
+from gateway.candles import INTERVALS, SESSIONS
 from gateway.explain import AHEAD, AT_BEST, BEHIND, BEST, NONE, OUT, REASONS
 from gateway.rest import BATCH_MAX, SYMBOLS_LIMIT
 
@@ -260,6 +260,7 @@ _PARAMETERS: Final[Mapping[str, Json]] = {
     "end": _INSTANT,
     "limit": {"type": "integer", "minimum": 1},
     "follow": {"enum": ["true", "false"], "default": "false", "description": "go on as a stream of events"},
+    "session": {"enum": list(SESSIONS), "default": "all", "description": "only candles that overlap it"},
     "prefix": _TEXT,
     "order": {"enum": ["name", "busiest"], "default": "name"},
     "timeframe": {"enum": list(TIMEFRAMES)},
@@ -349,7 +350,7 @@ OPERATIONS: Final = [
                "Explanation", also=_UNKNOWN),
     _operation(
         "/candles/{symbol}", "The newest candles of a range, oldest first", "Candles",
-        ("interval", "start", "end", "limit", "follow"), also=_UNKNOWN | _UNCHANGED | _NO_DATA,
+        ("interval", "start", "end", "limit", "session", "follow"), also=_UNKNOWN | _UNCHANGED | _NO_DATA,
     ),
     _operation(
         "/symbols", "Names that begin with a prefix, or the busiest", "Symbols", ("prefix", "limit", "order"),

@@ -113,7 +113,8 @@ MINUTE: Final = np.dtype(
 
 That of the empty symbol takes what trades without a price would do to prices (`usual`)."""
 MINUTE_BYTES: Final = MINUTE.itemsize
-PRICED: Final = 1 << 30
+PRICED_BIT: Final = 30
+PRICED: Final = 1 << PRICED_BIT
 """In `MINUTE`: a later trade with a price cannot change the open."""
 
 ENTRY: Final = np.dtype(
@@ -162,6 +163,8 @@ PRINT: Final = np.dtype(
 """An official open or close."""
 
 CACHE_LINE: Final = 64
+ROWS_MASK: Final = 2**31 - 1
+"""Above every index of a row or symbol."""
 AHEAD: Final = 16
 """Rows between asking for a minute's cache lines and using them."""
 
@@ -415,12 +418,12 @@ def usual(trades: Any, start: int, minutes: Any, log: Any, memo: Any, state: Any
     i = start
     while i < trades.size:
         if i + AHEAD < trades.size:
-            ahead = address + trades[i + AHEAD]["symbol"] * MINUTE_BYTES
+            ahead = address + trades[(i + AHEAD) & ROWS_MASK]["symbol"] * MINUTE_BYTES
             prefetch(ahead)
             prefetch(ahead + CACHE_LINE)
-        row = trades[i]
+        row = trades[i & ROWS_MASK]  # spares a look whether the index is negative
         event_ns = row["event_ns"]
-        symbol = row["symbol"]
+        symbol = row["symbol"] & ROWS_MASK
         price = row["price"]
         size = row["size"]
         venue = row["venue"]
@@ -428,15 +431,16 @@ def usual(trades: Any, start: int, minutes: Any, log: Any, memo: Any, state: Any
         tape = row["tape"]
         known = memo[(condition ^ (condition >> 7) ^ (condition >> 14) ^ tape) & (MEMO - 1)]
         rights = known[2]
-        priced = rights & HIGH_LOW
+        # Priced or not is as good as random to the processor: what depends on it is arithmetic, not a branch.
+        priced = rights // HIGH_LOW & 1
         minute = minutes[symbol]
-        needed = 1 << ((venue - 65) & 31) | (PRICED if priced else 0)
+        needed = 1 << ((venue - 65) & 31) | priced << PRICED_BIT
+        early = (max(event_ns, begin_ns) - minute["latest_ns"] - 1) >> 63 & priced
         if not (
             row["kind"] == KIND_TRADE
             and begin_ns <= event_ns
             and event_ns < until_ns
-            and minute["usual"] & needed == needed
-            and (event_ns > minute["latest_ns"]) | (priced == 0)
+            and needed & ~minute["usual"] | early == 0
             and known[0] == condition
             and known[1] == tape
             and row["mark"] <= 0
@@ -461,8 +465,7 @@ def usual(trades: Any, start: int, minutes: Any, log: Any, memo: Any, state: Any
         minute["volume"] += size
         minute["last_ns"] = max(minute["last_ns"], event_ns)
         logged += 1
-        # Priced or not is as good as random to the processor: no branch, but another place to write to.
-        minute = minutes[symbol if priced else 0]
+        minute = minutes[symbol & -priced]  # without a price it goes where nobody reads
         minute["latest_ns"] = event_ns
         minute["priced_volume"] += size
         add_notional(minute, price, size)

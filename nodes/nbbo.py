@@ -67,12 +67,17 @@ class Nbbo:
         codes[nbbo_kernel.SLOTS] = -1
         for slot, venue in enumerate(venues):
             codes[nbbo_kernel.SLOTS, ord(venue)] = slot
+        columns = np.zeros(32, np.int64)
+        for slot, venue in enumerate(venues):
+            columns[nbbo_kernel.place_of(venue_mask(venue))] = slot
         codes[nbbo_kernel.SALES : nbbo_kernel.STATES] = sale_conditions.sale_table()
         codes[nbbo_kernel.STATES] = trading_states.states()
         codes[nbbo_kernel.EVENTS] = trading_states.events()
         self.market = nbbo_kernel.Market(
             codes=codes,
             venues=np.array([ord(venue) for venue in venues], np.int64),
+            bits=np.array([venue_mask(venue) for venue in venues], np.int64),
+            columns=columns,
             publishers=np.array([venue_mask(letters) for letters in publishers], np.int64),
             alone=trading_states.reasons_here_alone(),
             tapes=venue_mask(trading_states.TAPES),

@@ -7,9 +7,11 @@ ranks, which are higher where the price is better (a bid's price, an ask's price
 and NULL, the smallest integer, ranks below everything.
 
 A venue's quote is kept as it came, with marks of what its sides may do, so that a halt or a new round lot only needs
-the marks anew. A quote is compared with the best alone. Other venues are looked at when the best venue itself has
-moved: only those at the same price while there are some (`mask`), else all. What is touched for every quote is half
-a cache line of the venue (`QUOTED`) and one of the symbol (`TOP`). What most quotes do is done in the loop of `usual`.
+the marks anew. A quote is compared with the best alone, without branches (`offer`): on a recorded day two quotes in
+three concern the best of a side, one in four changes it, and what the processor guesses wrong costs it as much as fifty
+instructions. Other venues are looked at when the best venue itself has become worse: only those at the same price while
+there are some, else all. What is touched for every quote is half a cache line of the venue (`QUOTED`) and one of the
+symbol (`TOP`). What most quotes do is done in the loop of `usual`.
 
 Sources: CQS 2.11b, section on the national best bid and offer; 17 CFR 242.600(b); for "arrived first" the recorded
 tape, of which it reproduces every row (tests/nodes/test_nbbo.py).
@@ -79,48 +81,55 @@ ARRIVAL_SHIFT: Final = 8
 
 TOP: Final = np.dtype(
     [
-        ("rank", "<i8", (2,)),  # the best bid and ask
+        ("rank", "<i8", (2,)),  # the best bid and ask, or NONE
+        ("there", "<i8", (2,)),  # who is at the best price, whatever the size: the sum of their `share_of`
         ("size", "<i4", (2,)),
-        ("mask", "<i4", (2,)),  # of the venues at the best price, whatever their size
         ("last_px", "<i8"),
         ("scope", "<i4"),  # mask of the venues that feed this symbol
-        ("lost", "<i4"),  # mask of those that fed it, went away and have not quoted since
-        ("shut", "<i4"),  # mask of those that say they do not trade it, though others may
         ("lot", "<i4"),  # round lot in shares; 0 until told
         ("state", "<i2"),  # STATE_* bits
         ("slot", "i1", (2,)),  # the venues that hold the best; -1 without a side
         ("slow", "i1", (2,)),  # whether those call it slow
         ("plan", "i1"),  # CTA, UTP, or 0 until a message tells the tape
-        ("has", "i1"),  # what else there is to look at: HAS_BANDS, HAS_ODD_LOTS
+        ("has", "i1"),  # what else there is to look at: HAS_*
     ]
 )
 """A symbol's best: one cache line."""
+NONE: Final = NULL + 1
+"""Rank where there is no best: above that of a side that does not count, and below all others."""
+OF_VENUES: Final = STATE_HALTED | STATE_PARTIAL | STATE_STALE | STATE_NATIONAL
+"""State bits that follow from what the venues say and which are there, not from the best bid and ask."""
 HAS_BANDS: Final = 1
 HAS_ODD_LOTS: Final = 2
+HAS_LOST: Final = 4
+HAS_SHUT: Final = 8
 
 FACTS: Final = np.dtype(
     [
-        ("halting", "<i8"),  # mask of the venues that say it is halted in the whole market
+        ("last_ns", "<i8"),  # of the trade that set the last price, by the exchange's time
         ("upper_px", "<i8"),  # price bands
         ("lower_px", "<i8"),
-        ("last_ns", "<i8"),  # of the trade that set the last price, by the exchange's time
         ("odd_rank", "<i8", (2,)),  # the best odd lots as published
         ("odd_size", "<i4", (2,)),
+        ("halting", "<i4"),  # mask of the venues that say it is halted in the whole market
+        ("shut", "<i4"),  # mask of those that say they do not trade it, though others may
+        ("lost", "<i4"),  # mask of those that fed it, went away and have not quoted since
         ("odd_slot", "i1", (2,)),  # -1 without one
-        ("last_venue", "i1"),  # of that trade
+        ("last_venue", "i1"),  # of the trade that set the last price
         ("told", "i1"),  # 1 once a WHY has been published
-        ("_spare", "i1", (4,)),
     ]
 )
 """What is known of a symbol and seldom needed: one cache line."""
+
+MASK_BITS: Final = 26
+MASK: Final = (1 << MASK_BITS) - 1
 
 TOP_BYTES: Final = TOP.itemsize
 QUOTED_BYTES: Final = QUOTED.itemsize
 ID_MAX: Final = 2**31 - 1
 AHEAD: Final = 16
 """Rows between asking for a quote's cache lines and using them; the branches of a quote would not let the processor
-look as far. Doubles the rate at 50,000 symbols. The three cache lines of the row itself are asked for as long before
-that."""
+look as far. Doubles the rate at 50,000 symbols. It sees by itself that the rows lie one after the other."""
 
 HUGE_PAGE: Final = 1 << 21
 
@@ -190,6 +199,8 @@ class Market(NamedTuple):
 
     codes: npt.NDArray[np.int64]  # [8, 256] quote conditions of each plan (nodes.quote_conditions), SLOTS to EVENTS
     venues: npt.NDArray[np.int64]  # [venues] ASCII code of each column
+    bits: npt.NDArray[np.int64]  # [venues] the bit of each in a mask
+    columns: npt.NDArray[np.int64]  # [32] the column of each bit, at its `place_of`
     publishers: npt.NDArray[np.int64]  # [sources] mask of the venues that each publisher speaks for
     alone: npt.NDArray[np.int64]  # reasons of halts at one venue alone
     tapes: int  # mask of who speaks for a whole plan
@@ -219,7 +230,7 @@ def no_book(symbols_max: int, venues: int) -> Book:
     tops = _in_huge_pages((symbols_max,), TOP)
     facts = _in_huge_pages((symbols_max,), FACTS)
     quoted["rank"] = NULL
-    tops["rank"], tops["slot"], tops["last_px"] = NULL, -1, NULL
+    tops["rank"], tops["slot"], tops["last_px"] = NONE, -1, NULL
     facts["upper_px"] = facts["lower_px"] = facts["odd_rank"] = NULL
     facts["odd_slot"], facts["last_ns"] = -1, NULL
     counts = (np.zeros(n, np.int64) for n in (7, len(COUNTERS), (3, 256)))
@@ -285,18 +296,14 @@ def usual(book: Any, market: Any, quotes: Any, start: int, out: Any, count: int)
     national = STATE_NATIONAL if market.national and market.national & ~live == 0 else 0
     i = start
     while i < quotes.size:
-        if i + 2 * AHEAD < quotes.size:
-            ahead = quotes.ctypes.data + (i + 2 * AHEAD) * quotes.strides[0]
-            prefetch(ahead)
-            prefetch(ahead + 64)
-            prefetch(ahead + 128)
         if i + AHEAD < quotes.size:
-            symbol = quotes[i + AHEAD]["symbol"]
-            slot = slots[quotes[i + AHEAD]["venue"] & 0xFF]
+            row = quotes[(i + AHEAD) & ID_MAX]
+            symbol = row["symbol"]
+            slot = slots[row["venue"] & 0xFF]
             prefetch(book.tops.ctypes.data + symbol * TOP_BYTES)
             prefetch(book.quoted.ctypes.data + symbol * symbol_bytes + slot * QUOTED_BYTES)
-        row = quotes[i]
-        symbol = row["symbol"] & ID_MAX  # spares a look whether the index is negative
+        row = quotes[i & ID_MAX]  # spares a look whether the index is negative
+        symbol = row["symbol"] & ID_MAX
         venue = row["venue"]
         bid_px = row["bid_px"]
         ask_px = row["ask_px"]
@@ -319,33 +326,28 @@ def usual(book: Any, market: Any, quotes: Any, start: int, out: Any, count: int)
             & (market.codes[top["plan"] & 3, condition & 0xFF] == BOTH | FAST | KNOWN)
             & ((tape <= 0) | (((tape + 1) >> 1) - 32 == top["plan"]))  # A and B are of CTA, C is of UTP: 1 and 2
             & (mine["stamp"] & MARKS == USUAL)
-            & (bid_px > 0)
-            & (ask_px > 0)
-            & (bid_size >= lot)
-            & (ask_size >= lot)
-            & (bid_size <= SIZE_MAX)
-            & (ask_size <= SIZE_MAX)
+            & (min(bid_px, ask_px) > 0)
+            & (min(bid_size, ask_size) >= lot)
+            & (max(bid_size, ask_size) <= SIZE_MAX)
             & (national & ~state == 0)
         ):
             break
-        bit = venue_bit(venue)
+        bid_before = int64(mine["size"][0])
+        ask_before = int64(mine["size"][1])
         mine["rank"][0] = bid_px
         mine["rank"][1] = -ask_px
         mine["size"][0] = bid_size
         mine["size"][1] = ask_size
         mine["stamp"] = (arrivals + i) << ARRIVAL_SHIFT | USUAL
-        at_best = (top["mask"][0] | top["mask"][1]) & bit != 0
-        if at_best | (bid_px >= top["rank"][0]) | (-ask_px >= top["rank"][1]):
-            changed = offer(top, quoted, market.venues, slot, bit, 0, bid_px, bid_size, COUNTS)
-            changed |= offer(top, quoted, market.venues, slot, bit, 1, -ask_px, ask_size, COUNTS)
-            if changed:
-                facts = book.facts[symbol]
-                top["state"] = state_of(top, facts, state & STATE_HALTED, market.national, live)
-                count = publish(book.counters, top, quoted, market.venues, symbol, row, out.nbbos, count)
-                if top["has"] & HAS_ODD_LOTS:
-                    count = tell_odd_lots(
-                        book.counters, top, facts, quoted, market.venues, market.tells, symbol, row, out.bolos, count
-                    )
+        bit = market.bits[max(slot, 0)]
+        changed = offer(top, quoted, market, slot, bit, 0, bid_px, bid_size, 0, bid_before)
+        changed |= offer(top, quoted, market, slot, bit, 1, -ask_px, ask_size, 0, ask_before)
+        if changed:
+            facts = book.facts[symbol]
+            top["state"] = (state & OF_VENUES) | state_of_sides(top, facts)
+            count = publish(book.counters, top, market.venues, symbol, row, out.nbbos, count)
+            if top["has"] & HAS_ODD_LOTS:
+                count = tell_odd_lots(book.counters, top, facts, quoted, market, symbol, row, out.bolos, count)
         i += 1
     book.counters[QUOTES] += i - start
     return i, count
@@ -387,7 +389,8 @@ def quote(book: Any, market: Any, quotes: Any, i: int, out: Any, count: int) -> 
         if may & KNOWN == 0:
             count_unknown(market.codes, top["plan"], row["condition"], book.unknown)
     lot = int64(top["lot"] if top["lot"] > 0 else market.lot)
-    is_open = top["shut"] & bit == 0
+    facts = book.facts[symbol]
+    is_open = not (top["has"] & HAS_SHUT and facts["shut"] & bit)
     bid_rank, bid_size = side_of(row["bid_px"], row["bid_size"], 0)
     ask_rank, ask_size = side_of(row["ask_px"], row["ask_size"], 1)
     bid_marks = marks_of(bid_rank, bid_size, lot, may & BID, may & FAST_BID, is_open)
@@ -397,32 +400,33 @@ def quote(book: Any, market: Any, quotes: Any, i: int, out: Any, count: int) -> 
     mine = quoted[slot]
     marks = bid_marks | ask_marks << 1
     turned = (mine["stamp"] ^ marks) & MARKS
+    bid_before = int64(mine["size"][0])
+    ask_before = int64(mine["size"][1])
     mine["rank"][0] = bid_rank
     mine["rank"][1] = ask_rank
     mine["size"][0] = bid_size
     mine["size"][1] = ask_size
     mine["stamp"] = (book.lines[ARRIVALS] + i) << ARRIVAL_SHIFT | marks
-    changed = offer(top, quoted, market.venues, slot, bit, 0, bid_rank, bid_size, bid_marks)
-    changed |= offer(top, quoted, market.venues, slot, bit, 1, ask_rank, ask_size, ask_marks)
+    bid_rank = bid_rank if bid_marks & COUNTS else NULL
+    ask_rank = ask_rank if ask_marks & COUNTS else NULL
+    changed = offer(top, quoted, market, slot, bit, 0, bid_rank, bid_size, bid_marks & SLOW, bid_before)
+    changed |= offer(top, quoted, market, slot, bit, 1, ask_rank, ask_size, ask_marks & SLOW, ask_before)
 
     reasons = turned & REASONS
     if top["scope"] & bit == 0:
         top["scope"] |= bit
-        top["lost"] &= ~bit
-        reasons |= book.facts[symbol]["told"]
-    state = state_of(top, book.facts[symbol], top["state"] & STATE_HALTED, market.national, book.lines[LIVE])
+        facts["lost"] &= ~bit
+        note(top, facts)
+        reasons |= facts["told"]
+    state = state_of(top, facts, top["state"] & STATE_HALTED, market.national, book.lines[LIVE])
     if changed or state != top["state"]:
         top["state"] = state
-        count = publish(book.counters, top, quoted, market.venues, symbol, row, out.nbbos, count)
+        count = publish(book.counters, top, market.venues, symbol, row, out.nbbos, count)
     if (marks | turned) & (3 * ODD_LOT) or (changed and top["has"] & HAS_ODD_LOTS):
-        count = tell_odd_lots(
-            book.counters, top, book.facts[symbol], quoted, market.venues, market.tells, symbol, row, out.bolos, count
-        )
+        count = tell_odd_lots(book.counters, top, facts, quoted, market, symbol, row, out.bolos, count)
     if reasons and market.tells & TELLS_WHY:
         closed = book.lines[BY_CLOSE]
-        count = tell_reasons(
-            book.counters, top, book.facts[symbol], quoted, market.venues, closed, lot, symbol, row, out.whys, count
-        )
+        count = tell_reasons(book.counters, facts, quoted, market.bits, closed, lot, symbol, row, out.whys, count)
     return count
 
 
@@ -475,86 +479,95 @@ def marks_of(rank: int, size: int, lot: int, may: int, fast: int, is_open: bool)
 
 
 @lean
-def offer(top: Any, quoted: Any, venues: Any, slot: int, bit: int, side: int, rank: int, size: int, marks: int) -> bool:
-    """Take up one side of a venue's quote, which has just arrived; say whether that changes the best of this side."""
-    if marks & COUNTS == 0:
-        rank = NULL
+def offer(
+    top: Any,
+    quoted: Any,
+    market: Any,
+    slot: int,
+    bit: int,
+    side: int,
+    rank: int,
+    size: int,
+    slow: int,
+    size_before: int,
+) -> int:
+    """Take up one side of a venue's quote, which has just arrived; 0 if that leaves the best of this side as it was.
+
+    ``rank`` is NULL where the side does not count, ``size_before`` what the venue had before, ``slow`` SLOW or 0. All
+    is worked out without a branch, which nothing could foresee, but for the one case in which the others have to be
+    asked: the best venue has become worse.
+    """
     best = top["rank"][side]
-    mask = top["mask"][side] & ~bit
-    holds = top["slot"][side] == slot
-    if rank < best:
-        if not holds:
-            top["mask"][side] = mask
-            return False
-        slot, mask = best_of(quoted, venues, side, mask)
-    elif rank > best:
-        mask = bit
-    elif rank == NULL:
-        return False
-    elif size <= top["size"][side] and mask:  # others are as good, and came earlier
-        mask |= bit
-        if not holds:
-            top["mask"][side] = mask
-            return False
-        slot, mask = best_of(quoted, venues, side, mask)
-    else:
-        mask |= bit
-    return put_best(top, quoted, side, slot, mask)
+    best_size = int64(top["size"][side])
+    best_slot = int64(top["slot"][side])
+    there = top["there"][side]
+    there -= share_of(bit, size_before) if there & bit else 0
+    takes = 1 if (rank > best) | ((rank == best) & ((size > best_size) | (there == 0))) else 0
+    there = (0 if rank > best else there) + (share_of(bit, size) if rank >= best else 0)
+    if (best_slot ^ slot) | takes == 0:
+        return ask_others(top, quoted, market.bits, market.columns, side, there)
+    rank = max(rank, best)
+    size = size if takes else best_size
+    slot = slot if takes else best_slot
+    top["rank"][side] = rank
+    top["there"][side] = there
+    top["size"][side] = size
+    top["slot"][side] = slot
+    top["slow"][side] = slow & -takes | int64(top["slow"][side]) & (takes - 1)
+    return (rank ^ best) | (size ^ best_size) | (slot ^ best_slot)
+
+
+@lean
+def share_of(bit: int, size: int) -> int:
+    """What a venue adds to `TOP` ``there``: its bit and, above all bits, its shares. So the sum of some venues is their
+    mask and their total; 26 venues of `SIZE_MAX` shares fit.
+    """
+    return size << MASK_BITS | bit
 
 
 @lean_kernel
-def put_best(top: Any, quoted: Any, side: int, slot: int, mask: int) -> bool:
-    """Make the quote in ``slot`` (-1: none) the best of a side; say whether venue, price or size has changed."""
-    rank = NULL
-    size = 0
-    slow = 0
-    if slot >= 0:
-        mine = quoted[slot]
-        rank = mine["rank"][side]
-        size = mine["size"][side]
-        slow = (mine["stamp"] >> side) & SLOW
-    changed = rank != top["rank"][side] or size != top["size"][side] or slot != top["slot"][side]
+def ask_others(top: Any, quoted: Any, bits: Any, columns: Any, side: int, there: int) -> int:
+    """Find the best of a side anew; 0 if that leaves venue, price and size as they were.
+
+    The order is best rank, then largest size, then earliest arrival. ``quoted`` is a symbol's row of the book, `there`
+    as in `TOP` those that are known to share the best rank; 0 if none is.
+    """
+    if there == 0:
+        best_rank = NONE
+        for slot in range(bits.size):
+            rank = quoted[slot]["rank"][side]
+            rank = rank if quoted[slot]["stamp"] & (COUNTS << side) else NULL
+            share = share_of(bits[slot], int64(quoted[slot]["size"][side]))
+            there = (0 if rank > best_rank else there) + (share if rank >= best_rank else 0)
+            best_rank = max(best_rank, rank)
+    best = -1
+    best_size = int64(0)
+    best_stamp = 0
+    left = there & MASK
+    while left:
+        slot = columns[place_of(left & -left)] & 31
+        left &= left - 1
+        size = int64(quoted[slot]["size"][side])
+        stamp = quoted[slot]["stamp"]
+        # -1 if it is larger, or as large and earlier; by arithmetic, for a comparison would be compiled to a branch
+        wins = (best_size - size) * 2 + ((stamp - best_stamp) >> 63) >> 63
+        best ^= (best ^ slot) & wins
+        best_stamp ^= (best_stamp ^ stamp) & wins
+        best_size = max(best_size, size)
+    rank = quoted[best]["rank"][side] if best >= 0 else NONE
+    changed = (rank ^ top["rank"][side]) | (best_size ^ int64(top["size"][side])) | (best ^ int64(top["slot"][side]))
     top["rank"][side] = rank
-    top["size"][side] = size
-    top["slot"][side] = slot
-    top["mask"][side] = mask
-    top["slow"][side] = 1 if slow else 0
+    top["there"][side] = there
+    top["size"][side] = best_size
+    top["slot"][side] = best
+    top["slow"][side] = (best_stamp >> side) & SLOW
     return changed
 
 
-@lean_kernel
-def best_of(quoted: Any, venues: Any, side: int, among: int) -> tuple[int, int]:
-    """Return the venue slot with the best rank, then the largest size, then the earliest arrival, and the mask of all
-    venues that have this rank; -1 and 0 when there is no such side.
-
-    ``quoted`` is a symbol's row of the book. ``among``: venues that are known to share the best rank; 0 if none is.
-    """
-    best = -1
-    if among == 0:
-        best_rank = NULL
-        for slot in range(venues.size):  # written without branches, which nothing could foresee
-            rank = quoted[slot]["rank"][side]
-            counts = quoted[slot]["stamp"] & (COUNTS << side)
-            rank = rank if counts else NULL
-            best = slot if rank > best_rank else best
-            best_rank = max(best_rank, rank)
-        if best_rank == NULL:
-            return -1, 0
-        for slot in range(venues.size):
-            rank = quoted[slot]["rank"][side]
-            counts = quoted[slot]["stamp"] & (COUNTS << side)
-            among |= venue_bit(venues[slot]) if counts and rank == best_rank else 0
-        if among & (among - 1) == 0:
-            return best, among
-    best_size = 0
-    best_stamp = 0
-    for slot in range(venues.size):
-        if among & venue_bit(venues[slot]):
-            size = quoted[slot]["size"][side]
-            stamp = quoted[slot]["stamp"]
-            if size > best_size or (size == best_size and stamp < best_stamp):
-                best, best_size, best_stamp = slot, size, stamp
-    return best, among
+@lean
+def place_of(bit: int) -> int:
+    """A place below 32 for each of 32 bits, another for each (a de Bruijn sequence)."""
+    return (bit * 0x077C_B531 & 0xFFFF_FFFF) >> 27
 
 
 @lean_kernel
@@ -603,11 +616,11 @@ def status(book: Any, market: Any, statuses: Any, i: int, out: Any, count: int) 
     is_new = 0
     if meaning == TRADES or meaning == HALTS or meaning == SHUTS:
         halting = facts["halting"] | bit if meaning == HALTS else facts["halting"] & ~bit
-        shut = top["shut"] | bit if meaning == SHUTS and slot >= 0 else top["shut"] & ~bit
-        is_new |= shut ^ top["shut"]
+        shut = facts["shut"] | bit if meaning == SHUTS and slot >= 0 else facts["shut"] & ~bit
+        is_new |= shut ^ facts["shut"]
         told |= halting ^ facts["halting"]
         facts["halting"] = halting
-        top["shut"] = shut
+        facts["shut"] = shut
     if 0 < row["round_lot"] <= SIZE_MAX:
         is_new |= row["round_lot"] ^ lot
         lot = row["round_lot"]
@@ -616,37 +629,41 @@ def status(book: Any, market: Any, statuses: Any, i: int, out: Any, count: int) 
         told |= (facts["upper_px"] ^ row["upper_px"]) | (facts["lower_px"] ^ row["lower_px"])
         facts["upper_px"] = row["upper_px"]
         facts["lower_px"] = row["lower_px"]
-        top["has"] &= ~HAS_BANDS
-        if row["upper_px"] != NULL or row["lower_px"] != NULL:
-            top["has"] |= HAS_BANDS
-    changed = False
+    note(top, facts)
+    changed = 0
     if is_new:
-        grade(top, quoted, market.venues, lot)
-        changed = settle(top, quoted, market.venues)
+        grade(facts["shut"], quoted, market.bits, lot)
+        changed = settle(top, quoted, market.bits, market.columns)
     halted = STATE_HALTED if facts["halting"] else 0
     state = state_of(top, facts, halted, market.national, book.lines[LIVE])
     if changed or state != top["state"]:
         top["state"] = state
-        count = publish(book.counters, top, quoted, market.venues, symbol, row, out.nbbos, count)
+        count = publish(book.counters, top, market.venues, symbol, row, out.nbbos, count)
     if is_new or (top["has"] & HAS_ODD_LOTS and changed):
-        count = tell_odd_lots(
-            book.counters, top, facts, quoted, market.venues, market.tells, symbol, row, out.bolos, count
-        )
+        count = tell_odd_lots(book.counters, top, facts, quoted, market, symbol, row, out.bolos, count)
     if (told or is_new) and market.tells & TELLS_WHY:
         closed = book.lines[BY_CLOSE]
-        count = tell_reasons(
-            book.counters, top, facts, quoted, market.venues, closed, lot, symbol, row, out.whys, count
-        )
+        count = tell_reasons(book.counters, facts, quoted, market.bits, closed, lot, symbol, row, out.whys, count)
     return count
 
 
+@lean
+def note(top: Any, facts: Any) -> None:
+    """Note what there is in a symbol's facts, so that they are read only where they matter."""
+    has = top["has"] & HAS_ODD_LOTS
+    has |= HAS_BANDS if facts["upper_px"] != NULL or facts["lower_px"] != NULL else 0
+    has |= HAS_LOST if facts["lost"] else 0
+    has |= HAS_SHUT if facts["shut"] else 0
+    top["has"] = has
+
+
 @lean_kernel
-def grade(top: Any, quoted: Any, venues: Any, lot: int) -> None:
+def grade(shut: int, quoted: Any, bits: Any, lot: int) -> None:
     """Mark the standing quotes of a symbol anew: its round lot has changed, or who is shut."""
-    for slot in range(venues.size):
+    for slot in range(bits.size):
         mine = quoted[slot]
         stamp = mine["stamp"]
-        is_open = top["shut"] & venue_bit(venues[slot]) == 0
+        is_open = shut & bits[slot] == 0
         marks = 0
         for side in range(2):
             barred = (stamp >> side) & BARRED
@@ -656,12 +673,10 @@ def grade(top: Any, quoted: Any, venues: Any, lot: int) -> None:
 
 
 @lean_kernel
-def settle(top: Any, quoted: Any, venues: Any) -> bool:
-    """Find the best of both sides anew among all venues; say whether it has changed."""
-    changed = False
-    for side in range(2):
-        slot, mask = best_of(quoted, venues, side, 0)
-        changed |= put_best(top, quoted, side, slot, mask)
+def settle(top: Any, quoted: Any, bits: Any, columns: Any) -> int:
+    """Find the best of both sides anew among all venues; 0 if it is as it was."""
+    changed = ask_others(top, quoted, bits, columns, 0, 0)
+    changed |= ask_others(top, quoted, bits, columns, 1, 0)
     return changed
 
 
@@ -714,7 +729,7 @@ def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, out: A
         gone = top["scope"] & fresh
         halted = top["state"] & STATE_HALTED
         for slot in range(market.venues.size):
-            if venue_bit(market.venues[slot]) & gone:
+            if market.bits[slot] & gone:
                 mine = quoted[slot]
                 mine["rank"][0] = NULL
                 mine["rank"][1] = NULL
@@ -723,28 +738,25 @@ def take_down(book: Any, market: Any, reason: int, mask: int, cause: Any, out: A
                 mine["stamp"] = 0
                 book.counters[WITHDRAWN] += 1
         if gone:
-            settle(top, quoted, market.venues)
+            settle(top, quoted, market.bits, market.columns)
             top["scope"] &= ~gone
             if reason != BY_CLOSE:
-                top["lost"] |= gone
+                facts["lost"] |= gone
             if reason != BY_VENUE:
                 facts["halting"] &= ~gone
-                top["shut"] &= ~gone
+                facts["shut"] &= ~gone
                 halted = STATE_HALTED if facts["halting"] else 0
+            note(top, facts)
         state = state_of(top, facts, halted, market.national, book.lines[LIVE])
         if gone or state != top["state"]:
             top["state"] = state
-            count = publish(book.counters, top, quoted, market.venues, symbol, cause, out.nbbos, count)
+            count = publish(book.counters, top, market.venues, symbol, cause, out.nbbos, count)
         if gone:
-            count = tell_odd_lots(
-                book.counters, top, facts, quoted, market.venues, market.tells, symbol, cause, out.bolos, count
-            )
+            count = tell_odd_lots(book.counters, top, facts, quoted, market, symbol, cause, out.bolos, count)
         if gone and market.tells & TELLS_WHY:
             closed = book.lines[BY_CLOSE]
             lot = int64(top["lot"] if top["lot"] > 0 else market.lot)
-            count = tell_reasons(
-                book.counters, top, facts, quoted, market.venues, closed, lot, symbol, cause, out.whys, count
-            )
+            count = tell_reasons(book.counters, facts, quoted, market.bits, closed, lot, symbol, cause, out.whys, count)
     return count
 
 
@@ -756,28 +768,31 @@ def venue_bit(venue: int) -> int:
 
 @lean_kernel
 def state_of(top: Any, facts: Any, halted: int, national: int, live: int) -> int:
-    """The state bits of a symbol. Without any side it is not one-sided; stale when no venue that fed it is left."""
-    state = halted
-    bid = top["rank"][0]
-    ask = top["rank"][1]
-    if bid == NULL or ask == NULL:
-        if bid != ask:
-            state |= STATE_ONE_SIDED
-    elif bid == -ask:
-        state |= STATE_LOCKED
-    elif bid > -ask:
-        state |= STATE_CROSSED
-    if top["lost"]:
+    """The state bits of a symbol; stale when no venue that fed it is left."""
+    state = halted | state_of_sides(top, facts)
+    if top["has"] & HAS_LOST:
         state |= STATE_PARTIAL if top["scope"] else STATE_STALE
     elif national and top["scope"] and national & ~live == 0:
         state |= STATE_NATIONAL
-    if top["slow"][0] | top["slow"][1]:
-        state |= STATE_SLOW
+    return state
+
+
+@lean
+def state_of_sides(top: Any, facts: Any) -> int:
+    """The state bits that the best bid and ask alone make. Without any side a symbol is not one-sided."""
+    bid = top["rank"][0]
+    ask = top["rank"][1]
+    if min(bid, ask) != NONE:
+        state = STATE_LOCKED if bid == -ask else 0
+        state |= STATE_CROSSED if bid > -ask else 0
+    else:
+        state = STATE_ONE_SIDED if bid != ask else 0
+    state |= STATE_SLOW if top["slow"][0] | top["slow"][1] else 0
     if top["has"] & HAS_BANDS:
         upper = facts["upper_px"]
         lower = facts["lower_px"]
-        if (bid != NULL and ((upper != NULL and bid >= upper) or bid < lower)) or (
-            ask != NULL and (-ask <= lower or (upper != NULL and -ask > upper))
+        if (bid != NONE and ((upper != NULL and bid >= upper) or bid < lower)) or (
+            ask != NONE and (-ask <= lower or (upper != NULL and -ask > upper))
         ):
             state |= STATE_LULD
     return state
@@ -796,47 +811,31 @@ def put_header(row: Any, kind: int, symbol: int, cause: Any) -> None:
     row["feed_ns"] = cause["feed_ns"]
 
 
-@lean_kernel
-def publish(counters: Any, top: Any, quoted: Any, venues: Any, symbol: int, cause: Any, nbbos: Any, count: int) -> int:
+@lean
+def publish(counters: Any, top: Any, venues: Any, symbol: int, cause: Any, nbbos: Any, count: int) -> int:
     """Write the symbol's NBBO row; return the new count."""
     row = nbbos[count]
     put_header(row, KIND_NBBO, symbol, cause)
     bid = top["slot"][0]
     ask = top["slot"][1]
-    row["bid_px"] = top["rank"][0]
-    row["ask_px"] = NULL if ask < 0 else -top["rank"][1]
+    row["bid_px"] = top["rank"][0] if bid >= 0 else NULL
+    row["ask_px"] = -top["rank"][1] if ask >= 0 else NULL
     row["bid_size"] = top["size"][0] if bid >= 0 else NULL
     row["ask_size"] = top["size"][1] if ask >= 0 else NULL
-    row["bid_venue"] = venues[bid] if bid >= 0 else NULL
-    row["ask_venue"] = venues[ask] if ask >= 0 else NULL
-    row["bid_mask"] = top["mask"][0]
-    row["ask_mask"] = top["mask"][1]
+    row["bid_venue"] = venues[max(bid, 0)] if bid >= 0 else NULL
+    row["ask_venue"] = venues[max(ask, 0)] if ask >= 0 else NULL
+    row["bid_mask"] = top["there"][0] & MASK
+    row["ask_mask"] = top["there"][1] & MASK
     row["last_px"] = top["last_px"]
-    row["state"] = top["state"]
+    state = int64(top["state"])
+    row["state"] = state
     row["scope"] = top["scope"]
-    row["bid_total"] = total_of(top, quoted, venues, 0)
-    row["ask_total"] = total_of(top, quoted, venues, 1)
+    row["bid_total"] = top["there"][0] >> MASK_BITS if bid >= 0 else NULL
+    row["ask_total"] = top["there"][1] >> MASK_BITS if ask >= 0 else NULL
     counters[CHANGES] += 1
-    if top["state"] & STATE_LOCKED:
-        counters[LOCKED] += 1
-    if top["state"] & STATE_CROSSED:
-        counters[CROSSED] += 1
+    counters[LOCKED] += 1 if state & STATE_LOCKED else 0
+    counters[CROSSED] += 1 if state & STATE_CROSSED else 0
     return count + 1
-
-
-@lean
-def total_of(top: Any, quoted: Any, venues: Any, side: int) -> int:
-    """The shares of all venues at the best price together; NULL without a side."""
-    mask = top["mask"][side]
-    if mask == 0:
-        return NULL
-    total = int64(top["size"][side])
-    if mask & (mask - 1):
-        total = int64(0)
-        for slot in range(venues.size):
-            size = int64(quoted[slot]["size"][side])
-            total += size if mask & venue_bit(venues[slot]) else 0
-    return total
 
 
 @lean_kernel
@@ -845,8 +844,7 @@ def tell_odd_lots(
     top: Any,
     facts: Any,
     quoted: Any,
-    venues: Any,
-    tells: int,
+    market: Any,
     symbol: int,
     cause: Any,
     bolos: Any,
@@ -864,14 +862,14 @@ def tell_odd_lots(
         best_rank = top["rank"][side]
         best_size = 0
         best_stamp = 0
-        for slot in range(venues.size):
+        for slot in range(market.bits.size):
             stamp = quoted[slot]["stamp"]
             if stamp & (ODD_LOT << side) == 0:
                 continue
             top["has"] |= HAS_ODD_LOTS
             rank = quoted[slot]["rank"][side]
             size = quoted[slot]["size"][side]
-            if rank < best_rank or (rank == best_rank and best < 0) or top["shut"] & venue_bit(venues[slot]):
+            if rank < best_rank or (rank == best_rank and best < 0) or facts["shut"] & market.bits[slot]:
                 continue
             if rank > best_rank or size > best_size or (size == best_size and stamp < best_stamp):
                 best, best_rank, best_size, best_stamp = slot, rank, size, stamp
@@ -885,7 +883,7 @@ def tell_odd_lots(
         facts["odd_slot"][side] = best
         facts["odd_rank"][side] = best_rank
         facts["odd_size"][side] = best_size
-    if not changed or tells & TELLS_BOLO == 0:
+    if not changed or market.tells & TELLS_BOLO == 0:
         return count
     row = bolos[count]
     put_header(row, KIND_BOLO, symbol, cause)
@@ -893,10 +891,10 @@ def tell_odd_lots(
     ask = facts["odd_slot"][1]
     row["bid_px"] = facts["odd_rank"][0]
     row["bid_size"] = facts["odd_size"][0] if bid >= 0 else NULL
-    row["bid_venue"] = venues[bid] if bid >= 0 else NULL
+    row["bid_venue"] = market.venues[bid] if bid >= 0 else NULL
     row["ask_px"] = -facts["odd_rank"][1] if ask >= 0 else NULL
     row["ask_size"] = facts["odd_size"][1] if ask >= 0 else NULL
-    row["ask_venue"] = venues[ask] if ask >= 0 else NULL
+    row["ask_venue"] = market.venues[ask] if ask >= 0 else NULL
     counters[ODD_LOTS] += 1
     return count + 1
 
@@ -904,10 +902,9 @@ def tell_odd_lots(
 @lean_kernel
 def tell_reasons(
     counters: Any,
-    top: Any,
     facts: Any,
     quoted: Any,
-    venues: Any,
+    bits: Any,
     closed: int,
     lot: int,
     symbol: int,
@@ -920,14 +917,14 @@ def tell_reasons(
     row = whys[count]
     put_header(row, KIND_WHY, symbol, cause)
     row["round_lot"] = lot
-    row["bid_condition"] = venues_marked(quoted, venues, BARRED)
-    row["ask_condition"] = venues_marked(quoted, venues, BARRED << 1)
-    row["bid_odd_lot"] = venues_marked(quoted, venues, ODD_LOT)
-    row["ask_odd_lot"] = venues_marked(quoted, venues, ODD_LOT << 1)
-    row["bid_slow"] = venues_marked(quoted, venues, SLOW)
-    row["ask_slow"] = venues_marked(quoted, venues, SLOW << 1)
-    row["shut"] = top["shut"]
-    row["lost"] = top["lost"]
+    row["bid_condition"] = venues_marked(quoted, bits, BARRED)
+    row["ask_condition"] = venues_marked(quoted, bits, BARRED << 1)
+    row["bid_odd_lot"] = venues_marked(quoted, bits, ODD_LOT)
+    row["ask_odd_lot"] = venues_marked(quoted, bits, ODD_LOT << 1)
+    row["bid_slow"] = venues_marked(quoted, bits, SLOW)
+    row["ask_slow"] = venues_marked(quoted, bits, SLOW << 1)
+    row["shut"] = facts["shut"]
+    row["lost"] = facts["lost"]
     row["closed"] = closed
     row["halting"] = facts["halting"]
     row["upper_px"] = facts["upper_px"]
@@ -937,12 +934,12 @@ def tell_reasons(
 
 
 @lean_kernel
-def venues_marked(quoted: Any, venues: Any, mark: int) -> int:
+def venues_marked(quoted: Any, bits: Any, mark: int) -> int:
     """The mask of the venues whose quote of a symbol has a mark."""
     mask = 0
-    for slot in range(venues.size):
+    for slot in range(bits.size):
         if quoted[slot]["stamp"] & mark:
-            mask |= venue_bit(venues[slot])
+            mask |= bits[slot]
     return mask
 
 
@@ -958,6 +955,7 @@ def make_out(rows: Any) -> Out:
 
 def warm_up() -> None:
     """Compile, or load, with the array types of the live path."""
-    one = np.zeros(1, np.int64)
-    market = Market(np.zeros((8, 256), np.int64), one, one, one, 0, 0, 1, 0, np.zeros(3, np.int64), 0, 0)
+    one, codes = np.zeros(1, np.int64), np.zeros((8, 256), np.int64)
+    columns, listing = np.zeros(32, np.int64), np.zeros(3, np.int64)
+    market = Market(codes, one, one, columns, one, one, 0, 0, 1, 0, listing, 0, 0)
     step(no_book(1, 1), market, *views(empty(0, EVENT)), make_out(empty(1, EVENT)))

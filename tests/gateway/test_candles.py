@@ -108,6 +108,8 @@ def memory(rig: Rig, *rows: Rows) -> Rows:
         ({"end": "2024-02-30"}, "end"),
         ({"start": "2024-01-02", "end": "2024-01-01"}, "start"),
         ({"follow": "yes"}, "follow"),
+        ({"session": "night"}, "session"),
+        ({"session": "regular", "interval": "1d"}, "session"),
         ({"follow": "true", "end": "2024-01-01"}, "end"),
     ],
 )
@@ -196,6 +198,57 @@ def test_scrolling_back_crosses_memory_and_history_with_no_seam(history: History
         assert rig.gateway._service.reads["history"] == len(sources) - 1
 
     play(steps, history=history)
+
+
+CLOSE = 360
+"""The minute at which the regular session of 2 January 2026 ends, which is 21:00 UTC; `START_NS` is 15:00."""
+
+
+def test_a_session_is_what_the_calendar_says(history: History) -> None:
+    """Minutes around the clock for three days, of which one trades: pages are read until enough is left."""
+
+    async def steps(rig: Rig) -> None:
+        later = range(90, 3 * 1_440 - 30)  # to Monday, when its session begins
+        history.write(["AAPL"] * len(later), np.concatenate([candle(at) for at in later]))
+        answer = await get(rig, "/candles/AAPL?limit=5&session=regular")
+        assert minutes(answer) == list(range(CLOSE - 5, CLOSE))
+        assert minutes(await get(rig, f"/candles/AAPL?limit=5&session=regular&end={answer['older']}")) == list(
+            range(CLOSE - 10, CLOSE - 5)
+        )
+        answer = await get(rig, "/candles/AAPL?limit=1000&session=regular")
+        assert (minutes(answer), answer["older"]) == (list(range(CLOSE)), None)
+        friday = f"end={START_NS + 1_000 * MINUTE_NS}"
+        assert minutes(await get(rig, f"/candles/AAPL?limit=3&session=extended&{friday}")) == [597, 598, 599]
+        assert minutes(await get(rig, f"/candles/AAPL?limit=3&{friday}")) == [997, 998, 999]
+        weekend = f"start={START_NS + 1_000 * MINUTE_NS}"
+        assert (await get(rig, f"/candles/AAPL?session=regular&{weekend}"))["candles"] == []
+
+    play(steps, history=history)
+
+
+@pytest.mark.parametrize(
+    ("interval", "at", "session", "there"),
+    [
+        ("1m", "2026-11-27T17:59", "regular", True),  # a half day
+        ("1m", "2026-11-27T18:00", "regular", False),
+        ("1m", "2026-11-27T18:00", "extended", True),
+        ("1m", "2026-11-26T15:00", "extended", False),  # a holiday
+        ("1m", "2026-03-06T14:30", "regular", True),  # before and after the change of clocks
+        ("1m", "2026-03-09T13:30", "regular", True),
+        ("1m", "2026-03-09T13:29", "regular", False),
+        ("1m", "2026-11-02T14:29", "regular", False),
+        ("1m", "2026-11-02T14:30", "regular", True),
+        ("1h", "2026-11-02T14:00", "regular", True),  # 09:00 to 10:00, of which half is
+        ("5m", "2026-11-02T14:25", "regular", False),
+        ("1m", "2026-11-03T00:59", "extended", True),
+        ("1m", "2026-11-03T01:00", "extended", False),
+    ],
+)
+def test_half_days_holidays_and_the_change_of_clocks(interval: str, at: str, session: str, there: bool) -> None:
+    """Fault 46."""
+    request = candles.candle_request("AAPL", {"interval": interval, "session": session})
+    start_ns = int(np.datetime64(at, "ns").astype(np.int64))
+    assert request.asks_for(tuples(start_ns)[0]) is there
 
 
 def test_a_hole_in_memory_is_filled_from_the_history(history: History) -> None:

@@ -6,9 +6,11 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from fabric.bus import EVENTS_MAX, Outbox
 from fabric.clock import SECOND_NS, EventClock, ManualClock
 from fabric.journal import Cursor, Query
 from fabric.records import (
+    BAR,
     EVENT,
     GAP,
     KIND_BAR_1D,
@@ -625,6 +628,38 @@ def test_a_day_is_one_of_new_york(kernel: str, first: str, inside: str, after: s
         (utc(first), 100, 101, 20),
         (utc(after), 102, 102, 10),
     ]
+
+
+@pytest.mark.parametrize("day", ["2026-11-27", "2026-03-08", "2026-11-01"])
+def test_at_full_rate_every_trade_falls_on_its_own_day(day: str) -> None:
+    """Fault 46 at load: half day and changes of clocks, 1,000 symbols, 50,000 trades a second over both midnights."""
+    zone = ZoneInfo("America/New_York")
+    begin = datetime.fromisoformat(day).replace(tzinfo=zone)
+    midnights = [round(at.timestamp()) * SECOND_NS for at in (begin, begin + timedelta(days=1))]  # on the wall
+    rng = np.random.default_rng(46)
+    trades = empty(200_000, TRADE, KIND_TRADE)
+    around = np.concatenate([at + np.sort(rng.integers(-SECOND_NS, SECOND_NS, trades.size // 2)) for at in midnights])
+    trades["event_ns"], trades["exchange_seq"] = around, np.arange(trades.size)
+    trades["symbol"], trades["venue"] = rng.integers(1, 1_001, trades.size), ord("N")
+    trades["price"], trades["size"] = rng.integers(1, 1_000, (2, trades.size))
+    trades["condition"], trades["tape"] = pack("@"), pack("A")
+
+    node = Candles(1_001, PUBLISHERS, 8_192, ManualClock(), event_time=True, channels=("bar.1d",))
+    parts = [node.step(trades[i : i + 8_192].view(EVENT), 0).copy() for i in range(0, trades.size, 8_192)]
+    parts.append(node.step(np.empty(0, EVENT), midnights[1] + 86_400 * SECOND_NS).copy())
+    while parts[-1].size:
+        parts.append(node.step(np.empty(0, EVENT), 0).copy())
+    made = np.concatenate(parts).view(BAR)
+    made = made[(made["final"] == 1) & (made["event_ns"] == midnights[0]) & (made["symbol"] > 0)]
+
+    inside = trades[(trades["event_ns"] >= midnights[0]) & (trades["event_ns"] < midnights[1])]
+    assert sorted(made["symbol"].tolist()) == list(range(1, 1_001))
+    for bar in made:
+        own = inside[inside["symbol"] == bar["symbol"]]
+        prices = own["price"]
+        assert (*ohlc(bar), bar["volume"], bar["trades"]) == (
+            prices[0], prices.max(), prices.min(), prices[-1], own["size"].sum(), own.size
+        )  # fmt: skip
 
 
 def test_a_day_is_published_with_each_minute_that_closes(kernel: str) -> None:

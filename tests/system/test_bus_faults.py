@@ -24,7 +24,7 @@ from fabric.bus import Inbox
 from fabric.clock import SECOND_NS, SystemClock
 from fabric.launcher import Running
 from fabric.machine import usage
-from fabric.records import KIND_NBBO, KIND_QUOTE, NBBO, NULL, QUOTE, STATE_STALE, Rows, empty
+from fabric.records import KIND_NBBO, KIND_QUOTE, NBBO, NULL, QUOTE, STATE_CROSSED, STATE_STALE, Rows, empty
 from fabric.symbols import SymbolTable
 from fabric.topology import Limits, Source, Topology
 from topologies import free_range, product
@@ -153,16 +153,17 @@ class Market:
         counters = self.inbox.counters()
         assert (counters["lost"], counters["bad_frames"]) == (0, 0)
 
-    def heard(self, name: str) -> None:
-        """A sound quote of the rogue's reaches the NBBO."""
-        self.rogue.quote(name)
+    def heard(self, name: str, **columns: int) -> Rows:
+        """A quote of the rogue's reaches the NBBO; what is said there."""
+        self.rogue.quote(name, **columns)
         symbol = self.symbols.intern(name)
-        found = False
         deadline = time.monotonic() + PATIENCE_S
-        while not found:
+        while True:
             assert time.monotonic() < deadline, f"no NBBO of {name}"
             rows = self.turn()
-            found = bool((rows["bid_px"][rows["symbol"] == symbol] == self.rogue.bid_px).any())
+            rows = rows[(rows["symbol"] == symbol) & (rows["bid_px"] == self.rogue.bid_px)]
+            if rows.size:
+                return rows
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,8 @@ RUBBISH = {
     "a wrong type": msgpack.packb({**GOOD, "bp": "dear"}),
     "not a number": msgpack.packb({**GOOD, "bp": float("nan")}),
     "infinite": msgpack.packb({**GOOD, "ap": float("-inf"), "as": 1}),
+    "infinite, and above": msgpack.packb({**GOOD, "bp": float("inf")}),
+    "a price of zero": msgpack.packb({**GOOD, "bp": 0.0}),
     "a negative price": msgpack.packb({**GOOD, "bp": -1.0}),
     "a negative size": msgpack.packb({**GOOD, "bs": -100}),
     "deep": b"\x91" * 5_000 + b"\xc0",
@@ -220,6 +223,18 @@ def test_rubbish_is_dropped_and_counted_and_what_follows_is_read(market: Market)
         market.rogue.quote("ZZZ")
     market.heard("ZZZ")
     market.until(lambda: market.count("bad_frames") == [before[0], before[1] + refused, before[2] + refused])
+    market.undisturbed()
+
+
+def test_a_crossed_quote_of_one_venue_is_kept_and_flagged(market: Market) -> None:
+    """Bad input 19: what a venue says is published and not repaired, and counted."""
+    market.heard("ZZZ")
+    before = market.count("crossed")
+    (crossed, *_) = market.heard("ZZZ", ask_px=SECOND_NS, ask_size=100)
+    assert (crossed["state"] & STATE_CROSSED, crossed["ask_px"]) == (STATE_CROSSED, SECOND_NS)
+    (sound, *_) = market.heard("ZZZ")
+    assert sound["state"] & STATE_CROSSED == 0
+    market.until(lambda: market.count("crossed") == [before[0], before[1] + 1, before[2]])
     market.undisturbed()
 
 
