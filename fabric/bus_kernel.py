@@ -58,6 +58,7 @@ from fabric.sequence_kernel import (
     GAP_FIRST,
     GAP_LAST,
     HELD,
+    IN_PLACE,
     JOINED,
     LETTERS,
     LOGGED,
@@ -266,8 +267,8 @@ def drain(
 ) -> tuple[int, int]:  # fmt: skip
     """Take what is waiting on each readable link, at most ``limit`` messages of each, into ``rows[start:]``.
 
-    Heartbeats go to ``control`` (end offset and link in ``control_ends``) for Python. Returns (rows, heartbeats);
-    rows is minus the errno where a socket is beyond use.
+    Heartbeats go to ``control`` (end offset and link in ``control_ends``) for Python; of a link that is read IN_PLACE
+    nothing else is taken. Returns (rows, heartbeats); rows is minus the errno where a socket is beyond use.
     """
     ids = symbols.ids
     words = symbols.words
@@ -322,6 +323,8 @@ def drain(
             state[link, BYTES] += topic_size + size
             if reason == -1:
                 break  # Python compares its heads with what has come so far: nothing later may be counted yet
+            if state[link, IN_PLACE] == 1:
+                continue  # word that there is more in the log
             if frames != 2:
                 reason = FRAMES
             elif size > SCRATCH:

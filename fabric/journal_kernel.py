@@ -296,11 +296,8 @@ def append_all(journal: Any, data: Any, ends: Any, done: int, epoch: int, stamp_
 
 
 @lean
-def sound(base: int, at: int, stop: int, last: int) -> int:
-    """Bytes, with padding, of the sound record at ``base + at``; 0: there is none; -1: it may go beyond ``stop``.
-
-    ``last`` is the position of the record before it: positions only go up.
-    """
+def framed(base: int, at: int, stop: int, last: int) -> int:
+    """As `sound`, by the record's head alone, without its CRC."""
     if at + 8 > stop:
         return -1
     word = load_int64(base + at)
@@ -311,7 +308,17 @@ def sound(base: int, at: int, stop: int, last: int) -> int:
     padded = (size + 7) & ~7
     if at + padded > stop:
         return -1
-    if load_int64(base + at + 8) <= last or record_crc(base + at, padded) != word & 0xFFFFFFFF:
+    return padded if load_int64(base + at + 8) > last else 0
+
+
+@lean
+def sound(base: int, at: int, stop: int, last: int) -> int:
+    """Bytes, with padding, of the sound record at ``base + at``; 0: there is none; -1: it may go beyond ``stop``.
+
+    ``last`` is the position of the record before it: positions only go up.
+    """
+    padded = framed(base, at, stop, last)
+    if padded > 0 and record_crc(base + at, padded) != load_int64(base + at) & 0xFFFFFFFF:
         return 0
     return padded
 
@@ -371,9 +378,11 @@ def hashed(word: int) -> int:
 
 
 @lean
-def _wanted(topic: int, size: int, prefixes: Any, lengths: Any, filters: Any) -> bool:
-    """Whether a topic begins with one of ``prefixes``. A reader of many lets most topics go by: ``filters``, one for
-    each length that prefixes have (its shift, then a flag by `hashed`), says so without looking at each; none: look.
+def wanted(topic: int, size: int, prefixes: Any, lengths: Any, start: int, stop: int, filters: Any) -> bool:
+    """Whether a topic begins with one of ``prefixes[start:stop]``; at least eight bytes can be read there.
+
+    A reader of many lets most topics go by: ``filters``, one for each length that prefixes have (its shift, then a flag
+    by `hashed`), says so without looking at each; none: look.
     """
     first = load_int64(topic)
     likely = filters.shape[0] == 0
@@ -382,7 +391,7 @@ def _wanted(topic: int, size: int, prefixes: Any, lengths: Any, filters: Any) ->
             likely = True
     if not likely:
         return False
-    for p in range(lengths.shape[0]):
+    for p in range(start, stop):
         length = lengths[p]
         if length == 0:
             return True
@@ -427,7 +436,7 @@ def select(
             way[S_STARTED] = 1
         topic = (load_int64(base + at) >> 56) & 0xFF
         begun = position >= first and way[S_STARTED] == 1
-        if begun and _wanted(base + at + HEAD_BYTES, topic, prefixes, lengths, filters):
+        if begun and wanted(base + at + HEAD_BYTES, topic, prefixes, lengths, 0, lengths.shape[0], filters):
             if way[S_OUT] + size > out.size:
                 break
             memcpy(to + way[S_OUT], base + at, size)

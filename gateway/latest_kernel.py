@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import kernel
+from fabric.compiled import kernel, lean, lean_kernel
 from fabric.records import (
     BAR,
     BOLO,
@@ -108,7 +108,7 @@ class Batch(NamedTuple):
     whys: Rows
 
 
-@kernel
+@lean_kernel
 def owner(tables: Any, letters: Any, kind: int, symbol: int, slot: int) -> int:
     """Return the publisher of this kind, venue slot (-1 for none) and symbol, or -1."""
     letter = np.int64(letters[symbol, 0])
@@ -117,7 +117,7 @@ def owner(tables: Any, letters: Any, kind: int, symbol: int, slot: int) -> int:
     return tables.owners[kind, slot, letter]
 
 
-@kernel
+@lean_kernel
 def source_lost(tables: Any, publisher: int, epoch: int, heard: int) -> bool:
     """Whether ``publisher`` was lost or born again since a value came in ``epoch`` and after ``heard`` losses.
 
@@ -128,7 +128,7 @@ def source_lost(tables: Any, publisher: int, epoch: int, heard: int) -> bool:
     return tables.link_up[publisher] == 0 or heard < tables.losses[publisher] or epoch < tables.epochs[publisher]
 
 
-@kernel
+@lean_kernel
 def quote_lost(tables: Any, letters: Any, symbol: int, slot: int, epoch: int) -> bool:
     """Whether the venue's line is stale, or it or the publisher was lost since the quote came in ``epoch``."""
     if tables.line_stale[slot] != 0 or tables.quotes_line_heard[symbol, slot] < tables.line_losses[slot]:
@@ -137,7 +137,7 @@ def quote_lost(tables: Any, letters: Any, symbol: int, slot: int, epoch: int) ->
     return source_lost(tables, publisher, epoch, tables.quotes_heard[symbol, slot])
 
 
-@kernel
+@lean_kernel
 def nbbo_stale(tables: Any, letters: Any, symbol: int) -> bool:
     """Whether the symbol's best bid and offer may no longer be taken as live; True where there is none."""
     row = tables.nbbo[symbol]
@@ -149,7 +149,7 @@ def nbbo_stale(tables: Any, letters: Any, symbol: int) -> bool:
     return source_lost(tables, publisher, row["epoch"], tables.nbbo_heard[symbol])
 
 
-@kernel
+@lean_kernel
 def quote_stale(tables: Any, letters: Any, symbol: int, slot: int) -> bool:
     """Whether the quote of the venue in ``slot`` may no longer be taken as live; True where there is none."""
     row = tables.quotes[symbol, slot]
@@ -158,7 +158,7 @@ def quote_stale(tables: Any, letters: Any, symbol: int, slot: int) -> bool:
     return quote_lost(tables, letters, symbol, slot, row["epoch"])
 
 
-@kernel
+@lean
 def _fill_candle(candle: Any, bar: Any) -> None:
     candle["start_ns"] = bar["event_ns"]
     candle["open_px"] = bar["open_px"]
@@ -173,7 +173,7 @@ def _fill_candle(candle: Any, bar: Any) -> None:
     candle["gap"] = max(bar["gap"], 0)
 
 
-@kernel
+@lean_kernel
 def upsert(ring: Any, first: int, count: int, bar: Any) -> tuple[int, int]:
     """Put ``bar`` where its start belongs in ``ring``; return the new ``(first, count)``.
 
@@ -200,7 +200,7 @@ def upsert(ring: Any, first: int, count: int, bar: Any) -> tuple[int, int]:
     return first, count + 1
 
 
-@kernel
+@lean_kernel
 def apply(tables: Any, letters: Any, batch: Any, now_ns: int) -> None:
     """Apply one `Batch`; ``letters`` is the symbol table's ``names``."""
     events, nbbos, quotes, trades, statuses, bars, links, bolos, whys = batch

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fabric.compiled import inlined, kernel
+from fabric.compiled import inlined, kernel, lean_kernel
 from fabric.records import BAR, KIND_BAR_1M, KIND_NBBO, NBBO, NULL, STATE_HALTED, Rows, empty
 from gateway.latest_kernel import CANDLE, INTERVALS, make, nbbo_stale
 
@@ -46,7 +46,7 @@ _VOLUME, _START, _CLOSING = _text(b',"volume":'), _text(b',"start":'), _text(b"}
 _NULL = _text(b"null")
 
 
-@kernel
+@lean_kernel
 def due_quotes(
     tables: Any, letters: Any, symbols: int, written: Any, now_ns: int, refresh_ns: int, out: Any, changed: Any
 ) -> int:
@@ -72,7 +72,7 @@ def due_quotes(
     return count
 
 
-@kernel
+@lean_kernel
 def due_bars(tables: Any, symbols: int, written: Any, now_ns: int, out: Any) -> int:
     """Copy the bars that changed to ``out`` and note them in ``written[4, symbols]``; return how many.
 

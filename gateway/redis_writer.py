@@ -22,7 +22,7 @@ from gateway.latest import Latest
 from gateway.latest_kernel import INTERVALS
 from gateway.store import ServerInfo, Store, Written
 
-GATHER_NS = 10 * MILLISECOND_NS
+GATHER_NS = 50 * MILLISECOND_NS
 """Values may gather for so long: they are written a few times a second."""
 _LONG_AGO_NS = -(1 << 62)
 

@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -13,14 +14,18 @@ import zmq.utils.monitor
 
 from fabric import bus_kernel, codec, keys, topics
 from fabric import sequence_kernel as sk
+from fabric.bus import tail_kernel
 from fabric.bus.link import Link, Repair
 from fabric.bus.sockets import (
     BEAT_EVERY_NS,
     MALFORMED,
     SNAPSHOT_PREFIXES_MAX,
     local_endpoint,
+    more_topic,
     tune,
 )
+from fabric.bus.tail import Tails, can_read
+from fabric.bus.tail_kernel import T_ENTERED
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock
 from fabric.codec_kernel import DEPTH_MAX, READ_PAD
 from fabric.errors import FabricError
@@ -75,6 +80,13 @@ _MONITORED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+
+
+def log_folder(source: Source) -> Path:
+    """Where the log of a publisher that keeps one is."""
+    settings = source.publisher.journal
+    assert settings is not None
+    return Path(settings.folder) / source.publisher.name
 
 
 class Inbox:
@@ -150,6 +162,8 @@ class Inbox:
         """When last values were last asked for (UTC): what is stamped before then may be one, and not live."""
         self._given: list[tuple[int, int, int]] = []
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
+        self._tails = Tails(self.sources)
+        self._waits_in_logs = False  # whether a log held more than fitted into the last batch
         self._items = np.zeros(3 * count, bus_kernel.POLL_ITEM)
         self._links = [Link(source, i) for i, source in enumerate(self.sources)]
         for link in self._links:
@@ -162,7 +176,8 @@ class Inbox:
         now = self._clock.monotonic_ns()
         if not self._came_back(now - self._looked_ns, now) and now >= self._next_check_ns:
             self._check(now)
-        waits = timeout_ms if not (self._events or self._snapshots or self._repairing()) else 0
+        at_hand = self._events or self._snapshots or self._waits_in_logs or self._repairing()
+        waits = 0 if at_hand else timeout_ms
         ready = bus_kernel.wait(self._items, waits, self._linger_ns // 1_000 if now < self._busy_until_ns else 0)
         waited_ns = self._clock.monotonic_ns() - now
         now += waited_ns
@@ -174,11 +189,11 @@ class Inbox:
         self._given = []
         if ready > 0:
             self._busy_until_ns = now + 2 * self._linger_ns
+        if ready > 0 or self._tails.any:
+            if ready <= 0:
+                self._items["revents"] = 0
             lost = self._read_beside(now)
-            before = self._state[:, sk.ACCEPTED].copy()
             n, heartbeats = self._drain(n, now, wall)
-            gave = self._state[:, sk.ACCEPTED] - before
-            self._given = [(link, count, bus_kernel.LIVE) for link, count in enumerate(gave.tolist()) if count]
             if heartbeats:
                 self._heartbeats(heartbeats, now)
             for link in lost:  # told after all that it had sent
@@ -211,7 +226,9 @@ class Inbox:
         return True
 
     def _drain(self, n: int, now_ns: int, wall_ns: int) -> tuple[int, int]:
+        """Take what is waiting, on sockets and in logs; return (rows, heartbeats)."""
         share = max(64, self._limits.batch_max // max(1, len(self._links)))
+        before = self._state[:, sk.ACCEPTED].copy()
         n, heartbeats = bus_kernel.drain(
             self._items, len(self._links), share, codec.SCHEMA, self._symbols.arrays, self._state, self._layout,
             self._last, self._arrival, self._advance, self._places, self._rows, n, self._message, self._scratch,
@@ -220,7 +237,30 @@ class Inbox:
         )  # fmt: skip
         if n < 0:
             raise zmq.ZMQError(-n)
+        before = self._give(before)
+        if self._tails.any:
+            n = self._drain_logs(n, share, now_ns, wall_ns)
+            self._give(before)
         return n, heartbeats
+
+    def _give(self, before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Note how many live rows each link has given since it had given ``before``; return how many it has by now."""
+        accepted = self._state[:, sk.ACCEPTED].copy()
+        gave = accepted - before
+        self._given += [(link, count, bus_kernel.LIVE) for link, count in enumerate(gave.tolist()) if count]
+        return accepted
+
+    def _drain_logs(self, n: int, share: int, now_ns: int, wall_ns: int) -> int:
+        """Take what the logs that are read in place have had since."""
+        tails = self._tails
+        n, self._waits_in_logs = tail_kernel.drain_logs(
+            tails.table, tails.prefixes, tails.lengths, tails.filters, share, codec.SCHEMA, self._symbols.arrays,
+            self._state, self._layout, self._last, self._arrival, self._advance, self._places, self._rows, n,
+            self._scratch, self._reasons, self._waiting, now_ns, wall_ns, self._limits.refresh_every_ns,
+        )  # fmt: skip
+        for index in np.flatnonzero(tails.table[:, T_ENTERED]).tolist():
+            tails.look_ahead(index, log_folder(self.sources[index]))
+        return n
 
     def ready(self) -> bool:
         """Whether every publisher is heard and its last values have come."""
@@ -390,7 +430,9 @@ class Inbox:
         tune(link.socket, self._limits)
         self._show_keys(link.socket, publisher)
         link.monitor = link.socket.get_monitor_socket(_MONITORED)
-        for topic in link.source.topics:
+        in_place = self._in_place(link)
+        self._state[link.index, sk.IN_PLACE] = in_place
+        for topic in (more_topic(publisher.name),) if in_place else link.source.topics:
             link.socket.subscribe(topic)
         # Last, so that its greeting proves that the publisher knows all the others.
         link.socket.subscribe(topics.build(topics.NODE_CHANNEL, publisher.name))
@@ -408,6 +450,14 @@ class Inbox:
             item = self._items[place * count + link.index]
             item["socket"], item["events"] = int(socket.underlying), ZMQ_POLLIN
 
+    def _in_place(self, link: Link) -> bool:
+        """Whether the publisher's log is to be read in memory. Without room for it a log does not hold what is
+        published; and a lossless stream is one whose publisher waits for its readers, at their sockets.
+        """
+        here = self._same_host and local_endpoint(link.source.publisher.endpoint) != ""
+        epoch = int(self._state[link.index, sk.EPOCH])
+        return here and not self._lossless and can_read(link.source) and (not link.unlogged or link.unlogged != epoch)
+
     def _show_keys(self, socket: zmq.Socket[bytes], publisher: Publisher) -> None:
         if publisher.curve is not None and self._pair is not None:
             socket.setsockopt(zmq.CURVE_SERVERKEY, publisher.curve.public_key.encode())
@@ -424,6 +474,8 @@ class Inbox:
         self._next_check_ns = now_ns + CHECK_EVERY_NS
         for link in self._links:
             state = self._state[link.index]
+            if self._tails.reads(link.index):
+                self._tails.look_ahead(link.index, log_folder(link.source))
             if state[sk.MESSAGES] != link.messages:
                 link.messages = int(state[sk.MESSAGES])
                 link.heard_ns = now_ns
@@ -472,6 +524,7 @@ class Inbox:
         greeting.
         """
         self._state[link.index, [sk.JOINED, sk.HELD]] = 0
+        self._tails.leave(link.index)
         self._items[link.index]["events"] = ZMQ_POLLIN
         link.repair = None
 
@@ -653,16 +706,38 @@ class Inbox:
             link.even = head
             link.level_ns = 0
             self._ask(link, now_ns)
+            link.owed = 0
+            if state[sk.IN_PLACE] and not self._tails.begin(link.index, log_folder(link.source), head):
+                self._distrust(link, now_ns)
+                return
         if isinstance(self._clock, EventClock):
             self._clock.saw(int(beat["t"]))
         link.position = head
         link.beat_ns = int(beat.get("t", 0))
         link.counters = dict(beat["counters"])
+        if self._tails.reads(link.index):
+            self._compare_with_log(link, head, now_ns)
+            return
         if self._compare_heads(link, beat["heads"], bool(state[sk.LOGGED]) and not repaired):
             self._fill(link, link.even + 1, head, link.source.topics, now_ns, beat)
             return
         link.even = head
         state[sk.POSITION] = max(head, int(state[sk.POSITION]))
+
+    def _compare_with_log(self, link: Link, head: int, now_ns: int) -> None:
+        """What the heartbeat before counted has been read by now, if the log holds it."""
+        state, seen = self._state[link.index], self._tails.seen(link.index)
+        if state[sk.HELD]:
+            return
+        state[sk.POSITION] = max(seen, int(state[sk.POSITION]))
+        if seen < link.owed and state[sk.DRAINED]:
+            self._distrust(link, now_ns)
+        link.owed = head
+
+    def _distrust(self, link: Link, now_ns: int) -> None:
+        """Its log cannot be read, or has no room and lacks what was published: have its messages over the socket."""
+        link.unlogged = int(self._state[link.index, sk.EPOCH])
+        self._silent(link, now_ns, "its log does not hold what it published")
 
     def _follow_lag(self, link: Link, beat: dict[str, Any]) -> bool:
         """Whether the publisher says that it is further behind what it reads itself than a price may be old: then what
@@ -721,7 +796,7 @@ class Inbox:
         try:
             head = msgpack.unpackb(answer[0])
             state = self._state[link.index]
-            missing = 0
+            missing = max(0, int(head["O"]) - self._tails.seen(link.index)) if self._tails.reads(link.index) else 0
             for channel, letter, ahead in self._ahead(link, head["heads"]):
                 at = (CHANNELS[channel], ord(letter))
                 missing += max(0, ahead - link.base(at, ahead) - link.behind.get(at, 0))

@@ -65,6 +65,8 @@ class Link:
     snapshots: int = 0  # rows that came from snapshots
     books_from: tuple[int, int, int, int, int] | None = None  # epoch, position, `snapshots`, accepted, lost by then
     refused: str = ""  # why libzmq last gave the connection up
+    owed: int = 0  # where its log is read in place: head O of the heartbeat before the last
+    unlogged: int = 0  # epoch in which its log was found not to hold what it published: then the socket brings all
 
     def forget_heads(self) -> None:
         """Compare anew from the next heartbeat on."""

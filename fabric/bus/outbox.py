@@ -14,7 +14,7 @@ import zmq.utils.monitor
 from fabric import bus_kernel, codec, topics
 from fabric import sequence_kernel as sk
 from fabric.bus.service import Service
-from fabric.bus.sockets import BEAT_EVERY_NS, Gate, bind, local_endpoint, serve_curve, tune
+from fabric.bus.sockets import BEAT_EVERY_NS, MORE, Gate, bind, local_endpoint, more_topic, serve_curve, tune
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.errors import FabricError
 from fabric.journal import Journal
@@ -114,6 +114,7 @@ class Outbox:
                 self._gate.close()
             self._socket.close()
             raise
+        self._tells_more = publisher.journal is not None and publisher.journal.in_place and not lossless
         self._log = np.zeros(J_WIDTH, np.int64) if self._journal is None else self._journal.state
         self._handle = int(self._socket.underlying)
 
@@ -140,6 +141,8 @@ class Outbox:
                 give_up = now + STALL_MAX_NS
             elif now > give_up:
                 self._drop_for_the_stalled()
+        if self._tells_more and self._handle:
+            self._socket.send_multipart(self._more(), zmq.DONTWAIT)
         if self._journal is not None and self._journal.idle:
             self._journal.stir()
 
@@ -261,6 +264,12 @@ class Outbox:
             },
             "log": None if self._journal is None else self._journal.first,
         }
+
+    def _more(self) -> list[bytes]:
+        """Word to readers of the log in memory."""
+        name = self.publisher.name
+        said = {"V": SCHEMA_VERSION, "T": MORE, "S": name, "E": self._epoch, "O": self.position}
+        return [more_topic(name).encode(), msgpack.packb(said)]
 
     def _beat(self, now_ns: int) -> None:
         self._next_beat_ns = now_ns + BEAT_EVERY_NS

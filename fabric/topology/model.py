@@ -89,6 +89,7 @@ class JournalSettings:
     bytes_max: int = 512 << 20  # on disk for one publisher; the oldest go first
     sync_ns: int = 50 * MILLISECOND_NS  # what a power cut may cost at most
     serve_bytes: int = 64 << 20  # of one publisher's log, looked through in a second for all its readers together
+    in_place: bool = False  # nodes on this machine read it in memory, and not each message over ZeroMQ
 
 
 @dataclass(frozen=True)

@@ -316,7 +316,7 @@ def read_journal(value: Value | None, folder: Path) -> JournalSettings | None:
         return None
     section = Section(value)
     place, keep, size = section.get("folder"), section.get("keep"), section.get("bytes")
-    sync, serve = section.get("sync"), section.get("serve")
+    sync, serve, in_place = section.get("sync"), section.get("serve"), section.get("in_place")
     section.close()
     return JournalSettings(
         str(folder / place.text("a folder")) if place else default.folder,
@@ -324,6 +324,7 @@ def read_journal(value: Value | None, folder: Path) -> JournalSettings | None:
         size.size_bytes(JOURNAL_BYTES_MIN, default.bytes_max) if size else default.bytes_max,
         sync.duration_ns(MILLISECOND_NS, default.sync_ns) if sync else default.sync_ns,
         serve.size_bytes(1 << 20, default.serve_bytes) if serve else default.serve_bytes,
+        in_place.flag() if in_place else default.in_place,
     )
 
 
