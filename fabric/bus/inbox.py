@@ -58,6 +58,8 @@ SNAPSHOT_CHUNKS_AT_ONCE = 8
 LOG_ASK_AGAIN_NS = 800 * MILLISECOND_NS
 LOG_TRIES = 3
 """In all less than `limits.stale_after` by default: a link that is held for nothing must not hide a dead publisher."""
+LOG_TRIES_STALE = 15
+"""Of a link that is told as stale: to wait longer shows nobody an old price, and to give up loses trades."""
 PRICE_CHANNELS = frozenset({"quote", "nbbo", "bolo"})
 """What is wrong when it is late; a late trade or bar is still true."""
 LAG_WARN = 1_000
@@ -901,10 +903,19 @@ class Inbox:
         if repair is None or repair.all_here or repair.here or now_ns - repair.asked_ns < LOG_ASK_AGAIN_NS:
             return
         repair.tries += 1
-        if repair.tries < LOG_TRIES:
+        name, up = link.source.publisher.name, self._state[link.index, sk.UP]
+        if repair.tries < (LOG_TRIES if up else LOG_TRIES_STALE):
             self._ask_log(link, repair, now_ns)
+        elif up:
+            log.warning("%s: its log does not answer: what it said is stale until it has been caught up with", name)
+            self._down(link)
+            self._part(link)
+            link.forget_heads()
         else:
-            log.warning("%s: its log does not answer: messages are lost", link.source.publisher.name)
+            log.error("%s: its log does not answer: messages are lost", name)
+            asked = {channel for topic in repair.topics for channel in topics.prefix_channels(topic)}
+            for channel in sorted(asked.intersection(link.source.publisher.channels) - set(STATE_CHANNELS)):
+                self._events.append((KIND_GAP, link.index, CHANNELS[channel]))
             self._state[link.index, sk.LOGGED] = 0
             self._end_repair(link, repair, now_ns)
 

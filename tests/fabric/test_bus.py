@@ -25,6 +25,7 @@ from fabric.errors import FabricError, UnavailableError
 from fabric.journal import Cursor, Journal, Query, records
 from fabric.journal import segments as segments_of
 from fabric.records import (
+    CHANNELS,
     GAP,
     KIND_GAP,
     KIND_LINK,
@@ -146,7 +147,12 @@ class Reader:
         if self.joined.outbox:
             self.joined.outbox.tick()
         self.rows.extend(self.inbox.recv_batch(5).copy())
-        self.joined.clock.advance(step_ns)
+        self.pass_time(step_ns)
+
+    def pass_time(self, step_ns: int) -> None:
+        """Let time pass, but no more than really does while a log is asked: its thread answers by no test's clock."""
+        asking = any(link.repair is not None for link in self.inbox._links)
+        self.joined.clock.advance(min(step_ns, 1_000_000) if asking else step_ns)
 
     def until(self, happened: Callable[[], bool], step_ns: int = 1_000_000) -> None:
         """``step_ns`` passes on the clock in each turn: more of it where the next heartbeat is waited for."""
@@ -1152,28 +1158,55 @@ def test_what_the_log_has_forgotten_is_told_as_lost_and_the_rest_comes(logged: J
     assert reader.counter("repaired") > 1_000
 
 
-def test_a_log_that_does_not_answer_is_done_without(bus: Joined, wire: Wire) -> None:
-    reader = bus.read("quote.")
+@pytest.mark.parametrize("channel", ["quote", "trade"])
+def test_a_log_that_does_not_answer_costs_trust_at_once_and_trades_only_late(
+    bus: Joined, wire: Wire, channel: str
+) -> None:
+    """A machine that is too busy to answer for seconds loses no trade by it, and shows nobody an old price."""
+    reader = bus.read(f"{channel}.")
     wire.joined(reader)
+    kind = CHANNELS[channel]
 
     def beat(head: int) -> None:
         beat = {"V": 1, "T": "node", "S": "feed", "E": 1, "O": head, "log": 1, "heads": {}, "counters": {}}
         wire.send(b"node.feed|", msgpack.packb(beat))
 
+    def say(seq: int) -> None:
+        if channel == "quote":
+            wire.quote(seq, position=seq)
+        else:
+            rows = empty(1, TRADE, KIND_TRADE)
+            rows["symbol"], rows["venue"], rows["seq"], rows["position"] = 1, ord("V"), seq, seq
+            rows["epoch"] = 1
+            symbols = SymbolTable(8)
+            symbols.intern("AAPL")
+            ((topic, payload),) = codec.encode(rows, symbols)
+            wire.send(topic, payload)
+
     beat(head=0)
     reader.until(lambda: reader.links() == [1])
-    wire.quote(1, position=1)
-    wire.quote(5, position=5)
-    wire.quote(6, position=6)
-    reader.until(lambda: reader.seqs(KIND_QUOTE, "AAPL") == [1])
-    assert reader.gaps() == []
-
-    def patient() -> bool:
+    for seq in (1, 5, 6):
+        say(seq)
+    for _ in range(100):
+        reader.turn()
+        bus.clock.advance(50_000_000)  # a deaf log does not answer by any clock
+        if reader.links() == [1, 0]:
+            break
+    waited_ns = bus.clock.monotonic_ns()
+    assert reader.seqs(kind, "AAPL") == [1]
+    assert reader.gaps() == [], "told as stale, not as lost"
+    beat(head=6)
+    while reader.links() != [1, 0, 1]:
+        reader.turn()
         bus.clock.advance(50_000_000)
-        return reader.seqs(KIND_QUOTE, "AAPL") == [1, 6]
-
-    reader.until(patient)
-    assert reader.gaps() == [("AAPL", 2, 5)]
+        assert bus.clock.monotonic_ns() - waited_ns < 60 * SECOND_NS
+    late_ns = bus.clock.monotonic_ns() - waited_ns
+    assert (late_ns > 5 * SECOND_NS) == (channel == "trade"), "only a trade is waited for"
+    assert [name for name, _, _ in reader.gaps()] == ([""] if channel == "trade" else [])
+    say(7)
+    reader.until(lambda: reader.seqs(kind, "AAPL") == [1, 7])
+    assert reader.gaps()[-1] == ("AAPL", 2, 6)
+    assert reader.counter("lost") == 5
 
 
 @both_ways
