@@ -327,8 +327,9 @@ def test_what_clients_are_offered_is_accounted_for_to_the_message(market: Market
         for socket, want in zip((conflated, ticks), wants, strict=True):
             socket.recv(5)
             socket.send(json.dumps({"action": "subscribe", "interval_ms": 0, "resume": {}, **want}))
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
+        deadline = time.monotonic() + PATIENCE_S
+        while heard["replaced"] < 500 or heard["delivered"] < 2_000:
+            assert time.monotonic() < deadline, heard
             for socket in (conflated, ticks):
                 count(json.loads(socket.recv(5)))
         for socket, want in zip((conflated, ticks), wants, strict=True):
@@ -342,8 +343,6 @@ def test_what_clients_are_offered_is_accounted_for_to_the_message(market: Market
         assert market.counted("pending") == 0
         grew = {name: market.counted(name) - before[name] for name in before}
         assert grew == {name: heard[name] for name in before}, "the gateway counts what its clients count"
-    assert heard["replaced"] > 1_000
-    assert heard["delivered"] > 3_000
     for (_, symbol), found in numbers.items():
         stood_for = sum(1 + k for _, k in found[1:])  # more than published where a line's state was told again
         assert stood_for >= found[-1][0] - found[0][0], symbol
@@ -357,7 +356,7 @@ def test_what_clients_are_offered_is_accounted_for_to_the_message(market: Market
     assert market.counted("left") > left, "what a client that is cut had not been given is counted"
     (hop,) = audit.to_clients(market.launcher.status())
     assert hop.balanced, hop
-    assert hop.delivered > 3_000
+    assert hop.delivered >= 2_000
 
 
 def test_page_is_served_with_a_strict_policy(market: Market) -> None:
