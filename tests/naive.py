@@ -270,9 +270,12 @@ class NaiveNbbo:
             self._down(self.link_down, venues, row, out)
 
     def _down(self, down: set[str], venues: set[str], row: Row, out: list[Row]) -> None:
+        leaving = venues - self.line_down - self.link_down - self.closed
         down |= venues
         if down is not self.closed:
             self.live -= venues
+        if not leaving and not venues & set(self.market):
+            return  # nobody's values change: a market that has become whole shows with the next message of a symbol
         for symbol in range(1, self.met + 1):
             quotes = self.quotes.setdefault(symbol, {})
             gone = venues & set(quotes)
