@@ -57,11 +57,16 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, expression: str, within_s: float = 30) -> Any:
-        """Wait until an expression is true; return its value."""
+        """Wait until an expression is true; return its value. A page that a navigation leads to is asked as well."""
         look = f"const value = ({expression}); value ? done(value) : setTimeout(look, 15)"
-        return await asyncio.wait_for(
-            self.evaluate(f"new Promise(done => {{ const look = () => {{ {look} }}; look() }})"), within_s
-        )
+        asked = f"new Promise(done => {{ const look = () => {{ {look} }}; look() }})"
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    return await self.evaluate(asked)
+                except RuntimeError as error:
+                    if "navigated" not in str(error):
+                        raise
 
     async def open(self, url: str) -> None:
         """Go to a page; returns when it has been loaded, its scripts too."""

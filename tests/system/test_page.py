@@ -62,6 +62,11 @@ class Stage:
     async def open(self) -> None:
         await self.page.open(f"http://127.0.0.1:{self.rig.port}/")
 
+    async def reload(self) -> None:
+        """Load the page again; returns when the new one is there."""
+        await self.page.evaluate("window.isOld = true, setTimeout(() => location.reload()), null")
+        await self.page.until("!window.isOld && document.readyState === 'complete'")
+
     async def say(self, *messages: dict[str, Any]) -> None:
         await self.opened[-1].write_message(json.dumps(messages))
 
@@ -77,6 +82,14 @@ class Stage:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"asked {self.asked[-1:]}, not {request}")
+
+    async def has_asked(self, streams: int) -> None:
+        """Wait until so many streams have been opened and something was asked on each."""
+        for _ in range(3_000):
+            if len(self.opened) >= streams and len(self.asked) >= streams:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{len(self.opened)} streams, asked {self.asked}")
 
     async def symbols(self) -> list[str]:
         found: list[str] = await self.page.evaluate(
@@ -192,8 +205,11 @@ def test_a_lost_connection_is_told_marks_everything_and_comes_back(tmp_path: Pat
         await stage.open()
         await stage.shows("AAPL", ".bid .price", "185.50")
         await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
+        await stage.page.until("document.querySelectorAll('tr.stale').length === 0")
+        await stage.has_asked(1)
         stage.opened[0].close(1012, "restarting")
         await stage.page.until("document.querySelectorAll('tr.stale').length === 10")
+        await stage.has_asked(2)
         await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
         await stage.page.until("document.querySelectorAll('tr.stale').length === 0")
         assert len(stage.opened) == 2
@@ -557,7 +573,7 @@ def test_a_gateway_with_keys_asks_for_one_and_the_stream_gets_a_ticket(tmp_path:
         await stage.shows("AAPL", ".bid .price", "185.50")
         await stage.page.until("document.querySelector('#connection').dataset.state === 'live'")
         assert not await stage.page.evaluate("document.querySelector('#door')?.open")
-        await stage.page.evaluate("location.reload()")
+        await stage.reload()
         await stage.page.until("document.querySelector('#connection')?.dataset.state === 'live'")
         assert not await stage.page.evaluate("document.querySelector('#door').open")
         tickets = [stream.get_query_argument("ticket") for stream in stage.opened]
