@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from fabric import codec, journal
-from fabric.journal import Cursor, Query, segments
+from fabric.journal import Cursor, Query, log_folder, segments
 from fabric.order import Run, Told, folder_of, items, turns
 from fabric.records import CHANNELS, KIND_GAP, KIND_LINK, NULL, STATE_CHANNELS
 from fabric.symbols import SymbolTable
@@ -110,7 +110,7 @@ def living(topology: Topology, status: Mapping[str, Any]) -> list[Hop]:
             settings = logs[books["publisher"]]
             if settings is None:
                 continue
-            folder = Path(settings.folder) / books["publisher"]
+            folder = log_folder(settings, books["publisher"])
             prefixes = tuple(topic.encode() for topic in books["topics"])
             upto, beyond = (_count(folder, first, last, prefixes) for first, last in (
                 (books["after"] + 1, books["last"]), (books["last"] + 1, journal.NO_END)
@@ -170,7 +170,7 @@ def _books(spec: NodeSpec, folder: Path) -> list[Hop]:
         settings = source.publisher.journal
         if settings is not None and taken.first:
             hop = Hop(source.publisher.name, spec.name)
-            _compare(hop, taken, Path(settings.folder) / source.publisher.name, source.topics)
+            _compare(hop, taken, log_folder(settings, source.publisher.name), source.topics)
             hops.append(hop)
     return hops
 

@@ -109,6 +109,11 @@ class Query:
     prefixes: tuple[bytes, ...] = (b"",)
 
 
+def log_folder(settings: JournalSettings, name: str) -> Path:
+    """Where the log of the publisher of that name is."""
+    return Path(settings.folder) / name
+
+
 def inspect(path: Path) -> Segment:
     """What a segment holds, from its trailer; where that is missing or broken, by reading it whole. Raises OSError."""
     with path.open("rb") as file:

@@ -414,7 +414,7 @@ def select(
     full; ``way[S_RESUME]`` says where to go on.
 
     Wanted: positions from ``first`` to ``last``, from the first record that is not older than ``from_ns`` on, with a
-    topic that begins with one of ``prefixes`` (`_wanted`). ``final`` is 1 where the segment ends with the data: what is
+    topic that begins with one of ``prefixes`` (`wanted`). ``final`` is 1 where the segment ends with the data: what is
     cut off there is no record. What fails its CRC is skipped and counted.
     """
     base = data.ctypes.data

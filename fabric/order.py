@@ -39,7 +39,7 @@ Bytes = npt.NDArray[np.uint8]
 
 def folder_of(settings: JournalSettings, name: str) -> Path:
     """Where the order log of processor ``name`` is."""
-    return Path(settings.folder) / name / "order"
+    return journal.log_folder(settings, name) / "order"
 
 
 class OrderLog:
@@ -240,7 +240,7 @@ class Inputs:
         self._reach = np.zeros((len(sources), 2), np.int64)
         self._readers = [
             _Reader(
-                Path(settings.folder) / source.publisher.name, source.topics, self._data, link * READ_BYTES,
+                journal.log_folder(settings, source.publisher.name), source.topics, self._data, link * READ_BYTES,
                 self._reach[link],
             )
             if (settings := source.publisher.journal)

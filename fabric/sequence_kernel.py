@@ -38,8 +38,7 @@ GAP_FIRST = 22  # positions in the log that hold what a held link lacks
 GAP_LAST = 23
 REPAIRED = 24  # messages that came from the log
 STAMP = 25  # when the last message was published, by the publisher's clock
-IN_PLACE = 26  # 1 where its rows come from its log in memory (`fabric.bus.tail`), not over the link
-BEHIND = 27  # 1 while the publisher says that it is too far behind what it reads itself: its values come, and are stale
+BEHIND = 26  # 1 while the publisher says that it is too far behind what it reads itself: its values come, and are stale
 STATE_WIDTH = 28
 
 NEXT = 0

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fabric.records import CHANNELS, SYMBOL_MAX, VENUE_CHANNELS
 
 NODE_CHANNEL = "node"
+MORE_CHANNEL = "more"
+"""Word to nodes that read a publisher's log in memory (`fabric.bus.tail`): no channel that anybody else asks for."""
 BY_LENGTH = tuple(sorted((*CHANNELS, NODE_CHANNEL), key=len, reverse=True))
 
 

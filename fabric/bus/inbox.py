@@ -3,7 +3,6 @@
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -21,7 +20,6 @@ from fabric.bus.sockets import (
     MALFORMED,
     SNAPSHOT_PREFIXES_MAX,
     local_endpoint,
-    more_topic,
     tune,
 )
 from fabric.bus.tail import Tails, can_read
@@ -80,13 +78,6 @@ _MONITORED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
-
-
-def log_folder(source: Source) -> Path:
-    """Where the log of a publisher that keeps one is."""
-    settings = source.publisher.journal
-    assert settings is not None
-    return Path(settings.folder) / source.publisher.name
 
 
 class Inbox:
@@ -259,7 +250,7 @@ class Inbox:
             self._scratch, self._reasons, self._waiting, now_ns, wall_ns, self._limits.refresh_every_ns,
         )  # fmt: skip
         for index in np.flatnonzero(tails.table[:, T_ENTERED]).tolist():
-            tails.look_ahead(index, log_folder(self.sources[index]))
+            tails.look_ahead(index)
         return n
 
     def ready(self) -> bool:
@@ -430,9 +421,9 @@ class Inbox:
         tune(link.socket, self._limits)
         self._show_keys(link.socket, publisher)
         link.monitor = link.socket.get_monitor_socket(_MONITORED)
-        in_place = self._in_place(link)
-        self._state[link.index, sk.IN_PLACE] = in_place
-        for topic in (more_topic(publisher.name),) if in_place else link.source.topics:
+        link.in_place = self._may_read_in_place(link)
+        word = topics.build(topics.MORE_CHANNEL, publisher.name)
+        for topic in (word,) if link.in_place else link.source.topics:
             link.socket.subscribe(topic)
         # Last, so that its greeting proves that the publisher knows all the others.
         link.socket.subscribe(topics.build(topics.NODE_CHANNEL, publisher.name))
@@ -450,13 +441,13 @@ class Inbox:
             item = self._items[place * count + link.index]
             item["socket"], item["events"] = int(socket.underlying), ZMQ_POLLIN
 
-    def _in_place(self, link: Link) -> bool:
+    def _may_read_in_place(self, link: Link) -> bool:
         """Whether the publisher's log is to be read in memory. Without room for it a log does not hold what is
         published; and a lossless stream is one whose publisher waits for its readers, at their sockets.
         """
         here = self._same_host and local_endpoint(link.source.publisher.endpoint) != ""
         epoch = int(self._state[link.index, sk.EPOCH])
-        return here and not self._lossless and can_read(link.source) and (not link.unlogged or link.unlogged != epoch)
+        return here and not self._lossless and can_read(link.source) and epoch != link.unlogged
 
     def _show_keys(self, socket: zmq.Socket[bytes], publisher: Publisher) -> None:
         if publisher.curve is not None and self._pair is not None:
@@ -475,7 +466,7 @@ class Inbox:
         for link in self._links:
             state = self._state[link.index]
             if self._tails.reads(link.index):
-                self._tails.look_ahead(link.index, log_folder(link.source))
+                self._tails.look_ahead(link.index)
             if state[sk.MESSAGES] != link.messages:
                 link.messages = int(state[sk.MESSAGES])
                 link.heard_ns = now_ns
@@ -707,7 +698,7 @@ class Inbox:
             link.level_ns = 0
             self._ask(link, now_ns)
             link.owed = 0
-            if state[sk.IN_PLACE] and not self._tails.begin(link.index, log_folder(link.source), head):
+            if link.in_place and not self._tails.begin(link.index, head):
                 self._distrust(link, now_ns)
                 return
         if isinstance(self._clock, EventClock):

@@ -66,7 +66,8 @@ class Link:
     books_from: tuple[int, int, int, int, int] | None = None  # epoch, position, `snapshots`, accepted, lost by then
     refused: str = ""  # why libzmq last gave the connection up
     owed: int = 0  # where its log is read in place: head O of the heartbeat before the last
-    unlogged: int = 0  # epoch in which its log was found not to hold what it published: then the socket brings all
+    in_place: bool = False  # its rows come from its log in memory (`fabric.bus.tail`), not over the socket
+    unlogged: int | None = None  # epoch in which its log did not hold what it published: the socket brings all of it
 
     def forget_heads(self) -> None:
         """Compare anew from the next heartbeat on."""

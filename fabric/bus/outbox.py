@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -14,10 +13,10 @@ import zmq.utils.monitor
 from fabric import bus_kernel, codec, topics
 from fabric import sequence_kernel as sk
 from fabric.bus.service import Service
-from fabric.bus.sockets import BEAT_EVERY_NS, MORE, Gate, bind, local_endpoint, more_topic, serve_curve, tune
+from fabric.bus.sockets import BEAT_EVERY_NS, Gate, bind, local_endpoint, serve_curve, tune
 from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock
 from fabric.errors import FabricError
-from fabric.journal import Journal
+from fabric.journal import Journal, log_folder
 from fabric.journal_kernel import J_WIDTH
 from fabric.records import (
     CHANNELS,
@@ -104,7 +103,7 @@ class Outbox:
             if local := local_endpoint(publisher.endpoint):
                 bind(self._socket, local, publisher.name)
             if settings := publisher.journal:
-                self._journal = Journal(Path(settings.folder) / publisher.name, settings, clock, epoch)
+                self._journal = Journal(log_folder(settings, publisher.name), settings, clock, epoch)
                 self._counters[bus_kernel.OUT_POSITION] = self._journal.position
             self._service = Service(context, publisher, self.values, self._journal, limits, self._head, self._gate)
         except FabricError:
@@ -266,10 +265,10 @@ class Outbox:
         }
 
     def _more(self) -> list[bytes]:
-        """Word to readers of the log in memory."""
-        name = self.publisher.name
-        said = {"V": SCHEMA_VERSION, "T": MORE, "S": name, "E": self._epoch, "O": self.position}
-        return [more_topic(name).encode(), msgpack.packb(said)]
+        """Word to readers of the log in memory: topic and payload."""
+        channel, name = topics.MORE_CHANNEL, self.publisher.name
+        said = {"V": SCHEMA_VERSION, "T": channel, "S": name, "E": self._epoch, "O": self.position}
+        return [topics.build(channel, name).encode(), msgpack.packb(said)]
 
     def _beat(self, now_ns: int) -> None:
         self._next_beat_ns = now_ns + BEAT_EVERY_NS

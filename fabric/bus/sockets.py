@@ -28,14 +28,8 @@ SNAPSHOT_PREFIXES_MAX = 4_096
 """In one request for last values."""
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, msgpack.UnpackException)
 """What taking apart a map may raise that is not what it should be."""
-MORE = "more"
 _ZAP = "inproc://zeromq.zap.01"
 _REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-
-
-def more_topic(name: str) -> str:
-    """What a publisher whose log is read in place says after each batch: that there is more, up to position ``O``."""
-    return f"{MORE}.{name}|"
 
 
 def tune(socket: zmq.Socket[bytes], limits: Limits) -> None:

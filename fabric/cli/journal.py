@@ -243,7 +243,9 @@ def _folders(path: str, publishers: Sequence[str]) -> list[tuple[str, Path]]:
         if name not in logs:
             raise FabricError(f"no publisher {name!r} keeps a log (there are {', '.join(logs) or 'none'})")
     return [
-        (name, Path(settings.folder) / name) for name, settings in logs.items() if not publishers or name in publishers
+        (name, journal.log_folder(settings, name))
+        for name, settings in logs.items()
+        if not publishers or name in publishers
     ]
 
 

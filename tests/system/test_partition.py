@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Wire:
         self._ending = False
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("127.0.0.1", port))
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._listener, selectors.EVENT_READ, (self._listener, None))
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -47,7 +48,7 @@ class Wire:
         self.whole.set()
         self._thread.join()
         for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+            key.data[0].close()
         self._selector.close()
 
     def _run(self) -> None:
@@ -55,13 +56,14 @@ class Wire:
             ready = self._selector.select(0.05)
             self.whole.wait()
             for key, _ in ready:
-                if key.fileobj is self._listener:
+                end, beyond = key.data
+                if beyond is None:
                     near, _ = self._listener.accept()
                     far = socket.create_connection(("127.0.0.1", self._target))
                     for one, other in ((near, far), (far, near)):
-                        self._selector.register(one, selectors.EVENT_READ, other)
+                        self._selector.register(one, selectors.EVENT_READ, (one, other))
                 else:
-                    self._forward(key.fileobj, key.data)  # type: ignore[arg-type]
+                    self._forward(end, beyond)
 
     def _forward(self, one: socket.socket, other: socket.socket) -> None:
         data = b""
@@ -99,6 +101,10 @@ def publishing(publisher: Publisher) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def has_passed(monotonic_s: float) -> bool:
+    return time.monotonic() > monotonic_s
 
 
 @dataclass
@@ -159,7 +165,7 @@ def test_over_a_partition_nothing_old_is_taken_for_live() -> None:
                 wire.whole.clear()
         began = time.monotonic()
         for reader in readers:  # the shorter cut first
-            until(lambda reader=reader: time.monotonic() - began > reader.cut_s)  # type: ignore[misc]
+            until(partial(has_passed, began + reader.cut_s))
             assert reader.downs > 0, "told while it lasts"
             assert not reader.up
             reader.fresh = 0

@@ -17,8 +17,10 @@ from fabric.journal import Journal
 from fabric.topology import JournalSettings, Publisher, Source
 
 ALL = 2**62
-PUBLISHER = Publisher("feed", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", ("quote",))
-SOURCE = Source(PUBLISHER, ("quote.",))
+
+
+def source(settings: JournalSettings | None, topic: str = "quote.") -> Source:
+    return Source(Publisher("feed", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", ("quote",), journal=settings), (topic,))
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def log(tmp_path: Path) -> Iterator[Journal]:
 
 
 @pytest.fixture
-def tails() -> Iterator[Tails]:
-    tails = Tails([SOURCE])
+def tails(tmp_path: Path) -> Iterator[Tails]:
+    tails = Tails([source(JournalSettings(str(tmp_path), in_place=True))])
     yield tails
     tails.leave(0)
 
@@ -63,7 +65,7 @@ def positions(tails: Tails) -> list[int]:
 @pytest.mark.parametrize("after", [0, 1, 7, 9, 10])
 def test_it_begins_behind_a_position(log: Journal, tails: Tails, after: int) -> None:
     append(log, 10)
-    assert tails.begin(0, log.folder, after)
+    assert tails.begin(0, after)
     assert positions(tails) == list(range(after + 1, 11))
     assert tails.seen(0) == after
     append(log, 2)
@@ -75,34 +77,34 @@ def test_it_begins_in_the_segment_that_holds_the_position(log: Journal, tails: T
     listing = log.listing()
     assert len(listing) > 2
     for segment in listing:
-        assert tails.begin(0, log.folder, segment.first)
+        assert tails.begin(0, segment.first)
         assert positions(tails) == list(range(segment.first + 1, segment.last + 1))
 
 
 def test_an_empty_log_is_begun_with_its_first_record(log: Journal, tails: Tails) -> None:
-    assert tails.begin(0, log.folder, 0)
+    assert tails.begin(0, 0)
     assert positions(tails) == []
     append(log, 1)
     assert positions(tails) == [1]
 
 
-def test_no_log_is_not_begun(tails: Tails, tmp_path: Path) -> None:
-    assert not tails.begin(0, tmp_path / "nothing", 0)
+def test_no_log_is_not_begun(tails: Tails) -> None:
+    assert not tails.begin(0, 0)
     assert not tails.any
 
 
 def test_the_segment_that_follows_is_at_hand_before_it_is_gone_on_to(log: Journal, tails: Tails) -> None:
     append(log, 1)
     until(lambda: len(journal.files(log.folder)) == 2)  # one stands ready
-    assert tails.begin(0, log.folder, 0)
+    assert tails.begin(0, 0)
     assert [segment.number for segment in tails._segments[0]] == [1, 2]
-    tails.look_ahead(0, log.folder)
+    tails.look_ahead(0)
     assert [segment.number for segment in tails._segments[0]] == [1, 2]
     tails.table[0, T_ENTERED] = 1
-    tails.look_ahead(0, log.folder)
+    tails.look_ahead(0)
     assert [segment.number for segment in tails._segments[0]] == [2]
     append(log, 300, 8_000)
-    tails.look_ahead(0, log.folder)
+    tails.look_ahead(0)
     assert [segment.number for segment in tails._segments[0]] == [2, 3]
     tails.leave(0)
     assert not tails.any
@@ -111,7 +113,7 @@ def test_the_segment_that_follows_is_at_hand_before_it_is_gone_on_to(log: Journa
 def test_what_is_being_written_is_no_record_yet(log: Journal, tails: Tails) -> None:
     """Its first word, with the CRC of all the rest, is written last."""
     append(log, 2)
-    assert tails.begin(0, log.folder, 1)
+    assert tails.begin(0, 1)
     room = log._rooms[int(log.state[jk.J_NUMBER])]
     at = int(tails.table[0, T_AT])
     word = room.data[at : at + 8].copy()
@@ -123,11 +125,8 @@ def test_what_is_being_written_is_no_record_yet(log: Journal, tails: Tails) -> N
 
 
 def test_only_logs_that_are_kept_for_it_are_read_and_only_by_prefixes_that_fit() -> None:
-    def with_log(in_place: bool, topic: str = "quote.") -> Source:
-        settings = JournalSettings("", in_place=in_place)
-        return Source(Publisher("feed", "a", "b", ("quote",), journal=settings), (topic,))
-
-    assert can_read(with_log(True))
-    assert not can_read(with_log(False))
-    assert not can_read(SOURCE)
-    assert not can_read(with_log(True, "quote." + "A" * jk.PREFIX_MAX))
+    kept = JournalSettings("", in_place=True)
+    assert can_read(source(kept))
+    assert not can_read(source(JournalSettings("")))
+    assert not can_read(source(None))
+    assert not can_read(source(kept, "quote." + "A" * jk.PREFIX_MAX))
