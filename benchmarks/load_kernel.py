@@ -61,6 +61,8 @@ COUNTERS: Final = (
 ENTRY: Final = np.dtype(
     [
         ("symbol", "<i8"),  # index of its name
+        ("low", "<i8"),  # first eight bytes of that
+        ("high", "<i8"),  # and the others
         ("last_ns", "<i8"),  # time of the last update
         ("first_ns", "<i8"),  # of the first in the window, 0 for none
         ("until_ns", "<i8"),  # of the last in the window
@@ -68,6 +70,9 @@ ENTRY: Final = np.dtype(
         ("replaced", "<i8"),  # sum of their `k`, but for the first's
     ]
 )
+_ENTRY_BYTES: Final = ENTRY.itemsize
+FETCHED_MAX: Final = 32
+"""Entries of a client whose memory is asked for before it is used."""
 FRESH: Final = np.dtype([("symbol", "<i8"), ("time_ns", "<i8"), ("at", "<i8"), ("size", "<i8")])
 
 
@@ -110,8 +115,11 @@ def make(
     entries["symbol"] = wanted
     size = 1 << (4 * len(names)).bit_length()
     table = np.full((size, 3), -1, np.int64)
-    for index, name in enumerate(names):
-        low, high = (int.from_bytes(name.encode()[i : i + 8].ljust(8, b"\0"), "little", signed=True) for i in (0, 8))
+    words = np.array(
+        [[int.from_bytes(n.encode()[i : i + 8].ljust(8, b"\0"), "little", signed=True) for i in (0, 8)] for n in names]
+    )
+    entries["low"], entries["high"] = words[wanted, 0], words[wanted, 1]
+    for index, (low, high) in enumerate(words.tolist()):
         place = name_place.py_func(low, high, size)
         while table[place, 2] >= 0:
             place = (place + 1) % size
@@ -200,7 +208,6 @@ def _update(
         else:
             high |= np.int64(buffer[begin + size]) << (8 * (size - 8))
         size += 1
-    symbol = _name_index(load.names, low, high)
     # From the end: `,"k":N`, then `,"st":N`, then the time.
     stop = end - 1
     replaced = 0
@@ -214,7 +221,7 @@ def _update(
         while 48 <= buffer[digits - 1] <= 57:
             digits -= 1
     stamp = stop if digits == stop else digits - 6
-    if symbol < 0 or stamp - at < 60 or buffer[stamp - 1] != 34 or buffer[stamp - 2] != 90:
+    if stamp - at < 60 or buffer[stamp - 1] != 34 or buffer[stamp - 2] != 90:
         load.counters[_TORN] += 1
         return
     stamp -= 31  # the year's first digit
@@ -225,13 +232,14 @@ def _update(
     time_ns += month_ns + DAY_NS * (_number(buffer, stamp + 8, 2) - 1)
     place = -1
     for i in range(load.entries.shape[1]):
-        if load.entries[client, i]["symbol"] == symbol:
+        if load.entries[client, i]["low"] == low and load.entries[client, i]["high"] == high:
             place = i
             break
     if place < 0:
-        load.counters[_FOREIGN] += 1
+        load.counters[_TORN if _name_index(load.names, low, high) < 0 else _FOREIGN] += 1
         return
     entry = load.entries[client, place]
+    symbol: Any = np.int64(entry["symbol"])
     if time_ns <= entry["last_ns"]:
         load.counters[_REPEATED] += 1
         return
@@ -366,6 +374,25 @@ def _frames(load: Any, client: int, size: int, received_ns: int, month_ns: int, 
     return at
 
 
+@njit(forceinline=True, _nrt=False)
+def _fetch(load: Any, place: int, stop: int) -> None:
+    """Ask for the memory of the clients that are asked next: their own lines, then those of their symbols."""
+    if place + 2 < stop:
+        client = load.order[place + 2]
+        first = load.entries.ctypes.data + client * load.entries.shape[1] * _ENTRY_BYTES
+        for line in range(0, min(load.entries.shape[1], FETCHED_MAX) * _ENTRY_BYTES, 64):
+            native.prefetch(first + line)
+        native.prefetch(load.fds.ctypes.data + client * 8)
+        native.prefetch(load.tail_sizes.ctypes.data + client * 8)
+    if place + 1 < stop:
+        client = load.order[place + 1]
+        for i in range(min(load.entries.shape[1], FETCHED_MAX)):
+            symbol: Any = np.int64(load.entries[client, i]["symbol"])
+            newest = symbol * SEEN + ((load.seen_next[symbol] - 1) & (SEEN - 1))
+            native.prefetch(load.seen_ns.ctypes.data + newest * 8)
+            native.prefetch(load.seen_hash.ctypes.data + newest * 8)
+
+
 @njit(nogil=True, _nrt=False)
 def sweep(load: Any, first: int, stop: int, month_ns: int, from_ns: int, to_ns: int) -> int:
     """Ask each client of ``order[first:stop]`` once; return how many had something.
@@ -380,6 +407,7 @@ def sweep(load: Any, first: int, stop: int, month_ns: int, from_ns: int, to_ns: 
         fd = load.fds[client]
         if fd < 0:
             continue
+        _fetch(load, place, stop)
         kept = load.tail_sizes[client]
         # msghdr: name, namelen, iov, iovlen, control, controllen, flags; then iovec; then the ancillary message.
         header[0] = 0

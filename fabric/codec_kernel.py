@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from fabric.compiled import lean, lean_kernel
-from fabric.native import bits_float, bits_single, float_bits, load_int64, store_int64, swap_bytes
+from fabric.native import bits_float, bits_single, float_bits, load_int64, prefetch_read, store_int64, swap_bytes
 from fabric.records import NULL, PRICE_MAX, SCHEMA_VERSION, SYMBOL_MAX, WIDTH
-from fabric.symbols_kernel import find_word, learn, make_symbols
+from fabric.symbols_kernel import find_word, home_slot, learn, make_symbols
 
 int64: Any = np.int64
 """Widens an unsigned byte before it meets a signed number, which would make a float of both."""
@@ -222,6 +222,22 @@ def read_topic(
     rows[i, 1] = symbol
     rows[i, 2] = venue
     return OK
+
+
+@lean
+def expect_topic(schema: Any, ids: Any, topic: int, size: int) -> None:
+    """Ask for the memory in which `read_topic` will look for the symbol of the topic of ``size`` bytes at address
+    ``topic``: the table of names is larger than the caches, and other work has driven it out.
+    """
+    first = load_int64(topic)
+    for candidate in range(1, schema.shape[0]):
+        n = schema[candidate, S_CHANNEL_BYTES]
+        if n > 0 and n < size and _low_bytes(first, n) == schema[candidate, S_CHANNEL]:
+            end = size - (2 if schema[candidate, S_HAS_VENUE] == 1 else 1)
+            low = _low_bytes(load_int64(topic + n), min(max(end - n, 0), 8))
+            high = _low_bytes(load_int64(topic + n + 8), max(end - n - 8, 0))
+            prefetch_read(ids.ctypes.data + 8 * home_slot(ids, low, high))
+            return
 
 
 @lean
@@ -476,7 +492,7 @@ def read_payload(schema: Any, words: Any, data: Any, start: int, length: int, ro
         field = -1
         if guess < fields and schema[kind, S_FIELD + 4 * guess + 2] == packed:
             field = guess
-        elif packed != 0:
+        elif packed != 0 and packed != KEY_V and packed != KEY_T and packed != KEY_S:
             for f in range(fields):
                 if schema[kind, S_FIELD + 4 * f + 2] == packed:
                     field = f

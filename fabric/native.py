@@ -177,19 +177,30 @@ def bits_single(typingctx: Any, bits: Any) -> Any:
     return types.float64(types.int64), generate
 
 
-@intrinsic
-def prefetch(typingctx: Any, address: Any) -> Any:
-    """Ask for the cache line at ``address``, which will be written soon; any address will do"""
+def _prefetching(for_writing: bool) -> Any:
+    """What generates llvm.prefetch of a data line that is to stay in the caches."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         function_type = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        for_writing, keep, data = number(1), number(3), number(1)
-        builder.call(function, [builder.inttoptr(arguments[0], pointer), for_writing, keep, data])
+        keep, data = number(3), number(1)
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), number(int(for_writing)), keep, data])
         return context.get_dummy_value()
 
-    return types.none(types.uintp), generate
+    return generate
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at ``address``, which will be written soon; any address will do"""
+    return types.none(types.uintp), _prefetching(True)
+
+
+@intrinsic
+def prefetch_read(typingctx: Any, address: Any) -> Any:
+    """As `prefetch`, for a line that will only be read: one that others read too stays in their caches"""
+    return types.none(types.uintp), _prefetching(False)
 
 
 @intrinsic

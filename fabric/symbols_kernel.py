@@ -36,11 +36,17 @@ def make_symbols(capacity: int) -> Symbols:
 
 
 @lean
+def home_slot(ids: Any, low: int, high: int) -> int:
+    """The slot in which the search for the name of those sixteen bytes begins."""
+    mixed = (low ^ (high * 0x9E3779B97F4A7C1)) * 0x2545F4914F6CDD1D
+    return (mixed ^ (mixed >> 29)) & (ids.size - 1)
+
+
+@lean
 def find_word(ids: Any, words: Any, low: int, high: int) -> int:
     """Return the id of the name of those sixteen bytes, or minus one minus the free slot where it would go."""
     mask = ids.size - 1
-    mixed = (low ^ (high * 0x9E3779B97F4A7C1)) * 0x2545F4914F6CDD1D
-    slot = (mixed ^ (mixed >> 29)) & mask
+    slot = home_slot(ids, low, high)
     while True:
         symbol = ids[slot]
         if symbol < 0:

@@ -145,6 +145,10 @@ TIMED_NS: Final = 100_000_000
 """Clients that asked for a longer interval wait because they want to: the latency of what they get says nothing."""
 FETCHED_MAX: Final = 32
 """Entries of a client whose memory is asked for before it is used; more would drive out the first."""
+AHEAD_MAX: Final = 64
+"""Rows in which the client that is due next is looked for, to ask for its memory while others are served."""
+_CLIENT_BYTES: Final = CLIENT.itemsize
+_ENTRY_BYTES: Final = ENTRY.itemsize
 _CACHED_BYTES: Final = CACHED.itemsize
 COUNTERS: Final = (
     "frames",
@@ -949,26 +953,63 @@ def _put(
 
 
 @lean
-def _fetch(fan: Any, values: Any, mine: Any, form: int) -> None:
-    """Ask for the memory that a client's messages are in, all at once: sending to the one before has driven it out."""
+def _next_due(fan: Any, client: int, clients: int, now_ns: int) -> int:
+    """The first of the rows behind ``client`` that is due, of the next `AHEAD_MAX`; -1: none of those."""
+    for row in range(client + 1, min(client + 1 + AHEAD_MAX, clients)):
+        if fan.wake[row] <= now_ns:
+            return row
+    return -1
+
+
+@lean
+def _fetch_row(fan: Any, client: int) -> None:
+    """Ask for the row of a client that is due soon."""
+    row = fan.clients.ctypes.data + client * _CLIENT_BYTES
+    native.prefetch(row)
+    native.prefetch(row + 64)
+    native.prefetch(row + 128)
+
+
+@lean
+def _fetch_entries(fan: Any, client: int) -> None:
+    """Ask for the entries of a client that is due soon, whose row is here."""
+    mine = fan.clients[client]
+    first = fan.entries.ctypes.data + mine["start"] * _ENTRY_BYTES
+    for line in range(0, min(mine["count"], FETCHED_MAX) * _ENTRY_BYTES + _ENTRY_BYTES, 64):
+        native.prefetch(first + line)
+
+
+@lean
+def _fetch_slots(fan: Any, client: int) -> None:
+    """Ask for what is known of the slots of the client that is next, whose row and entries are here."""
+    mine = fan.clients[client]
     for place in range(mine["start"], mine["start"] + min(mine["count"], FETCHED_MAX)):
         slot: Any = np.int64(fan.entries[place]["slot"])
-        native.prefetch(fan.version.ctypes.data + slot * 8)
+        native.prefetch_read(fan.version.ctypes.data + slot * 8)
         if slot < fan.slot_cache.shape[1]:
-            native.prefetch(fan.slot_cache.ctypes.data + (form * fan.slot_cache.shape[1] + slot) * _CACHED_BYTES)
+            cached = fan.slot_cache.ctypes.data + (mine["form"] * fan.slot_cache.shape[1] + slot) * _CACHED_BYTES
+            native.prefetch(cached)
+
+
+@lean
+def _fetch_messages(fan: Any, values: Any, names: Any, mine: Any, form: int) -> None:
+    """Ask for the messages of a client, or for the rows that they are to be made of."""
     for place in range(mine["start"], mine["start"] + min(mine["count"], FETCHED_MAX)):
-        slot = np.int64(fan.entries[place]["slot"])
-        if slot < fan.slot_cache.shape[1]:
-            cached = fan.slot_cache[form, slot]
+        slot: Any = np.int64(fan.entries[place]["slot"])
+        if slot >= fan.slot_cache.shape[1] or fan.entries[place]["last"] == fan.version[slot]:
+            continue
+        cached = fan.slot_cache[form, slot]
+        if cached["known"] == fan.version[slot]:
             kept = fan.cache.ctypes.data + form * CACHE_BYTES + cached["at"] % CACHE_BYTES
-            native.prefetch(kept)
-            native.prefetch(kept + 64)
-            native.prefetch(kept + 128)
-            if cached["known"] != fan.version[slot] and slot < values.nbbo.shape[0]:  # it will be encoded
-                row = values.nbbo.ctypes.data + slot * (8 * WIDTH)
-                native.prefetch(row)
-                native.prefetch(row + 64)
-                native.prefetch(row + 128)
+            native.prefetch_read(kept)
+            native.prefetch_read(kept + 64)
+            native.prefetch_read(kept + 128)
+        elif slot < values.nbbo.shape[0]:
+            row = values.nbbo.ctypes.data + slot * (8 * WIDTH)
+            for line in range(0, 8 * WIDTH, 64):
+                native.prefetch_read(row + line)
+            native.prefetch_read(values.nbbo_heard.ctypes.data + slot * 8)
+            native.prefetch_read(names.names.ctypes.data + slot * names.names.shape[1])
 
 
 @lean
@@ -1017,7 +1058,7 @@ def build(
     scanned = 0
     scanning = mine["interval_ns"] > 0 or mine["behind"] == 1
     if scanning:
-        _fetch(fan, values, mine, form)
+        _fetch_messages(fan, values, names, mine, form)
     while True:
         if at > full:
             return at, count, True
@@ -1130,6 +1171,8 @@ def flush(
     take, or with ``error > 0`` the errno of its send.
     """
     served = 0
+    near = following = distant = -1  # who comes next, and how much of their memory is on its way: sending to one
+    # client drives out what the next needs, and what it needs shows only step by step
     for seen in range(limit):
         client = cursor + seen
         if client >= clients:
@@ -1155,6 +1198,20 @@ def flush(
         if mine["interval_ns"] > 0 and mine["due_ns"] <= now_ns:
             mine["due_ns"] += ((now_ns - mine["due_ns"]) // mine["interval_ns"] + 1) * mine["interval_ns"]
         _rest(fan, client)
+        near = following
+        following = distant
+        if following <= client:  # nobody is known yet, or the rows have begun anew
+            near = _next_due(fan, client, clients, now_ns)
+            following = _next_due(fan, near, clients, now_ns) if near >= 0 else -1
+            _fetch_row(fan, max(near, 0))
+            _fetch_row(fan, max(following, 0))
+        distant = _next_due(fan, following, clients, now_ns) if following >= 0 else -1
+        if distant >= 0:
+            _fetch_row(fan, distant)
+        if following >= 0:
+            _fetch_entries(fan, following)
+        if near >= 0:
+            _fetch_slots(fan, near)
         for _ in range(FRAMES_AT_ONCE):
             at, count, more = build(fan, values, names, client, now_ns, wall_ns, frame)
             if count == 0:

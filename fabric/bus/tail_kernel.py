@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fabric.bus_kernel import LIVE, ROWS_A_MESSAGE, SCRATCH, take
-from fabric.codec_kernel import OK, READ_PAD, SCHEMA_WIDTH, TOO_LONG
+from fabric.codec_kernel import OK, READ_PAD, SCHEMA_WIDTH, TOO_LONG, expect_topic
 from fabric.compiled import lean_kernel
 from fabric.journal_kernel import DATA_AT, HEAD_BYTES, PREFIX_MAX, framed, record_crc, sound, wanted
-from fabric.native import load_int64, memcpy, prefetch
+from fabric.native import load_int64, memcpy, prefetch_read
 from fabric.records import WIDTH
 from fabric.sequence_kernel import BAD, BYTES, DRAINED, HELD, LETTERS, MESSAGES, STATE_WIDTH
 from fabric.symbols_kernel import make_symbols
@@ -92,7 +92,7 @@ def drain_logs(
             topic_size = (word >> 56) & 0xFF
             message_size = ((word >> 32) & 0xFFFFFF) - HEAD_BYTES
             seen = load_int64(address + at + 8)
-            prefetch(address + at + size + PREFETCHED)
+            prefetch_read(address + at + size + PREFETCHED)
             first, end = tails[link, T_PREFIXES], tails[link, T_PREFIXES_END]
             if not wanted(topic, topic_size, prefixes, lengths, first, end, filters):
                 tails[link, T_SEEN] = seen
@@ -103,6 +103,8 @@ def drain_logs(
                 break
             tails[link, T_SEEN] = seen
             at += size
+            if at + HEAD_BYTES + READ_PAD <= tails[link, T_STOP] and load_int64(address + at) != 0:
+                expect_topic(schema, ids, address + at + HEAD_BYTES, (load_int64(address + at) >> 56) & 0xFF)
             state[link, MESSAGES] += 1
             state[link, BYTES] += message_size
             reason = TOO_LONG
