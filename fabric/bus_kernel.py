@@ -34,7 +34,6 @@ from fabric.native import (
     errno,
     load_int64,
     memcpy,
-    usleep,
     zmq_msg_close,
     zmq_msg_data,
     zmq_msg_init,
@@ -100,17 +99,12 @@ SAMPLE = 32
 
 
 @waiting_kernel
-def wait(items: Any, timeout_ms: int, linger_us: int) -> int:
-    """Wait until an item is readable or the time is over; after the first, let more gather for ``linger_us``.
-
-    A ``timeout_ms`` of 0 only looks, and never lingers.
+def wait(items: Any, timeout_ms: int) -> int:
+    """Wait until an item is readable or the time is over; a ``timeout_ms`` of 0 only looks.
 
     ``items`` is a zmq_pollitem_t array. Returns how many are readable, or -1 when a signal came.
     """
-    ready = zmq_poll(items.ctypes.data, items.size, timeout_ms)
-    if ready > 0 and timeout_ms != 0:
-        usleep(linger_us)
-    return ready
+    return zmq_poll(items.ctypes.data, items.size, timeout_ms)
 
 
 @lean
@@ -505,7 +499,7 @@ def warm_up() -> None:
     slots, heads = np.zeros(0, np.int64), np.zeros((0, 1, LETTERS), np.int64)
     data, ends = np.zeros(READ_PAD + ZMQ_MSG_BYTES, np.uint8), np.zeros((0, 2), np.int64)
     reasons, counters = np.zeros((0, 1), np.int64), np.zeros(OUT_WIDTH, np.int64)
-    wait(items, 0, 0)
+    wait(items, 0)
     drain(
         items, 0, 0, schema, symbols, state, layout, slots, slots, heads, slots, rows, 0, data, data, data, ends,
         reasons, slots, slots, 0, 0, 0,

@@ -1,8 +1,9 @@
 """The gateway: values come in from the bus, clients are served over HTTP and WebSocket. One thread, one loop.
 
-The loop's own coroutine is the pump: every `TURN_NS` it takes what the bus has brought, updates the memory
-and the fan-out, and lets the fan-out write to whoever is due. That adds at most `TURN_NS` to a value's way
-and needs no further thread, no lock and no wake-up for each message; a batch costs about as much as one.
+The loop's own coroutine is the pump: every `TURN_NS` it lets the fan-out write to whoever is due, and before that, each
+time where a client wants every tick and each second time else, it takes what the bus has brought and updates the memory
+and the fan-out. That adds at most `TURN_NS` or `LOOK_NS` to a value's way and needs no further thread, no lock and no
+wake-up for each message; a batch costs about as much as one.
 
 On SIGTERM it drains: not ready, then no longer listening, then every client is told to come back (1012).
 """
@@ -19,7 +20,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from fabric import environment
-from fabric.clock import SECOND_NS
+from fabric.clock import SECOND_NS, next_beat
 from fabric.control import RunFolder
 from fabric.history import History, open_history
 from fabric.node import Runtime
@@ -45,7 +46,9 @@ from gateway.store import Store
 from gateway.watchdog import Watchdog
 
 TURN_NS = SECOND_NS // 100
-"""Between two looks at the bus."""
+"""Between two flushes; and two looks at the bus, while a client wants every tick."""
+LOOK_NS = 2 * TURN_NS
+"""Between two looks at the bus while none does: each costs as much as fifty frames."""
 BATCHES_PER_TURN = 4
 """A turn takes no more than this many batches, so that clients are served however much waits on the bus."""
 BODY_MAX = 64 << 10
@@ -83,6 +86,7 @@ class Clients(Protocol):
     def apply(self, batch: Rows) -> None: ...
     def flush(self, now_ns: int) -> bool: ...
     def time_since(self, since_ns: int) -> None: ...
+    def wants_ticks(self) -> bool: ...
     def close_all(self, code: int, reason: str) -> None: ...
     def counters(self) -> Mapping[str, int]: ...
 
@@ -256,14 +260,15 @@ class Gateway:
     async def _turn(self) -> None:
         """Take what the bus has brought, pass it on, and let the loop serve its sockets until the next turn.
 
-        While a flush needs several slices the bus is looked at no more often: each look costs as much as fifty frames.
+        While a flush needs several slices the bus is looked at no more often.
         """
         now_ns = self._clock.monotonic_ns()
         more = False
         if now_ns >= self._look_ns:
             more = self._take_from_bus()
             self._clients.time_since(NEVER_NS if self._runtime.latency is None else self._inbox.since_ns)
-            self._look_ns = now_ns if more else now_ns + TURN_NS
+            period_ns = TURN_NS if self._clients.wants_ticks() else LOOK_NS
+            self._look_ns = now_ns if more else next_beat(now_ns, period_ns)
             self._report_state()
         more |= self._clients.flush(self._clock.monotonic_ns())
         if self._resumer is not None:
@@ -271,7 +276,7 @@ class Gateway:
         for market in self._delayed.values():
             more |= market.turn(self._clock.now_ns(), self._clock.monotonic_ns())
         self._watchdog.turned()
-        left_ns = self._look_ns - self._clock.monotonic_ns()
+        left_ns = min(self._look_ns, next_beat(now_ns, TURN_NS)) - self._clock.monotonic_ns()
         await asyncio.sleep(0 if more else max(0.0, left_ns / SECOND_NS))
 
     def _take_from_bus(self) -> bool:

@@ -178,6 +178,7 @@ class Fanout:
         if latency is not None:
             self._fan = self._fan._replace(latency=latency.to_clients)
         self._streams = fanout_kernel.states(self._venues) * symbols.capacity  # the first slot of a stream
+        self._judged = b""  # what `_restate` has seen of epochs and lines
         self._epochs = self._values.epochs.copy()
         self._line_stale = self._values.line_stale.copy()
         self._line_losses = self._values.line_losses.copy()
@@ -198,6 +199,7 @@ class Fanout:
         self._surge = Surge()
         self._round_left = 0  # rows that the round under way has still to look at
         self._blocked: dict[Client, None] = {}  # whose connections hold bytes, in the order in which it began
+        self._ticking: set[Client] = set()  # who wants every tick
         self._leaving: deque[tuple[Client, int, str]] = deque()  # who is to be closed, with which code and reason
 
     # --- clients ---
@@ -233,6 +235,7 @@ class Fanout:
         if row < 0:
             return
         client.row = -1
+        self._ticking.discard(client)
         self._blocked.pop(client, None)
         if self.resumer is not None:
             self.resumer.drop(client)
@@ -394,6 +397,10 @@ class Fanout:
     def _set_interval(self, client: Client, interval_ms: int) -> None:
         """Serve the client at this interval; in a surge perhaps less often."""
         client.interval_ms = interval_ms
+        if interval_ms == 0:
+            self._ticking.add(client)
+        else:
+            self._ticking.discard(client)
         asked_ns = interval_ms * MILLISECOND_NS
         fanout_kernel.set_interval(self._fan, client.row, asked_ns, self.clock.monotonic_ns(), self._streams)
         self._fit_queue(client)
@@ -534,7 +541,13 @@ class Fanout:
         A link that is up again changes no value: each comes back with its next row. A line that is live again
         changes only the quotes that came while it was stale.
         """
-        links = batch.view(LINK)[batch["kind"] == KIND_LINK]
+        values = self._values
+        judged = values.epochs.tobytes() + values.line_stale.tobytes() + values.line_losses.tobytes()
+        kinds = batch["kind"]
+        if judged == self._judged and not np.count_nonzero(kinds == KIND_LINK):
+            return
+        self._judged = judged
+        links = batch.view(LINK)[kinds == KIND_LINK]
         publishers = set(links["publisher"][links["up"] == 0].tolist())
         changed = self._values.epochs != self._epochs
         if changed.any():
@@ -608,6 +621,10 @@ class Fanout:
     def time_since(self, since_ns: int) -> None:
         """Time only what was published after ``since_ns`` (UTC): last values were asked for then."""
         self._fan.mode[3] = since_ns
+
+    def wants_ticks(self) -> bool:
+        """Whether a client wants every tick, and is given it."""
+        return bool(self._ticking) and not self._surge.on
 
     @property
     def degraded(self) -> bool:

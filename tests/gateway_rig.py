@@ -57,9 +57,11 @@ class FakeInbox:
     def __init__(self) -> None:
         self.batches: deque[Rows] = deque()
         self.whole = True
+        self.looks = 0
 
     def recv_batch(self, timeout_ms: int) -> Rows:
         assert timeout_ms == 0, "the loop must not be blocked"
+        self.looks += 1
         return self.batches.popleft() if self.batches else empty(0, EVENT)
 
     def ready(self) -> bool:
@@ -83,6 +85,7 @@ class FakeClients:
     def __init__(self) -> None:
         self.rows = 0
         self.flushes = 0
+        self.ticking = False
         self.clients = 0
         self.closed: tuple[int, str] | None = None
         self._flushed = asyncio.Event()
@@ -94,6 +97,9 @@ class FakeClients:
         self.flushes += 1
         self._flushed.set()
         return False
+
+    def wants_ticks(self) -> bool:
+        return self.ticking
 
     def time_since(self, since_ns: int) -> None:
         self.timed_since_ns = since_ns

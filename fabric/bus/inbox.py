@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from fabric.bus.sockets import (
 )
 from fabric.bus.tail import Tails, can_read
 from fabric.bus.tail_kernel import T_ENTERED
-from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, next_beat
 from fabric.codec_kernel import DEPTH_MAX, READ_PAD
 from fabric.errors import FabricError
 from fabric.native import ZMQ_MSG_BYTES, ZMQ_POLLIN
@@ -102,8 +103,8 @@ class Inbox:
         ``complete``: after an outage of a link catch up all that was published meanwhile, old states too; else only
         what is never repeated.
 
-        ``linger_ns``: on a busy stream let more gather after the first message of a wait, which bounds the wake-ups
-        to one in so long; a message that follows a longer silence is not held up.
+        ``linger_ns``: on a busy stream let more gather after the first message of a wait, up to the next beat of so
+        long, which bounds the wake-ups; a message that follows a longer silence is not held up.
 
         ``same_host``: the publishers run on this machine, so use their `local_endpoint` where there is one.
 
@@ -169,7 +170,9 @@ class Inbox:
             self._check(now)
         at_hand = self._events or self._snapshots or self._waits_in_logs or self._repairing()
         waits = 0 if at_hand else timeout_ms
-        ready = bus_kernel.wait(self._items, waits, self._linger_ns // 1_000 if now < self._busy_until_ns else 0)
+        ready = bus_kernel.wait(self._items, waits)
+        if ready > 0 and waits and now < self._busy_until_ns:
+            self._gather()
         waited_ns = self._clock.monotonic_ns() - now
         now += waited_ns
         if self._came_back(waited_ns - waits * MILLISECOND_NS, now):
@@ -529,6 +532,11 @@ class Inbox:
             self._events.append((KIND_LINK, link.index, 0))
             self._snapshots = [snapshot for snapshot in self._snapshots if snapshot[0] != link.index]
             link.request += 1  # what is on its way is as old as what came
+
+    def _gather(self) -> None:
+        """Let more come until the next beat, which is not that of those who publish at beats of their own."""
+        now_ns = self._clock.monotonic_ns() - self._linger_ns // 4
+        time.sleep((next_beat(now_ns, self._linger_ns) - now_ns) / SECOND_NS)
 
     def _tell(self, wall_ns: int) -> int:
         """Begin the batch with what Python has found out about links."""

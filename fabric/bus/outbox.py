@@ -131,7 +131,7 @@ class Outbox:
             if self._journal is not None and self._journal.full:
                 self._journal.wait_for_room()
             else:
-                bus_kernel.wait(self._nothing, 1, 0)
+                bus_kernel.wait(self._nothing, 1)
             now = self._clock.monotonic_ns()
             if now >= self._next_beat_ns:
                 self._beat(now)

@@ -1,8 +1,8 @@
 """Lines of a feed: unicast or multicast UDP sockets, read in batches, their kernel drops counted; or SoupBinTCP.
 
 Waking for each packet would cost more than decoding it, so on a busy line the reader, once woken, lets packets
-gather before it takes them all: 2 ms bound the wake-ups to about 500 a second and add a millisecond on average.
-On a line that has been quiet for longer than that nothing is added.
+gather until the next beat before it takes them all: 2 ms bound the wake-ups to 500 a second and add a millisecond on
+average. On a line that has been quiet for longer than that nothing is added.
 """
 
 import errno
@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from fabric.clock import next_beat
 from fabric.errors import UnavailableError
 from nodes.feeds import lines_kernel
 from nodes.feeds.recovery_soupbintcp import SoupLine
@@ -95,8 +96,9 @@ class Lines:
         """Wait for packets at most ``timeout_ms``, and let them gather; tell whether there may be some."""
         if not self._poll.poll(timeout_ms):
             return False
-        if time.monotonic_ns() < self._busy_until_ns:
-            time.sleep(self._gather_ns * _NS)
+        now_ns = time.monotonic_ns()
+        if now_ns < self._busy_until_ns:
+            time.sleep((next_beat(now_ns, self._gather_ns) - now_ns) * _NS)
         self._busy_until_ns = time.monotonic_ns() + 2 * self._gather_ns
         return True
 

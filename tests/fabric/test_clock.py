@@ -1,6 +1,6 @@
 import time
 
-from fabric.clock import SECOND_NS, EventClock, ManualClock, SystemClock
+from fabric.clock import SECOND_NS, EventClock, ManualClock, SystemClock, next_beat
 
 
 def test_the_system_clock_is_the_machines() -> None:
@@ -38,3 +38,7 @@ def test_event_time_never_goes_back() -> None:
 def test_timers_of_a_replay_are_real() -> None:
     before = time.monotonic_ns()
     assert before <= EventClock().monotonic_ns() <= time.monotonic_ns()
+
+
+def test_beats_are_multiples_whatever_the_turn_before_took() -> None:
+    assert [next_beat(now_ns, 10) for now_ns in (0, 1, 9, 10, 25)] == [10, 10, 10, 20, 30]

@@ -434,6 +434,19 @@ def test_a_fault_of_the_pump_ends_the_gateway_and_is_not_swallowed() -> None:
     asyncio.run(play())
 
 
+@pytest.mark.parametrize(("ticking", "turns_a_look"), [(True, 1), (False, 2)])
+def test_the_bus_is_looked_at_each_turn_only_for_who_wants_every_tick(ticking: bool, turns_a_look: int) -> None:
+    async def steps(rig: Rig) -> None:
+        rig.clients.ticking = ticking
+        await asyncio.sleep(0.05)
+        flushes, looks = rig.clients.flushes, rig.runtime.bus.looks
+        while rig.clients.flushes < flushes + 40:
+            await rig.clients.flushed()
+        assert 40 / turns_a_look - 4 <= rig.runtime.bus.looks - looks <= 40 / turns_a_look + 4
+
+    scenario(steps)
+
+
 def test_a_full_bus_does_not_keep_the_loop_from_its_clients() -> None:
     async def steps(rig: Rig) -> None:
         flushes = rig.clients.flushes

@@ -585,6 +585,29 @@ def test_changing_the_interval_changes_how_quotes_come(market: Market, clock: Ma
     assert prices(messages(sink.frames)) == [("A", 5, 0), ("A", 6, 0)]
 
 
+def test_it_knows_whether_anybody_wants_every_tick(market: Market, clock: ManualClock) -> None:
+    assert not market.fanout.wants_ticks()
+    client, _ = market.client()
+    other, _ = market.client()
+    other.subscribe({"quotes": ["A"]}, 100, True)
+    client.subscribe({"quotes": ["A"]}, 0, True)
+    assert market.fanout.wants_ticks()
+    while not market.fanout.degraded:
+        market.apply(market.nbbo("A", PX))
+        late_turns(market, clock, 1)
+    assert not market.fanout.wants_ticks(), "nobody gets them in a surge"
+    while market.fanout.degraded:
+        clock.advance(10 * MILLISECOND_NS)
+        market.flush()
+    assert market.fanout.wants_ticks()
+    market.fanout.drop(client)
+    assert not market.fanout.wants_ticks()
+    other.subscribe({}, 0, True)
+    assert market.fanout.wants_ticks()
+    other.subscribe({}, 100, True)
+    assert not market.fanout.wants_ticks()
+
+
 def test_a_full_house_refuses_and_rows_are_used_again(clock: ManualClock) -> None:
     market = Market(clock, Limits(symbols_max=100, clients_max=2, candles_kept=1))
     first, first_sink = market.client()
