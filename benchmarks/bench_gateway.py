@@ -31,6 +31,7 @@ from typing import Any, Final
 
 import numpy as np
 import zmq
+from asker import Asker
 from machine import describe
 from peers import serve
 
@@ -166,6 +167,8 @@ def generator(
         "pace",
         "stalled",
         "settle",
+        "sweep_ms",
+        "receive_bytes",
     ):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--checked-every", str(CHECKED_EVERY), "--begin-at", str(getattr(options, "begin_at", 0.0))]
@@ -186,11 +189,11 @@ def stage(stages: Iterator[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def measure(
     options: argparse.Namespace, port: int, processes: Processes, dialect: str = "stream", save: str = "",
-    begun: Callable[[], None] = lambda: None,
+    begun: Callable[[], None] = lambda: None, ended: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Let the generator work against a port; its result, with what the server's processes have used.
 
-    ``begun`` is called when the window that counts begins.
+    ``begun`` and ``ended`` are called when the window that counts begins and ends.
     """
     with generator(options, port, dialect, save) as stages:
         stage(stages, "ready")
@@ -207,6 +210,7 @@ def measure(
         processes.begin()
         stage(stages, "ended")
         processes.end()
+        ended()
         after = steal()
         sockets = kernel_socket_bytes()
         result = stage(stages, "result")
@@ -350,10 +354,19 @@ def ours(options: argparse.Namespace) -> float:
             if options.check:
                 bus.start()
             skipped: list[int] = []  # up to the window: while everything started, and ten thousand connected
-            result = measure(
-                options, settings.port, processes, save=saved if options.check else "",
-                begun=lambda: skipped.append(skipped_by(launcher)),
-            )  # fmt: skip
+            asker = Asker(settings.port, options.rest, paths(options.symbols)) if options.rest else None
+
+            def begun() -> None:
+                skipped.append(skipped_by(launcher))
+                if asker:
+                    asker.begin()
+
+            def ended() -> None:
+                if asker:
+                    print(f"  REST at {options.rest:g}/s meanwhile: {asker.finish()}")
+
+            save = saved if options.check else ""
+            result = measure(options, settings.port, processes, save=save, begun=begun, ended=ended)
             late = [n["report"] for n in launcher.status()["nodes"] if n["role"] == "exchange"]
             speed = report("ours", options, result, processes, serving)
             whole = not options.check or check_values(bus, saved)
@@ -371,6 +384,15 @@ def ours(options: argparse.Namespace) -> float:
     return speed
 
 
+def paths(symbols: int) -> list[str]:
+    """What REST is asked for: one quote, thirty, and the candles of an hour."""
+    names = tickers(symbols)
+    found = []
+    for i in range(0, symbols - 30, 31):
+        found += [f"/quotes/{names[i]}", f"/quotes?symbols={','.join(names[i : i + 30])}", f"/candles/{names[i]}"]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("servers", nargs="*", metavar="SERVER", help=f"of {', '.join(SERVERS)} (default: ours limit)")
@@ -383,9 +405,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--pace", type=float, default=400.0)
     parser.add_argument("--settle", type=float, default=14.0, help="from the last subscription to the window, s")
-    parser.add_argument("--stalled", type=int, default=0)
+    parser.add_argument("--stalled", type=int, default=0, help="so many of the clients never read")
+    parser.add_argument("--sweep-ms", type=float, default=50.0, help="between two reads of a timed client")
+    parser.add_argument("--receive-bytes", type=int, default=0, help="SO_RCVBUF of each client; 0: the system's")
     parser.add_argument("--topology", default=str(HERE / "gateway.yaml"))
     parser.add_argument("--no-check", dest="check", action="store_false", help="no comparison with the bus")
+    parser.add_argument("--rest", type=float, default=0.0, help="ask ours for so many REST answers a second meanwhile")
     parser.add_argument("--nats-server", help="the program, if it is not on PATH")
     parser.add_argument("--socketify-python", help="a Python that has socketify, if this one has not")
     parser.add_argument("--niceness", type=int, default=0, help="of all processes of the run: below 0 they go first")

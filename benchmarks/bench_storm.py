@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench_gateway import HERE, Processes, generator, pids_of, put_ahead, skipped_by, stage, surge_lines
+from bench_gateway import HERE, Processes, generator, pids_of, put_ahead, put_first, skipped_by, stage, surge_lines
 from machine import describe
 
 from fabric import topology as topologies
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=20.0, help="before a window, s: a crowd must have loaded")
     parser.add_argument("--topology", default=str(HERE / "gateway.yaml"))
     parser.add_argument("--niceness", type=int, default=0, help="of all processes of the run: below 0 they go first")
-    parser.set_defaults(spread="uniform", seed=1, pace=400.0, stalled=0)
+    parser.set_defaults(spread="uniform", seed=1, pace=400.0, stalled=0, sweep_ms=50.0, receive_bytes=0)
     options = parser.parse_args()
     options.clients = options.steady
     print(describe())
@@ -64,6 +64,7 @@ def main() -> None:
     settings = next(node.settings for node in topology.nodes if isinstance(node.settings, GatewaySettings))
     with tempfile.TemporaryDirectory() as folder, running(topology, RunFolder(Path(folder)), timeout_s=400) as launcher:
         processes = Processes(pids_of(launcher))
+        put_first(processes.pids[node.name] for node in topology.nodes if node.role == "exchange")
         if options.niceness:
             put_ahead(processes.pids.values(), options.niceness)
         for storm in (0, options.storm):
