@@ -5,6 +5,7 @@ machine's clock is set. ``monotonic_ns`` never steps and serves every timer, tim
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 SECOND_NS = 1_000_000_000
@@ -16,6 +17,11 @@ def next_beat(now_ns: int, period_ns: int) -> int:
     intervals what comes at even intervals: each node's turns have their place in every tenth of a second.
     """
     return (now_ns // period_ns + 1) * period_ns
+
+
+def utc_text(time_s: float) -> str:
+    """A time, in seconds since the Unix epoch, as a log line begins with it: ISO 8601, UTC, milliseconds."""
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Clock(Protocol):

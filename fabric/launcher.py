@@ -23,7 +23,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import partial
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fabric import machine, metrics
-from fabric.clock import MILLISECOND_NS, SECOND_NS, SystemClock
+from fabric.clock import MILLISECOND_NS, SECOND_NS, SystemClock, utc_text
 from fabric.control import COMBINED_LOG, Control, ControlServer, RunFolder
 from fabric.errors import FabricError, UnavailableError
 from fabric.forkserver import ENTRY, ForkServer, child_environment
@@ -716,7 +715,7 @@ class Launcher:
 
     def _say(self, level: str, text: str) -> None:
         """A line of the launcher itself, in its own log and on the console; several lines are kept apart."""
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        stamp = utc_text(self._clock.now_ns() / SECOND_NS)
         if self._json:
             lines = [json.dumps({"time": stamp, "level": level, "node": COMBINED_LOG, "message": text})]
         else:

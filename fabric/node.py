@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import zmq
 
 from fabric.bus import Inbox, LogReader, Outbox
-from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, SystemClock, TurnClock
+from fabric.clock import MILLISECOND_NS, SECOND_NS, Clock, EventClock, SystemClock, TurnClock, utc_text
 from fabric.digest import Digest
 from fabric.errors import FabricError, UsageError
 from fabric.follow import follow
@@ -330,6 +330,13 @@ def start(topology: Topology, name: str, epoch: int, status_fd: int | None = Non
     return 0
 
 
+class _TextLines(logging.Formatter):
+    """As the launcher's own lines: time, level, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{utc_text(record.created)} {record.levelname:<7} {super().format(record)}"
+
+
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -345,6 +352,5 @@ class _JsonLines(logging.Formatter):
 
 def _log_to_stderr(topology: Topology) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(levelname)s %(message)s")
-    handler.setFormatter(_JsonLines() if topology.log_format == "json" else text)
+    handler.setFormatter(_JsonLines() if topology.log_format == "json" else _TextLines())
     logging.basicConfig(level=topology.log_level, handlers=[handler], force=True)

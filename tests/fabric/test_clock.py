@@ -1,6 +1,6 @@
 import time
 
-from fabric.clock import SECOND_NS, EventClock, ManualClock, SystemClock, next_beat
+from fabric.clock import SECOND_NS, EventClock, ManualClock, SystemClock, next_beat, utc_text
 
 
 def test_the_system_clock_is_the_machines() -> None:
@@ -42,3 +42,7 @@ def test_timers_of_a_replay_are_real() -> None:
 
 def test_beats_are_multiples_whatever_the_turn_before_took() -> None:
     assert [next_beat(now_ns, 10) for now_ns in (0, 1, 9, 10, 25)] == [10, 10, 10, 20, 30]
+
+
+def test_log_lines_begin_with_the_time_in_utc() -> None:
+    assert utc_text(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
