@@ -49,7 +49,7 @@ class Asker:
 
     def _ask(self, first: int, due_s: float) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
-        for path in itertools.islice(itertools.cycle(self._paths), first, None):
+        for path in itertools.islice(itertools.cycle(self._paths), first, None, CONNECTIONS):
             if self._stopping.wait(max(0.0, due_s - time.monotonic())):
                 break
             try:

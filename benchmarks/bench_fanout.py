@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--pid-file", default="", help="where to write the gateway's process id, for a profiler")
     parser.add_argument("--niceness", type=int, default=0, help="of the gateway and its clients: below 0 they go first")
     parser.add_argument("--verbose", action="store_true", help="say when the window begins, for a profiler")
-    parser.set_defaults(spread="uniform", seed=1, stalled=0)
+    parser.set_defaults(spread="uniform", seed=1, stalled=0, sweep_ms=50.0, receive_bytes=0)
     options = parser.parse_args()
     print(describe())
     topology = topologies.load_text(TOPOLOGY, str(bench_gateway.HERE / "gateway.yaml"))

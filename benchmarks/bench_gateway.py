@@ -99,8 +99,8 @@ def put_ahead(pids: Iterable[int], niceness: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
-def put_first(pids: Iterable[int]) -> bool:
-    """Let processes run as soon as they want to, before all others (sched(7), SCHED_RR); False where that is denied.
+def put_first(pids: Iterable[int]) -> None:
+    """Let processes run as soon as they want to, before all others (sched(7), SCHED_RR), or say that this is denied.
 
     For exchanges: they stand for the world outside, which does not wait for this machine.
     """
@@ -109,8 +109,7 @@ def put_first(pids: Iterable[int]) -> bool:
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
     except PermissionError:
-        return False
-    return True
+        print("  exchanges run at the priority of all others: only root may put them first")
 
 
 def steal() -> tuple[int, int]:
@@ -210,8 +209,8 @@ def measure(
         processes.begin()
         stage(stages, "ended")
         processes.end()
-        ended()
         after = steal()
+        ended()
         sockets = kernel_socket_bytes()
         result = stage(stages, "result")
     return result | {
@@ -349,8 +348,7 @@ def ours(options: argparse.Namespace) -> float:
             processes = Processes(pids_of(launcher) | {"checker": os.getpid()})
             bus = Bus(topology, tickers(options.symbols))
             exchanges = [node.name for node in topology.nodes if node.role == "exchange"]
-            if not put_first(processes.pids[name] for name in exchanges):
-                print("  exchanges run at the priority of all others: only root may put them first")
+            put_first(processes.pids[name] for name in exchanges)
             if options.check:
                 bus.start()
             skipped: list[int] = []  # up to the window: while everything started, and ten thousand connected
@@ -388,7 +386,7 @@ def paths(symbols: int) -> list[str]:
     """What REST is asked for: one quote, thirty, and the candles of an hour."""
     names = tickers(symbols)
     found = []
-    for i in range(0, symbols - 30, 31):
+    for i in range(0, max(1, symbols - 30), 31):
         found += [f"/quotes/{names[i]}", f"/quotes?symbols={','.join(names[i : i + 30])}", f"/candles/{names[i]}"]
     return found
 

@@ -14,7 +14,7 @@ MILLISECOND_NS = 1_000_000
 
 def next_beat(now_ns: int, period_ns: int) -> int:
     """The next multiple of a period. Loops that turn at these, not some time after the turn before, pass on at even
-    intervals what comes at even intervals: each node's turns have their place in every tenth of a second.
+    intervals what comes at even intervals, where the period divides those.
     """
     return (now_ns // period_ns + 1) * period_ns
 

@@ -331,7 +331,7 @@ def start(topology: Topology, name: str, epoch: int, status_fd: int | None = Non
 
 
 class _TextLines(logging.Formatter):
-    """As the launcher's own lines: time, level, message."""
+    """As the launcher's own lines: time, level, message; a traceback follows without."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{utc_text(record.created)} {record.levelname:<7} {super().format(record)}"

@@ -86,7 +86,7 @@ class Clients(Protocol):
     def apply(self, batch: Rows) -> None: ...
     def flush(self, now_ns: int) -> bool: ...
     def time_since(self, since_ns: int) -> None: ...
-    def wants_ticks(self) -> bool: ...
+    def in_haste(self) -> bool: ...
     def close_all(self, code: int, reason: str) -> None: ...
     def counters(self) -> Mapping[str, int]: ...
 
@@ -263,14 +263,16 @@ class Gateway:
         While a flush needs several slices the bus is looked at no more often.
         """
         now_ns = self._clock.monotonic_ns()
+        looks = now_ns >= self._look_ns
         more = False
-        if now_ns >= self._look_ns:
+        if looks:
             more = self._take_from_bus()
             self._clients.time_since(NEVER_NS if self._runtime.latency is None else self._inbox.since_ns)
-            period_ns = TURN_NS if self._clients.wants_ticks() else LOOK_NS
-            self._look_ns = now_ns if more else next_beat(now_ns, period_ns)
             self._report_state()
+        waits = more
         more |= self._clients.flush(self._clock.monotonic_ns())
+        if looks:
+            self._look_ns = now_ns if waits else next_beat(now_ns, TURN_NS if self._clients.in_haste() else LOOK_NS)
         if self._resumer is not None:
             more |= self._resumer.turn(self._clock.monotonic_ns())
         for market in self._delayed.values():
@@ -288,7 +290,7 @@ class Gateway:
                 self._clients.apply(batch)
                 for market in self._delayed.values():
                     market.take(batch, self._clock.monotonic_ns())
-            if batch.size < self._share:
+            if batch.size < self._share and not self._inbox.waits_in_logs:
                 return False
         return True
 

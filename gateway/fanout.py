@@ -622,9 +622,9 @@ class Fanout:
         """Time only what was published after ``since_ns`` (UTC): last values were asked for then."""
         self._fan.mode[3] = since_ns
 
-    def wants_ticks(self) -> bool:
-        """Whether a client wants every tick, and is given it."""
-        return bool(self._ticking) and not self._surge.on
+    def in_haste(self) -> bool:
+        """Whether each turn counts: a client wants every tick and is given it, or what waited through a stall comes."""
+        return self._catching_up or (bool(self._ticking) and not self._surge.on)
 
     @property
     def degraded(self) -> bool:

@@ -968,6 +968,7 @@ def _fetch_row(fan: Any, client: int) -> None:
     native.prefetch(row)
     native.prefetch(row + 64)
     native.prefetch(row + 128)
+    native.prefetch(row + _CLIENT_BYTES - 1)  # rows do not begin with a line
 
 
 @lean

@@ -58,6 +58,7 @@ class FakeInbox:
         self.batches: deque[Rows] = deque()
         self.whole = True
         self.looks = 0
+        self.waits_in_logs = False
 
     def recv_batch(self, timeout_ms: int) -> Rows:
         assert timeout_ms == 0, "the loop must not be blocked"
@@ -85,7 +86,7 @@ class FakeClients:
     def __init__(self) -> None:
         self.rows = 0
         self.flushes = 0
-        self.ticking = False
+        self.hasty = False
         self.clients = 0
         self.closed: tuple[int, str] | None = None
         self._flushed = asyncio.Event()
@@ -98,8 +99,8 @@ class FakeClients:
         self._flushed.set()
         return False
 
-    def wants_ticks(self) -> bool:
-        return self.ticking
+    def in_haste(self) -> bool:
+        return self.hasty
 
     def time_since(self, since_ns: int) -> None:
         self.timed_since_ns = since_ns

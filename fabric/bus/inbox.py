@@ -103,8 +103,8 @@ class Inbox:
         ``complete``: after an outage of a link catch up all that was published meanwhile, old states too; else only
         what is never repeated.
 
-        ``linger_ns``: on a busy stream let more gather after the first message of a wait, up to the next beat of so
-        long, which bounds the wake-ups; a message that follows a longer silence is not held up.
+        ``linger_ns``: on a busy stream let more gather after the first message of a wait, until a quarter behind the
+        next multiple, which bounds the wake-ups; a message that follows a longer silence is not held up.
 
         ``same_host``: the publishers run on this machine, so use their `local_endpoint` where there is one.
 
@@ -155,7 +155,8 @@ class Inbox:
         self._given: list[tuple[int, int, int]] = []
         self._events: list[tuple[int, int, int]] = []  # (KIND_LINK, link, up) and (KIND_GAP, link, kind) not yet told
         self._tails = Tails(self.sources)
-        self._waits_in_logs = False  # whether a log held more than fitted into the last batch
+        self.waits_in_logs = False
+        """Whether a log held more than fitted into the last batch, wanted or not."""
         self._items = np.zeros(3 * count, bus_kernel.POLL_ITEM)
         self._links = [Link(source, i) for i, source in enumerate(self.sources)]
         for link in self._links:
@@ -168,7 +169,7 @@ class Inbox:
         now = self._clock.monotonic_ns()
         if not self._came_back(now - self._looked_ns, now) and now >= self._next_check_ns:
             self._check(now)
-        at_hand = self._events or self._snapshots or self._waits_in_logs or self._repairing()
+        at_hand = self._events or self._snapshots or self.waits_in_logs or self._repairing()
         waits = 0 if at_hand else timeout_ms
         ready = bus_kernel.wait(self._items, waits)
         if ready > 0 and waits and now < self._busy_until_ns:
@@ -247,7 +248,7 @@ class Inbox:
     def _drain_logs(self, n: int, share: int, now_ns: int, wall_ns: int) -> int:
         """Take what the logs that are read in place have had since."""
         tails = self._tails
-        n, self._waits_in_logs = tail_kernel.drain_logs(
+        n, self.waits_in_logs = tail_kernel.drain_logs(
             tails.table, tails.prefixes, tails.lengths, tails.filters, share, codec.SCHEMA, self._symbols.arrays,
             self._state, self._layout, self._last, self._arrival, self._advance, self._places, self._rows, n,
             self._scratch, self._reasons, self._waiting, now_ns, wall_ns, self._limits.refresh_every_ns,
@@ -534,7 +535,7 @@ class Inbox:
             link.request += 1  # what is on its way is as old as what came
 
     def _gather(self) -> None:
-        """Let more come until the next beat, which is not that of those who publish at beats of their own."""
+        """Let more come until the next beat: a quarter behind the multiples at which feeds publish."""
         now_ns = self._clock.monotonic_ns() - self._linger_ns // 4
         time.sleep((next_beat(now_ns, self._linger_ns) - now_ns) / SECOND_NS)
 

@@ -434,10 +434,10 @@ def test_a_fault_of_the_pump_ends_the_gateway_and_is_not_swallowed() -> None:
     asyncio.run(play())
 
 
-@pytest.mark.parametrize(("ticking", "turns_a_look"), [(True, 1), (False, 2)])
-def test_the_bus_is_looked_at_each_turn_only_for_who_wants_every_tick(ticking: bool, turns_a_look: int) -> None:
+@pytest.mark.parametrize(("hasty", "turns_a_look"), [(True, 1), (False, 2)])
+def test_the_bus_is_looked_at_each_turn_only_in_haste(hasty: bool, turns_a_look: int) -> None:
     async def steps(rig: Rig) -> None:
-        rig.clients.ticking = ticking
+        rig.clients.hasty = hasty
         await asyncio.sleep(0.05)
         flushes, looks = rig.clients.flushes, rig.runtime.bus.looks
         while rig.clients.flushes < flushes + 40:

@@ -586,26 +586,37 @@ def test_changing_the_interval_changes_how_quotes_come(market: Market, clock: Ma
 
 
 def test_it_knows_whether_anybody_wants_every_tick(market: Market, clock: ManualClock) -> None:
-    assert not market.fanout.wants_ticks()
+    assert not market.fanout.in_haste()
     client, _ = market.client()
     other, _ = market.client()
     other.subscribe({"quotes": ["A"]}, 100, True)
     client.subscribe({"quotes": ["A"]}, 0, True)
-    assert market.fanout.wants_ticks()
+    assert market.fanout.in_haste()
     while not market.fanout.degraded:
         market.apply(market.nbbo("A", PX))
         late_turns(market, clock, 1)
-    assert not market.fanout.wants_ticks(), "nobody gets them in a surge"
+    assert not market.fanout.in_haste(), "nobody gets them in a surge"
     while market.fanout.degraded:
         clock.advance(10 * MILLISECOND_NS)
         market.flush()
-    assert market.fanout.wants_ticks()
+    assert market.fanout.in_haste()
     market.fanout.drop(client)
-    assert not market.fanout.wants_ticks()
+    assert not market.fanout.in_haste()
     other.subscribe({}, 0, True)
-    assert market.fanout.wants_ticks()
+    assert market.fanout.in_haste()
     other.subscribe({}, 100, True)
-    assert not market.fanout.wants_ticks()
+    assert not market.fanout.in_haste()
+
+
+def test_what_waited_through_a_stall_is_looked_for_each_turn(market: Market, clock: ManualClock) -> None:
+    market.flush()
+    clock.advance(2 * SECOND_NS)
+    market.flush()
+    assert market.fanout.in_haste()
+    clock.advance(10 * MILLISECOND_NS)
+    market.apply(market.nbbo("A", PX))
+    market.flush()
+    assert not market.fanout.in_haste(), "a small batch: that was all"
 
 
 def test_a_full_house_refuses_and_rows_are_used_again(clock: ManualClock) -> None:
