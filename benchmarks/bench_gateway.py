@@ -383,7 +383,7 @@ def ours(options: argparse.Namespace) -> float:
 
 
 def paths(symbols: int) -> list[str]:
-    """What REST is asked for: one quote, thirty, and the candles of an hour."""
+    """What REST is asked for: one quote, those of thirty symbols, and candles."""
     names = tickers(symbols)
     found = []
     for i in range(0, max(1, symbols - 30), 31):

@@ -1204,8 +1204,10 @@ def flush(
         if following <= client:  # nobody is known yet, or the rows have begun anew
             near = _next_due(fan, client, clients, now_ns)
             following = _next_due(fan, near, clients, now_ns) if near >= 0 else -1
-            _fetch_row(fan, max(near, 0))
-            _fetch_row(fan, max(following, 0))
+            if near >= 0:
+                _fetch_row(fan, near)
+            if following >= 0:
+                _fetch_row(fan, following)
         distant = _next_due(fan, following, clients, now_ns) if following >= 0 else -1
         if distant >= 0:
             _fetch_row(fan, distant)

@@ -537,6 +537,7 @@ class Inbox:
     def _gather(self) -> None:
         """Let more come until the next beat: a quarter behind the multiples at which feeds publish."""
         now_ns = self._clock.monotonic_ns() - self._linger_ns // 4
+        # Not a wait for something: nothing but the passing time ends the gathering.
         time.sleep((next_beat(now_ns, self._linger_ns) - now_ns) / SECOND_NS)
 
     def _tell(self, wall_ns: int) -> int:

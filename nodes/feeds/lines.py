@@ -98,6 +98,7 @@ class Lines:
             return False
         now_ns = time.monotonic_ns()
         if now_ns < self._busy_until_ns:
+            # Not a wait for something: nothing but the passing time ends the gathering.
             time.sleep((next_beat(now_ns, self._gather_ns) - now_ns) * _NS)
         self._busy_until_ns = time.monotonic_ns() + 2 * self._gather_ns
         return True
